@@ -1,0 +1,1 @@
+"""The compiled part: loops over elements, without checks, options or messages."""

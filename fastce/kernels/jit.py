@@ -1,0 +1,149 @@
+"""The only place that calls Numba's compiler: flags, twins, signatures and the disk cache.
+
+A *block* is a helper that kernels call; it is compiled into them. A *kernel* is an entry
+point: one source, compiled on first use for the arguments' types, as a serial twin and as
+a parallel one (``prange`` is ``range`` in the former). The serial twin starts no thread
+and knows none of Numba's threading layers.
+
+Kernels are called through their compiled entry points, not through Numba's dispatcher:
+arguments are typed by role (every array is "any layout"), so that C-ordered, strided and
+read-only arrays share one compilation, and half a microsecond of overload resolution goes.
+The caller answers for dtypes and shapes.
+"""
+
+import functools
+import hashlib
+import types as python_types
+from pathlib import Path
+
+import numba
+import numpy as np
+from numba import types
+from numba.core.caching import (
+    CompileResultCacheImpl,
+    FunctionCache,
+    InTreeCacheLocator,
+    UserProvidedCacheLocator,
+    UserWideCacheLocator,
+)
+
+# Python's ZeroDivisionError would put a branch behind every division. fastmath stays off:
+# it breaks NaN, infinities and the range reduction of exp.
+_FLAGS = {"error_model": "numpy", "nogil": True}
+# Only prange is wanted of the parallel transformations; the others cost compile time.
+_PARALLEL = {
+    "prange": True,
+    "comprehension": False,
+    "fusion": False,
+    "inplace_binop": False,
+    "numpy": False,
+    "reduction": False,
+    "setitem": False,
+    "stencil": False,
+}
+
+block = numba.njit(**_FLAGS)
+inline = numba.njit(forceinline=True, **_FLAGS)
+
+
+@functools.cache
+def _sources():
+    """A digest of every kernel source: a change in a helper outdates all that call it."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+class _WholeSource:
+    def get_source_stamp(self):
+        return _sources()
+
+
+class _UserProvided(_WholeSource, UserProvidedCacheLocator):
+    pass
+
+
+class _InTree(_WholeSource, InTreeCacheLocator):
+    pass
+
+
+class _UserWide(_WholeSource, UserWideCacheLocator):
+    pass
+
+
+class _CacheImpl(CompileResultCacheImpl):
+    _locator_classes = [_UserProvided, _InTree, _UserWide]  # noqa: RUF012 (Numba's name)
+
+
+class _Cache(FunctionCache):
+    """Numba's cache, stamped with all kernel sources, that never makes a call fail."""
+
+    _impl_class = _CacheImpl
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # truncated, foreign or vanished files: compile instead
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except Exception:  # no space, no permission: work without
+            return
+
+
+def _numba_type(argument):
+    if argument is None:
+        return types.none
+    if isinstance(argument, np.ndarray):
+        return types.Array(numba.from_dtype(argument.dtype), argument.ndim, "A")
+    return {bool: types.boolean, int: types.intp, float: types.float64}[type(argument)]
+
+
+class Kernel:
+    """One kernel source and its compiled twins.
+
+    ``kernel(parallel, *args)`` runs it. The first argument is an array whose dtype settles
+    those of all others; an argument that is None drops its branches from the compiled code.
+    """
+
+    def __init__(self, function):
+        functools.update_wrapper(self, function)
+        self._entries = ({}, {})
+
+    def __call__(self, parallel, *args):
+        key = (args[0].dtype, *map(type, args))
+        entry = self._entries[parallel].get(key)
+        if entry is None:
+            entry = self._entries[parallel][key] = self._compile(parallel, args)
+        return entry(*args)
+
+    def _compile(self, parallel, args):
+        dispatcher = self._twins[parallel]
+        signature = tuple(map(_numba_type, args))
+        dispatcher.compile(signature)
+        return dispatcher.overloads[signature].entry_point
+
+    @functools.cached_property
+    def _twins(self):
+        return self._twin("serial", False), self._twin("parallel", _PARALLEL)
+
+    def _twin(self, name, parallel):
+        source = self.__wrapped__
+        # the cache tells functions apart by their qualified names, not by their flags
+        copy = python_types.FunctionType(source.__code__, source.__globals__, source.__name__)
+        copy.__qualname__ = f"{source.__qualname__}_{name}"
+        copy.__module__ = source.__module__
+        dispatcher = numba.njit(parallel=parallel, **_FLAGS)(copy)
+        try:
+            dispatcher._cache = _Cache(copy)
+        except RuntimeError:  # no writable place for a cache
+            pass
+        return dispatcher
+
+
+def kernel(function):
+    """Make a kernel of a function; see :class:`Kernel`."""
+    return Kernel(function)

@@ -1,0 +1,147 @@
+"""Building blocks on one contiguous row of many classes.
+
+A row is a pointer to its first class and their number. Tails shorter than a value are
+masked, so that every class goes through the same lanes whatever the row's length.
+"""
+
+import math
+
+import numpy as np
+
+from fastce.kernels.jit import block, inline
+from fastce.kernels.simd import (
+    fma,
+    full,
+    lanes,
+    load,
+    load_n,
+    maximum,
+    reduce_add,
+    reduce_max,
+    store,
+    store_n,
+    where,
+)
+from fastce.kernels.vecmath import exp
+
+BLOCK = 512  # classes whose exponentials are added in the logits' precision
+
+
+@block
+def _max(p, start, stop):
+    """Return the greatest of ``p[start:stop]``; NaN is passed over."""
+    width = lanes(p)
+    a = b = full(p, -np.inf)
+    j = start
+    while j + 2 * width <= stop:
+        a = maximum(load(p, j), a)
+        b = maximum(load(p, j + width), b)
+        j += 2 * width
+    while j < stop:
+        a = maximum(load_n(p, j, stop - j, -np.inf), a)
+        j += width
+    return reduce_max(maximum(a, b))
+
+
+@inline
+def _add(x, shift, rest, ones):
+    """Add exp(x - shift) to ``rest`` where x is below the shift, else 1 to ``ones``."""
+    d = x - shift
+    below = d != 0.0  # true of NaN, which so reaches the sum
+    return rest + where(below, exp(d), 0.0), ones + where(below, full(x, 0.0), 1.0)
+
+
+@block
+def _sum(p, start, stop, shift):
+    """Return (rest, ones) of ``p[start:stop]``: see ``stats``."""
+    width = lanes(p)
+    rest_a = rest_b = ones_a = ones_b = full(p, 0.0)
+    j = start
+    while j + 2 * width <= stop:
+        rest_a, ones_a = _add(load(p, j), shift, rest_a, ones_a)
+        rest_b, ones_b = _add(load(p, j + width), shift, rest_b, ones_b)
+        j += 2 * width
+    while j < stop:
+        rest_a, ones_a = _add(load_n(p, j, stop - j, -np.inf), shift, rest_a, ones_a)
+        j += width
+    return reduce_add(rest_a + rest_b), reduce_add(ones_a + ones_b)
+
+
+@block
+def _sum_and_next_max(p, start, shift):
+    """Return (rest, ones) of one block and the maximum of the block behind it.
+
+    The next block comes from memory while this one's exponentials keep the core busy.
+    """
+    width = lanes(p)
+    rest_a = rest_b = ones_a = ones_b = full(p, 0.0)
+    top_a = top_b = full(p, -np.inf)
+    for j in range(start, start + BLOCK, 2 * width):
+        rest_a, ones_a = _add(load(p, j), shift, rest_a, ones_a)
+        top_a = maximum(load(p, j + BLOCK), top_a)
+        rest_b, ones_b = _add(load(p, j + width), shift, rest_b, ones_b)
+        top_b = maximum(load(p, j + width + BLOCK), top_b)
+    return reduce_add(rest_a + rest_b), reduce_add(ones_a + ones_b), reduce_max(maximum(top_a, top_b))
+
+
+@inline
+def _raise(top, higher, rest, ones):
+    """Move (rest, ones) from the maximum ``top`` to one that may be higher."""
+    if higher > top:
+        return higher, (rest + ones) * math.exp(top - higher), 0.0
+    return top, rest, ones
+
+
+@inline
+def _shift(p, top):
+    """What to subtract before exp: the maximum, or 0 where all classes so far are -inf."""
+    return full(p, top if top > -np.inf else 0.0)
+
+
+@block
+def stats(p, classes):
+    """Return (maximum, rest): rest sums exp(x - maximum) over all but one greatest class.
+
+    The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
+    loss of a confident row would be rounded away. A long row is read once: the maximum
+    looks one block ahead of the sum, which is rescaled when the maximum grows.
+    """
+    ahead = max(classes // BLOCK - 1, 0)
+    top = _max(p, 0, BLOCK if ahead else classes)
+    rest = ones = 0.0
+    for k in range(ahead):
+        block_rest, block_ones, higher = _sum_and_next_max(p, k * BLOCK, _shift(p, top))
+        top, rest, ones = _raise(top, higher, rest + block_rest, ones + block_ones)
+    if ahead:
+        higher = _max(p, (ahead + 1) * BLOCK, classes)
+        top, rest, ones = _raise(top, higher, rest, ones)
+    block_rest, block_ones = _sum(p, ahead * BLOCK, classes, _shift(p, top))
+    return top, (rest + block_rest) + (ones + block_ones - 1.0)
+
+
+@block
+def write_softmax(p, q, classes, top, factor):
+    """Write exp(x - top) * factor."""
+    width = lanes(p)
+    j = 0
+    while j + 2 * width <= classes:
+        a = exp(load(p, j) - top) * factor
+        b = exp(load(p, j + width) - top) * factor
+        store(q, j, a)
+        store(q, j + width, b)
+        j += 2 * width
+    while j < classes:
+        store_n(q, j, classes - j, exp(load_n(p, j, classes - j, 0.0) - top) * factor)
+        j += width
+
+
+@block
+def write_log_softmax(p, q, classes, top, log_sum):
+    """Write (x - top) - log_sum."""
+    width = lanes(p)
+    j = 0
+    while j + width <= classes:
+        store(q, j, (load(p, j) - top) - log_sum)
+        j += width
+    if j < classes:
+        store_n(q, j, classes - j, (load_n(p, j, classes - j, 0.0) - top) - log_sum)

@@ -1,0 +1,183 @@
+"""Elementary functions on SIMD values.
+
+Each is one formula for both widths over a table of constants. The errors stated are the
+greatest found by ``tests/test_vecmath.py`` against exact values: over every float32 of the
+domain, and over samples of float64 as dense as that. One ulp is the spacing of the
+format at the exact result.
+"""
+
+from math import log as _log
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fastce.kernels.simd import (
+    Simd,
+    bits,
+    fma,
+    maximum,
+    polynomial,
+    to_float,
+    where,
+)
+
+_INLINE = {"forceinline": True}
+
+
+class _Format(NamedTuple):
+    """What the formulas need to know of a floating-point format."""
+
+    mantissa: int  # bits behind the point
+    magic: float  # adding it rounds to an integer and leaves that, biased, in the low bits
+    lowest: float  # exp is 0 from here down
+    ln2_hi: float
+    ln2_lo: float
+    expm1_over_x: tuple[float, ...]  # highest power first
+    sqrt_half: int  # the bits of sqrt(1/2)
+    log_ln2_hi: float  # few enough bits that its product with an exponent is exact
+    log_ln2_lo: float
+    log_series: tuple[float, ...]
+
+
+_LN2_32, _LN2_64 = float(np.float32(_log(2.0))), _log(2.0)
+
+# expm1_over_x: minimax for |x| <= ln(2)/2, weighted for the relative error of exp.
+# log_series, log_ln2: FreeBSD msun, e_logf.c and e_log.c (Sun Microsystems, 1993).
+_FORMATS = {
+    types.float32: _Format(
+        mantissa=23,
+        magic=1.5 * 2.0**23 + 127,
+        lowest=-88.02,
+        ln2_hi=_LN2_32,
+        ln2_lo=_LN2_64 - _LN2_32,
+        expm1_over_x=(0.0013843603, 0.008374155, 0.041668, 0.16666432, 0.49999994, 1.0),
+        sqrt_half=0x3F3504F3,
+        log_ln2_hi=6.9313812256e-01,
+        log_ln2_lo=9.0580006145e-06,
+        log_series=(0.24279078841, 0.28498786688, 0.40000972152, 0.66666662693),
+    ),
+    types.float64: _Format(
+        mantissa=52,
+        magic=1.5 * 2.0**52 + 1023,
+        lowest=-709.0,
+        ln2_hi=_LN2_64,
+        ln2_lo=2.3190468138462996e-17,
+        expm1_over_x=(
+            2.4991426341915016e-08,
+            2.763104712542035e-07,
+            2.755762674848468e-06,
+            2.4801490613203084e-05,
+            0.00019841269436798008,
+            0.0013888888946359279,
+            0.008333333333549565,
+            0.04166666666651788,
+            0.1666666666666622,
+            0.5000000000000012,
+            1.0,
+        ),
+        sqrt_half=0x3FE6A09E667F3BCD,
+        log_ln2_hi=6.93147180369123816490e-01,
+        log_ln2_lo=1.90821492927058770002e-10,
+        log_series=(
+            1.479819860511658591e-01,
+            1.531383769920937332e-01,
+            1.818357216161805012e-01,
+            2.222219843214978396e-01,
+            2.857142874366239149e-01,
+            3.999999999940941908e-01,
+            6.666666666666735130e-01,
+        ),
+    ),
+}
+
+
+def exp(x):
+    """Return e**x for x <= 0, or slightly above.
+
+    At most EXP ulp. -inf and everything whose result would lie below the smallest normal
+    number by more than half a binade give exactly 0; NaN stays NaN. Not for large positive
+    x: the kernels subtract the maximum first.
+    """
+
+
+@overload(exp, jit_options=_INLINE)
+def _exp(x):
+    if not isinstance(x, Simd):
+        return None
+    f = _FORMATS[x.element]
+    log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic, f.lowest, f.mantissa
+    ln2_hi, ln2_lo, series = f.ln2_hi, f.ln2_lo, f.expm1_over_x
+
+    def impl(x):
+        x = maximum(lowest, x)  # in this order NaN passes
+        biased = fma(x, log2e, magic)  # n + bias in the low bits, n = round(x / ln 2)
+        power = bits(bits(biased) << mantissa)  # 2**n; n = -bias gives 0
+        n = biased - magic
+        r = fma(n, -ln2_lo, fma(n, -ln2_hi, x))
+        return fma(power * r, polynomial(r, series), power)
+
+    return impl
+
+
+def log(x):
+    """Return the natural logarithm of a positive normal x.
+
+    At most LOG ulp. +inf and NaN give themselves; 0, subnormal and negative x are not handled.
+    """
+
+
+@overload(log, jit_options=_INLINE)
+def _log_of(x):
+    if not isinstance(x, Simd):
+        return None
+
+    def impl(x):
+        return _log_plus(x, 0.0)
+
+    return impl
+
+
+def log1p(x):
+    """Return log(1 + x) for x >= 0.
+
+    At most LOG1P ulp, for tiny x too. +inf and NaN give themselves.
+    """
+
+
+@overload(log1p, jit_options=_INLINE)
+def _log1p(x):
+    if not isinstance(x, Simd):
+        return None
+
+    def impl(x):
+        u = x + 1.0
+        rounded = u - x
+        lost = (x - (u - rounded)) + (1.0 - rounded)  # 1 + x = u + lost exactly
+        return _log_plus(u, lost / u)
+
+    return impl
+
+
+def _log_plus(x, small):
+    """Return log(x) + small; x as in ``log``."""
+
+
+@overload(_log_plus, jit_options=_INLINE)
+def _log_plus_impl(x, small):
+    f = _FORMATS[x.element]
+    mantissa, low_bits, sqrt_half = f.mantissa, (1 << f.mantissa) - 1, f.sqrt_half
+    ln2_hi, ln2_lo, series = f.log_ln2_hi, f.log_ln2_lo, f.log_series
+
+    def impl(x, small):
+        above = bits(x) - sqrt_half
+        k = to_float(above >> mantissa)
+        f = bits((above & low_bits) + sqrt_half) - 1.0  # x = 2**k (1 + f)
+        s = f / (f + 2.0)
+        z = s * s
+        half_square = f * f * 0.5
+        tail = s * fma(z, polynomial(z, series), half_square) + (k * ln2_lo + small)
+        return where(x < np.inf, k * ln2_hi - ((half_square - tail) - f), x)
+
+    return impl
