@@ -10,7 +10,6 @@ import numpy as np
 
 from fastce.kernels.jit import block, inline
 from fastce.kernels.simd import (
-    fma,
     full,
     lanes,
     load,

@@ -9,7 +9,7 @@ from numba import prange
 
 from fastce.kernels import columns, rows
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.simd import full, get_lane, lanes, offset, row, scratch, set_lane, store_n, where
+from fastce.kernels.simd import full, get_lane, lanes, row, scratch, set_lane, store_n, where
 from fastce.kernels.tiles import MAX_CLASSES, load_tile, store_tile
 from fastce.kernels.vecmath import log1p
 

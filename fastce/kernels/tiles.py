@@ -5,7 +5,7 @@ that ``columns`` works on all of them at once, and turns the result back.
 """
 
 from fastce.kernels.jit import inline
-from fastce.kernels.simd import lanes, load_square, offset, row, scratch, store_square
+from fastce.kernels.simd import lanes, load_square, offset, row, store_square
 
 MAX_CLASSES = 32
 
