@@ -8,7 +8,7 @@ class 0 of the first lane; the next class is ``step`` elements on; ``n`` lanes a
 import numpy as np
 
 from fastce.kernels.jit import inline
-from fastce.kernels.simd import full, load_n, maximum, narrow, store_n, where, widen
+from fastce.kernels.simd import full, load_n, maximum, narrow, narrow_labels, store_n, where, widen
 from fastce.kernels.vecmath import exp
 
 BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
@@ -61,3 +61,83 @@ def write_log_softmax(p, step, q, q_step, classes, n, top, log_sum):
     """Write (x - top) - log_sum."""
     for c in range(classes):
         store_n(q, c * q_step, n, (load_n(p, c * step, n, 0.0) - top) - log_sum)
+
+
+@inline
+def gap_sum(p, step, class_weight, classes, n, top):
+    """Return the sum of w (top - x) over the classes."""
+    total = widen(full(p, 0.0))
+    for start in range(0, classes, BLOCK):
+        block = full(p, 0.0)
+        for c in range(start, min(start + BLOCK, classes)):
+            gap = top - load_n(p, c * step, n, 0.0)
+            if class_weight is not None:
+                gap = gap * class_weight[c]
+            block = block + gap
+        total = total + widen(block)
+    return narrow(total, p)
+
+
+@inline
+def write_gradient(p, step, q, q_step, classes, n, top, factor, labels, at_label, class_weight, minus):
+    """Write exp(x - top) * factor - w * minus, ``at_label`` at the label, 0 where label < 0."""
+    labels = narrow_labels(labels, p)
+    kept = labels >= 0
+    for c in range(classes):
+        value = exp(load_n(p, c * step, n, 0.0) - top) * factor
+        if minus is not None:
+            if class_weight is not None:
+                value = value - minus * class_weight[c]
+            else:
+                value = value - minus
+        value = where(labels == c, at_label, value)
+        store_n(q, c * q_step, n, where(kept, value, 0.0))
+
+
+@inline
+def soft_sums(p, step, t, t_step, class_weight, classes, n, top, smoothing):
+    """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
+    amount = dot = widen(full(p, 0.0))
+    for start in range(0, classes, BLOCK):
+        block_amount = block_dot = full(p, 0.0)
+        for c in range(start, min(start + BLOCK, classes)):
+            share = soft_share(load_n(t, c * t_step, n, 0.0), smoothing)
+            if class_weight is not None:
+                share = share * class_weight[c]
+            gap = top - load_n(p, c * step, n, 0.0)
+            block_amount = block_amount + share
+            block_dot = block_dot + where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
+        amount = amount + widen(block_amount)
+        dot = dot + widen(block_dot)
+    return narrow(amount, p), narrow(dot, p)
+
+
+@inline
+def write_soft(p, step, t, t_step, q, q_step, class_weight, classes, n, top, rest, amount, slope, smoothing):
+    """Write slope * (amount * softmax - t), for targets after smoothing and weights."""
+    factor = amount * slope / (rest + 1.0)
+    for c in range(classes):
+        share = soft_share(load_n(t, c * t_step, n, 0.0), smoothing)
+        if class_weight is not None:
+            share = share * class_weight[c]
+        value = soft_gradient(load_n(p, c * step, n, 0.0) - top, share, factor, rest, amount, slope)
+        store_n(q, c * q_step, n, value)
+
+
+@inline
+def soft_share(t, smoothing):
+    """Return the smoothed target."""
+    if smoothing is not None:
+        t = t * smoothing[0] + smoothing[1]
+    return t
+
+
+@inline
+def soft_gradient(d, share, factor, rest, amount, slope):
+    """Return slope * (amount * softmax - share) for x - maximum = d.
+
+    At the maximum the softmax is 1 - rest / total, and amount - share is formed first: exact
+    where a one-hot target and a confident prediction agree.
+    """
+    at_top = (amount - share) * slope - factor * rest
+    return where(d == 0.0, at_top, exp(d) * factor - share * slope)

@@ -14,7 +14,9 @@ The caller answers for dtypes and shapes.
 import functools
 import hashlib
 import types as python_types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
 import numpy as np
@@ -47,8 +49,8 @@ inline = numba.njit(forceinline=True, **_FLAGS)
 
 
 @functools.cache
-def _sources():
-    """A digest of every kernel source: a change in a helper outdates all that call it."""
+def _sources() -> str:
+    """Digest every kernel source: a change in a helper outdates all that call it."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -56,7 +58,7 @@ def _sources():
 
 
 class _WholeSource:
-    def get_source_stamp(self):
+    def get_source_stamp(self) -> str:
         return _sources()
 
 
@@ -81,57 +83,62 @@ class _Cache(FunctionCache):
 
     _impl_class = _CacheImpl
 
-    def load_overload(self, sig, target_context):
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:
             return super().load_overload(sig, target_context)
         except Exception:  # truncated, foreign or vanished files: compile instead
             return None
 
-    def save_overload(self, sig, data):
+    def save_overload(self, sig: Any, data: Any) -> None:
         try:
             super().save_overload(sig, data)
         except Exception:  # no space, no permission: work without
             return
 
 
-def _numba_type(argument):
+def _numba_type(argument: object) -> types.Type:
     if argument is None:
         return types.none
     if isinstance(argument, np.ndarray):
         return types.Array(numba.from_dtype(argument.dtype), argument.ndim, "A")
+    if isinstance(argument, tuple):
+        return types.UniTuple(types.float64, len(argument))
     return {bool: types.boolean, int: types.intp, float: types.float64}[type(argument)]
 
 
 class Kernel:
     """One kernel source and its compiled twins.
 
-    ``kernel(parallel, *args)`` runs it. The first argument is an array whose dtype settles
-    those of all others; an argument that is None drops its branches from the compiled code.
+    ``kernel(parallel, *args)`` runs it. The first argument is an array whose dtype and
+    dimensions settle those of all others; an argument that is None drops its branches from the compiled code.
     """
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
-        self._entries = ({}, {})
+        self.function = function
+        self._entries: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
 
-    def __call__(self, parallel, *args):
-        key = (args[0].dtype, *map(type, args))
+    def __call__(self, parallel: bool, *args: Any) -> Any:
+        """Run one twin, compiled first where these types are new."""
+        x = args[0]
+        key = (x.dtype, x.ndim, *map(type, args))
         entry = self._entries[parallel].get(key)
         if entry is None:
             entry = self._entries[parallel][key] = self._compile(parallel, args)
         return entry(*args)
 
-    def _compile(self, parallel, args):
+    def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         dispatcher = self._twins[parallel]
         signature = tuple(map(_numba_type, args))
         dispatcher.compile(signature)
         return dispatcher.overloads[signature].entry_point
 
     @functools.cached_property
-    def _twins(self):
+    def _twins(self) -> tuple[Any, Any]:
         return self._twin("serial", False), self._twin("parallel", _PARALLEL)
 
-    def _twin(self, name, parallel):
-        source = self.__wrapped__
+    def _twin(self, name: str, parallel: Any) -> Any:
+        source = self.function
         # the cache tells functions apart by their qualified names, not by their flags
         copy = python_types.FunctionType(source.__code__, source.__globals__, source.__name__)
         copy.__qualname__ = f"{source.__qualname__}_{name}"
@@ -144,6 +151,6 @@ class Kernel:
         return dispatcher
 
 
-def kernel(function):
+def kernel(function: Callable[..., Any]) -> Kernel:
     """Make a kernel of a function; see :class:`Kernel`."""
     return Kernel(function)

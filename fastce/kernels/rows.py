@@ -8,8 +8,10 @@ import math
 
 import numpy as np
 
+from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import block, inline
 from fastce.kernels.simd import (
+    first_lanes,
     full,
     lanes,
     load,
@@ -17,6 +19,7 @@ from fastce.kernels.simd import (
     maximum,
     reduce_add,
     reduce_max,
+    row,
     store,
     store_n,
     where,
@@ -93,7 +96,7 @@ def _raise(top, higher, rest, ones):
 
 @inline
 def _shift(p, top):
-    """What to subtract before exp: the maximum, or 0 where all classes so far are -inf."""
+    """Return what to subtract before exp: the maximum, or 0 while all classes are -inf."""
     return full(p, top if top > -np.inf else 0.0)
 
 
@@ -144,3 +147,87 @@ def write_log_softmax(p, q, classes, top, log_sum):
         j += width
     if j < classes:
         store_n(q, j, classes - j, (load_n(p, j, classes - j, 0.0) - top) - log_sum)
+
+
+@block
+def gap_sum(p, class_weight, classes, top):
+    """Return the sum of w (top - x) over the classes, in float64."""
+    width = lanes(p)
+    total = 0.0
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        part = full(p, 0.0)
+        for j in range(start, stop, width):
+            n = stop - j
+            gap = full(p, top) - load_n(p, j, n, top)  # 0 behind the end
+            if class_weight is not None:
+                gap = gap * load_n(row(class_weight, j), 0, n, 0.0)
+            part = part + gap
+        total += reduce_add(part)
+    return total
+
+
+@block
+def write_smoothed(p, q, class_weight, classes, top, factor, minus):
+    """Write exp(x - top) * factor - w * minus."""
+    width = lanes(p)
+    for j in range(0, classes, width):
+        n = classes - j
+        value = exp(load_n(p, j, n, 0.0) - top) * factor
+        if class_weight is not None:
+            value = value - load_n(row(class_weight, j), 0, n, 0.0) * minus
+        else:
+            value = value - minus
+        store_n(q, j, n, value)
+
+
+@block
+def fill_zero(q, classes):
+    """Write 0 everywhere."""
+    width = lanes(q)
+    zero = full(q, 0.0)
+    for j in range(0, classes, width):
+        store_n(q, j, classes - j, zero)
+
+
+@block
+def soft_sums(p, t, class_weight, classes, top, smoothing):
+    """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
+    width = lanes(p)
+    amount = dot = 0.0
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        block_amount = block_dot = full(p, 0.0)
+        for j in range(start, stop, width):
+            n = stop - j
+            share = _share(t, j, n, class_weight, smoothing)
+            gap = full(p, top) - load_n(p, j, n, top)
+            block_amount = block_amount + share
+            block_dot = block_dot + where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
+        amount += reduce_add(block_amount)
+        dot += reduce_add(block_dot)
+    return amount, dot
+
+
+@block
+def write_soft(p, t, q, class_weight, classes, top, rest, amount, slope, smoothing):
+    """Write slope * (amount * softmax - t), for targets after smoothing and weights."""
+    width = lanes(p)
+    top_, rest_, amount_, slope_ = full(p, top), full(p, rest), full(p, amount), full(p, slope)
+    factor = amount_ * slope_ / (rest_ + 1.0)
+    for j in range(0, classes, width):
+        n = classes - j
+        d = load_n(p, j, n, 0.0) - top_
+        share = _share(t, j, n, class_weight, smoothing)
+        store_n(q, j, n, soft_gradient(d, share, factor, rest_, amount_, slope_))
+
+
+@inline
+def _share(t, j, n, class_weight, smoothing):
+    """Return ``n`` targets after smoothing and weights, 0 behind them."""
+    share = soft_share(load_n(t, j, n, 0.0), smoothing)
+    if class_weight is not None:
+        return share * load_n(row(class_weight, j), 0, n, 0.0)
+    if smoothing is not None:
+        return where(first_lanes(t, n), share, 0.0)
+    return share

@@ -71,7 +71,7 @@ class Simd(types.Type):
     @property
     def suffix(self):
         """How LLVM's intrinsics name this type."""
-        return f"v{self.lanes}f{self.element.bitwidth}"
+        return f"v{self.lanes}{'f' if self.is_float else 'i'}{self.element.bitwidth}"
 
 
 @register_model(Simd)
@@ -85,12 +85,8 @@ def _ir(simd):
 
 
 def _value(like):
-    """The Simd type of a value, or of what a pointer or an array holds."""
+    """Return the Simd type of a value, or of what a pointer or an array holds."""
     return like if isinstance(like, Simd) else Simd(like.dtype, lanes_of(like.dtype))
-
-
-def _constant(simd, value):
-    return ir.Constant(_ir(simd), [value] * simd.lanes)
 
 
 def _splat(builder, scalar, lanes):
@@ -215,7 +211,7 @@ def _lower_invert(context, builder, sig, args):
 
 @intrinsic
 def lanes(typingctx, like):
-    """Lanes of the values that ``like`` (an array, a pointer, a value) holds."""
+    """Return the number of lanes of the values that an array or a pointer holds."""
     count = _value(like).lanes
 
     def codegen(context, builder, sig, args):
@@ -226,7 +222,7 @@ def lanes(typingctx, like):
 
 @intrinsic
 def full(typingctx, like, scalar):
-    """A value with ``scalar`` in every lane, of the element type of ``like``."""
+    """Return a value with ``scalar`` in every lane, of the element type of ``like``."""
     simd = _value(like)
 
     def codegen(context, builder, sig, args):
@@ -237,8 +233,8 @@ def full(typingctx, like, scalar):
 
 @intrinsic
 def lane_index(typingctx, like):
-    """0, 1, 2, … as integers of the width of ``like``."""
-    simd = _value(like).integer
+    """Return 0, 1, 2, … as int64, a lane of ``like`` each."""
+    simd = Simd(types.int64, _value(like).lanes)
 
     def codegen(context, builder, sig, args):
         return ir.Constant(_ir(simd), list(range(simd.lanes)))
@@ -247,8 +243,19 @@ def lane_index(typingctx, like):
 
 
 @intrinsic
+def first_lanes(typingctx, like, n):
+    """Return the mask of the first ``n`` lanes."""
+    simd = _value(like)
+
+    def codegen(context, builder, sig, args):
+        return _first(builder, args[1], simd)
+
+    return simd.mask(like, types.intp), codegen
+
+
+@intrinsic
 def where(typingctx, mask, x, y):
-    """``x`` where the mask is true, ``y`` elsewhere; either may be a scalar."""
+    """Return ``x`` where the mask is true, ``y`` elsewhere; one of them may be a scalar."""
     simd = _pair(x, y)
 
     def codegen(context, builder, sig, args):
@@ -260,7 +267,7 @@ def where(typingctx, mask, x, y):
 
 @intrinsic
 def maximum(typingctx, x, y):
-    """``x`` where x > y, else ``y``: a NaN in ``y`` stays, a NaN in ``x`` is passed over."""
+    """Return ``x`` where x > y, else ``y``: NaN in ``y`` stays, NaN in ``x`` is passed over."""
     simd = _pair(x, y)
 
     def codegen(context, builder, sig, args):
@@ -272,7 +279,7 @@ def maximum(typingctx, x, y):
 
 @intrinsic
 def fma(typingctx, x, y, z):
-    """``x * y + z`` rounded once; at most two of the three may be scalars."""
+    """Return ``x * y + z``, rounded once; at most two of the three may be scalars."""
     simd = next(t for t in (x, y, z) if isinstance(t, Simd))
 
     def codegen(context, builder, sig, args):
@@ -284,7 +291,7 @@ def fma(typingctx, x, y, z):
 
 @intrinsic
 def polynomial(typingctx, x, coefficients):
-    """Horner's rule with fma; the tuple of coefficients starts at the highest power."""
+    """Evaluate by Horner's rule with fma; the coefficients start at the highest power."""
 
     def codegen(context, builder, sig, args):
         value, table = args
@@ -304,7 +311,7 @@ def polynomial(typingctx, x, coefficients):
 
 @intrinsic
 def bits(typingctx, x):
-    """The bits of a float value as integers, or those of an integer value as floats."""
+    """Reinterpret floats as integers of the same width, or integers as floats."""
     if x.is_float:
         result = x.integer
     else:
@@ -318,7 +325,7 @@ def bits(typingctx, x):
 
 @intrinsic
 def to_float(typingctx, x):
-    """Integers to floats of the same width."""
+    """Convert integers to floats of the same width."""
     result = Simd(types.float32 if x.element.bitwidth == 32 else types.float64, x.lanes)
 
     def codegen(context, builder, sig, args):
@@ -329,7 +336,7 @@ def to_float(typingctx, x):
 
 @intrinsic
 def widen(typingctx, x):
-    """The same lanes in float64; float64 stays as it is."""
+    """Convert to as many lanes of float64; float64 stays as it is."""
     result = Simd(types.float64, x.lanes)
 
     def codegen(context, builder, sig, args):
@@ -340,7 +347,7 @@ def widen(typingctx, x):
 
 @intrinsic
 def narrow(typingctx, x, like):
-    """Float64 lanes rounded to the element type of ``like``."""
+    """Round float64 lanes to the element type of ``like``."""
     result = Simd(_value(like).element, x.lanes)
 
     def codegen(context, builder, sig, args):
@@ -365,7 +372,7 @@ def _reduce(builder, value, combine):
 
 @intrinsic
 def reduce_add(typingctx, x):
-    """The sum of the lanes, added as a tree."""
+    """Return the sum of the lanes, added as a tree."""
 
     def codegen(context, builder, sig, args):
         return _reduce(builder, args[0], builder.fadd if x.is_float else builder.add)
@@ -375,7 +382,7 @@ def reduce_add(typingctx, x):
 
 @intrinsic
 def reduce_max(typingctx, x):
-    """The greatest lane, by the rule of ``maximum``."""
+    """Return the greatest lane, by the rule of ``maximum``."""
 
     def codegen(context, builder, sig, args):
         def combine(a, b):
@@ -388,7 +395,7 @@ def reduce_max(typingctx, x):
 
 @intrinsic
 def any_lane(typingctx, mask):
-    """Whether the mask is true anywhere."""
+    """Return whether the mask is true anywhere."""
 
     def codegen(context, builder, sig, args):
         bitmap = builder.bitcast(args[0], ir.IntType(mask.lanes))
@@ -399,7 +406,7 @@ def any_lane(typingctx, mask):
 
 @intrinsic
 def get_lane(typingctx, x, lane):
-    """The element in one lane."""
+    """Return the element in one lane."""
 
     def codegen(context, builder, sig, args):
         return builder.extract_element(args[0], args[1])
@@ -409,7 +416,7 @@ def get_lane(typingctx, x, lane):
 
 @intrinsic
 def set_lane(typingctx, x, lane, scalar):
-    """``x`` with one lane replaced."""
+    """Return ``x`` with one lane replaced."""
 
     def codegen(context, builder, sig, args):
         index = Simd(x.integer.element, x.lanes)
@@ -425,7 +432,7 @@ def set_lane(typingctx, x, lane, scalar):
 
 @intrinsic
 def row(typingctx, x, i):
-    """A pointer to the first element of ``x[i]``."""
+    """Return a pointer to the first element of ``x[i]``."""
 
     def codegen(context, builder, sig, args):
         array = context.make_array(x)(context, builder, args[0])
@@ -437,7 +444,7 @@ def row(typingctx, x, i):
 
 @intrinsic
 def offset(typingctx, p, k):
-    """The pointer ``k`` elements further on."""
+    """Return the pointer ``k`` elements further on."""
 
     def codegen(context, builder, sig, args):
         return builder.gep(args[0], [args[1]])
@@ -447,7 +454,7 @@ def offset(typingctx, p, k):
 
 @intrinsic(prefer_literal=True)
 def scratch(typingctx, like, values):
-    """Uninitialised stack memory for a literal number of values of the type of ``like``.
+    """Reserve uninitialised stack memory for a literal number of values.
 
     It lives until the function that asked for it returns.
     """
@@ -468,7 +475,7 @@ def _vector_at(builder, p, k, vector):
 
 
 def _first(builder, n, simd):
-    """The mask of the first ``n`` lanes."""
+    """Make the mask of the first ``n`` lanes."""
     count = Simd(types.int32, simd.lanes)
     iota = ir.Constant(_ir(count), list(range(simd.lanes)))
     most = ir.Constant(n.type, simd.lanes)
@@ -490,7 +497,7 @@ def _masked_store(builder, value, pointer, mask, simd):
 
 @intrinsic
 def load(typingctx, p, k):
-    """The value that starts ``k`` elements after ``p``."""
+    """Return the value that starts ``k`` elements after ``p``."""
     simd = _value(p)
 
     def codegen(context, builder, sig, args):
@@ -501,8 +508,31 @@ def load(typingctx, p, k):
 
 
 @intrinsic
+def load_one(typingctx, p, k):
+    """Return the element ``k`` after ``p``."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load(builder.gep(args[0], [args[1]]))
+
+    return p.dtype(p, types.intp), codegen
+
+
+@intrinsic
+def store_one(typingctx, p, k, scalar):
+    """Write one element ``k`` after ``p``.
+
+    Not ``p[k] = scalar``: the parallel pass drops assignments to what it takes for a local.
+    """
+
+    def codegen(context, builder, sig, args):
+        builder.store(args[2], builder.gep(args[0], [args[1]]))
+
+    return types.void(p, types.intp, p.dtype), codegen
+
+
+@intrinsic
 def load_n(typingctx, p, k, n, fill):
-    """Like ``load`` in the first ``n`` lanes, ``fill`` in the others."""
+    """Load the first ``n`` lanes and put ``fill`` into the others."""
     simd = _value(p)
 
     def codegen(context, builder, sig, args):
@@ -526,7 +556,7 @@ def store(typingctx, p, k, value):
 
 @intrinsic
 def store_n(typingctx, p, k, n, value):
-    """Like ``store``, the first ``n`` lanes only."""
+    """Write the first ``n`` lanes of a value."""
 
     def codegen(context, builder, sig, args):
         pointer = _vector_at(builder, args[0], args[1], args[3].type)
@@ -536,20 +566,43 @@ def store_n(typingctx, p, k, n, value):
 
 
 @intrinsic
-def load_labels(typingctx, p, k, n, like):
-    """``n`` int64 labels as integers of the width of ``like``; 0 in the other lanes."""
-    simd = _value(like).integer
-    wide = Simd(types.int64, simd.lanes)
+def load_labels(typingctx, p, n, fill, like):
+    """Load ``n`` int64 labels for the lanes of ``like``; ``fill`` in the other lanes."""
+    simd = Simd(types.int64, _value(like).lanes)
 
     def codegen(context, builder, sig, args):
-        pointer = _vector_at(builder, args[0], args[1], _ir(wide))
-        name = f"llvm.masked.load.v{wide.lanes}i64.p0"
-        mask = _first(builder, args[2], wide)
-        operands = [pointer, ir.Constant(_I32, 8), mask, _constant(wide, 0)]
-        labels = _call(builder, name, _ir(wide), operands)
-        return labels if simd == wide else builder.trunc(labels, _ir(simd))
+        pointer = builder.bitcast(args[0], _ir(simd).as_pointer())
+        rest = _as(context, builder, args[2], fill, simd)
+        return _masked_load(builder, pointer, _first(builder, args[1], simd), rest, simd)
 
-    return simd(p, types.intp, types.intp, like), codegen
+    return simd(p, types.intp, fill, like), codegen
+
+
+@intrinsic
+def narrow_labels(typingctx, labels, like):
+    """Convert int64 labels to integers of the width of ``like``, for cheap comparisons."""
+    simd = _value(like).integer
+
+    def codegen(context, builder, sig, args):
+        return args[0] if simd == labels else builder.trunc(args[0], _ir(simd))
+
+    return simd(labels, like), codegen
+
+
+@intrinsic
+def gather(typingctx, p, indices):
+    """Load ``p[index]`` lane by lane; every index must be readable."""
+    simd = Simd(p.dtype, indices.lanes)
+
+    def codegen(context, builder, sig, args):
+        value = ir.Constant(_ir(simd), ir.Undefined)
+        for i in range(simd.lanes):
+            lane = ir.Constant(_I32, i)
+            pointer = builder.gep(args[0], [builder.extract_element(args[1], lane)])
+            value = builder.insert_element(value, builder.load(pointer), lane)
+        return value
+
+    return simd(p, indices), codegen
 
 
 # --- transposition -----------------------------------------------------------

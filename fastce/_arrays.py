@@ -1,0 +1,211 @@
+"""From array-likes to the arrays that kernels take, without a copy of the whole.
+
+Kernels take native, aligned float32 or float64 in one of two shapes: (N, C) with contiguous
+rows, or (outer, C, inner) with a contiguous last axis. Most arrays are a view of one of them
+already. All others (strided classes, other byte orders, integers, 16-bit floats) are staged:
+a block of rows at a time is copied into a small buffer, worked on there, and copied out.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+STAGED_ELEMENTS = 1 << 18  # of one staging buffer, or one row where that is longer
+
+_NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
+_HALF_NAMES = ("float16", "bfloat16")
+
+
+class Block(NamedTuple):
+    """Samples ``start`` to ``stop`` in kernel-ready arrays."""
+
+    start: int
+    stop: int
+    inputs: Sequence[Array]
+    out: Array | None
+
+
+def as_real(values: npt.ArrayLike, name: str) -> Array:
+    """Return an array of real numbers that fastce computes with, or raise TypeError."""
+    array = np.asarray(values)
+    dtype = array.dtype
+    if dtype in _NATIVE or dtype.kind in "biu" or dtype.name in _HALF_NAMES or dtype.newbyteorder("=") in _NATIVE:
+        return array
+    raise TypeError(
+        f"{name} must hold real numbers (float16, bfloat16, float32, float64, integers or booleans), got dtype {dtype}"
+    )
+
+
+def compute_dtype(array: Array) -> np.dtype[Any]:
+    """Return the dtype that results are computed in, which is also the losses'."""
+    if array.dtype.name in _HALF_NAMES or (array.dtype.itemsize == 4 and array.dtype.kind == "f"):
+        return _NATIVE[0]
+    return _NATIVE[1]
+
+
+def result_dtype(array: Array) -> np.dtype[Any]:
+    """Return the dtype of results shaped like ``array``."""
+    if array.dtype.kind in "biu":
+        return _NATIVE[1]
+    return array.dtype.newbyteorder("=")
+
+
+def normalize_axis(axis: int, ndim: int) -> int:
+    """Return the class axis counted from the front, or raise AxisError."""
+    if ndim == 0:
+        raise ValueError("expected at least one dimension, the classes; got a scalar")
+    try:
+        index = axis.__index__()
+    except AttributeError:
+        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+    if not -ndim <= index < ndim:
+        raise np.exceptions.AxisError(index, ndim)
+    return index % ndim
+
+
+def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """Return the shape of one value a sample."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+# --- results -----------------------------------------------------------------
+
+
+def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> Array:
+    """Return ``out`` if a result of this shape and dtype can be written to it safely.
+
+    ``inputs`` are by name what is still read while ``out`` is written. It may be one of
+    them, but not overlap one in another way.
+    """
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+    if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
+        raise ValueError(f"out must have shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out must be writable, got a read-only array")
+    if not out.flags.forc and _may_overlap_itself(out):
+        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+    for name, other in inputs.items():
+        if other is not out and isinstance(other, np.ndarray) and not _same_view(out, other) and _overlap(out, other):
+            raise ValueError(f"out must not overlap {name}, unless it is the very same array")
+    return out
+
+
+def _may_overlap_itself(array: Array) -> bool:
+    end = 0
+    for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
+        if size > 1:
+            if stride < end + array.itemsize:
+                return True
+            end += stride * (size - 1)
+    return False
+
+
+def _same_view(a: Array, b: Array) -> bool:
+    def place(x: Array) -> tuple[Any, ...]:
+        return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype
+
+    return place(a) == place(b)
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+# --- views and staging -------------------------------------------------------
+
+
+def blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None) -> Iterator[Block]:
+    """Yield kernel-ready blocks that cover the arrays, which are all of one shape.
+
+    The caller finishes with a block before it asks for the next; what it wrote to
+    ``block.out`` is then in ``out``. A block's out may be its first input.
+    """
+    views = [kernel_view(x, axis, dtype) for x in inputs]
+    view = views[0] if out is None or out is inputs[0] else kernel_view(out, axis, dtype)
+    first = views[0]
+    if first is not None and view is not None and all(v is not None and v.shape == first.shape for v in (*views, view)):
+        yield Block(0, first.size // first.shape[1], views, None if out is None else view)  # type: ignore[arg-type]
+    else:
+        yield from staged(axis, dtype, inputs, out)
+
+
+def kernel_view(x: Array, axis: int, dtype: np.dtype[Any]) -> Array | None:
+    """Return ``x`` as (N, C) or (outer, C, inner) without a copy, or None."""
+    if x.dtype != dtype or not x.flags.aligned:
+        return None
+    classes = x.shape[axis]
+    if x.flags.c_contiguous:
+        if axis == x.ndim - 1:
+            return x if x.ndim == 2 else x.reshape(-1, classes)
+        inner = math.prod(x.shape[axis + 1 :])
+        return x.reshape(-1, classes) if inner == 1 else x.reshape(-1, classes, inner)
+    others = [(x.shape[k], x.strides[k]) for k in range(x.ndim) if k != axis]
+    samples = _merge(others)
+    if samples is not None and (x.strides[axis] == x.itemsize or classes == 1):
+        shape, strides = (samples[0], classes), (samples[1], x.itemsize)
+        return np.lib.stride_tricks.as_strided(x, shape, strides)
+    for split in range(len(others)):
+        outer, inner_axes = _merge(others[:split]), _merge(others[split:])
+        if outer is not None and inner_axes is not None and inner_axes[1] == x.itemsize:
+            shape3 = (outer[0], classes, inner_axes[0])
+            return np.lib.stride_tricks.as_strided(x, shape3, (outer[1], x.strides[axis], x.itemsize))
+    return None
+
+
+def _merge(axes: list[tuple[int, int]]) -> tuple[int, int] | None:
+    """Return (size, stride) of several axes taken as one in C order, or None."""
+    axes = [(size, stride) for size, stride in axes if size != 1]
+    if not axes:
+        return 1, 0
+    for (_, outer), (size, inner) in itertools.pairwise(axes):
+        if outer != inner * size:
+            return None
+    return math.prod(size for size, _ in axes), axes[-1][1]
+
+
+def staged(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
+    """Yield copies of some rows at a time, (rows, C) in C order; see `blocks`."""
+    moved = [np.moveaxis(x, axis, -1) for x in inputs]
+    moved_out = None if out is None else np.moveaxis(out, axis, -1)
+    *lead, classes = moved[0].shape
+    rows = max(STAGED_ELEMENTS // classes, 1)
+    buffers = [np.empty((min(rows, math.prod(lead)), classes), dtype) for _ in inputs]
+    for start, stop, index in _boxes(lead, rows):
+        parts = [buffer[: stop - start] for buffer in buffers]
+        for part, x in zip(parts, moved, strict=True):
+            source = x[index]
+            np.copyto(part.reshape(source.shape), source, casting="unsafe")
+        yield Block(start, stop, parts, None if out is None else parts[0])
+        if moved_out is not None:
+            goal = moved_out[index]
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # rounding to 16 bits
+                np.copyto(goal, parts[0].reshape(goal.shape), casting="unsafe")
+
+
+def _boxes(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+    """Cut the leading axes into boxes of at most ``rows`` rows that follow each other in C order."""
+    if not lead:
+        yield 0, 1, ()
+        return
+    below = math.prod(lead[1:])
+    if below <= rows:
+        step = rows // max(below, 1)
+        for i in range(0, lead[0], step):
+            stop = min(i + step, lead[0])
+            yield i * below, stop * below, (slice(i, stop),)
+        return
+    for i in range(lead[0]):
+        for start, stop, index in _boxes(lead[1:], rows):
+            yield i * below + start, i * below + stop, (i, *index)

@@ -1,0 +1,291 @@
+"""Cross-entropy with logits: the loss, the loss with its gradient, and a loss object."""
+
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from fastce._arrays import Array
+from fastce._problem import Problem
+from fastce._targets import Reduction, as_ignore_index, check_reduction, check_smoothing
+
+
+class LossAndGrad(NamedTuple):
+    """A loss and its gradient with respect to the first argument.
+
+    Attributes
+    ----------
+    loss : scalar or ndarray
+        As the function without the gradient returns it.
+    grad : ndarray
+        In the shape and dtype of the first argument.
+    """
+
+    loss: Any
+    grad: Array
+
+
+def cross_entropy(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Any:
+    r"""Compute the cross-entropy between logits and class indices or probabilities.
+
+    With class weights :math:`w`, sample weights :math:`u`, label smoothing
+    :math:`\varepsilon` and the target as probabilities :math:`y_{ij}` (one-hot for indices),
+
+    .. math::
+        t_{ij} = w_j \left((1 - \varepsilon)\, y_{ij} + \frac{\varepsilon}{C}\right), \qquad
+        \ell_i = -u_i \sum_j t_{ij} \log \operatorname{softmax}(x_i)_j
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C, ...)
+        Unnormalised log-probabilities x; integers and booleans are taken as float64.
+    target : array_like
+        Either class indices of any integer dtype, in the shape of ``logits`` without the
+        class axis, or class probabilities, floating-point and in the shape of ``logits``.
+    axis : int, default -1
+        The axis of the classes.
+    weight : array_like, shape (C,), optional
+        A weight a class.
+    sample_weight : array_like, shape of ``logits`` without the class axis, optional
+        A weight a sample.
+    ignore_index : int, default -100
+        Samples with this class index count for nothing and their logits are not looked at.
+        It has no effect on class probabilities.
+    label_smoothing : float, default 0.0
+        From 0 to 1: how much of each target is spread evenly over all classes.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        For "mean", the sum is divided by the sum of class weight times sample weight over
+        the samples that count; for class probabilities by the sum of the sample weights.
+
+    Returns
+    -------
+    scalar, or ndarray in the shape of ``logits`` without the class axis for "none"
+        float64 for float64 and integer logits, else float32. "mean" of nothing is NaN.
+
+    Raises
+    ------
+    IndexError
+        If a class index is outside 0 to C - 1 and not ``ignore_index``.
+    TypeError
+        If an argument has a wrong type or dtype.
+    ValueError
+        If an argument has a wrong shape or value.
+    numpy.exceptions.AxisError
+        If ``logits`` has no such axis.
+
+    See Also
+    --------
+    cross_entropy_and_grad : the gradient as well, in the same pass.
+
+    Notes
+    -----
+    The meaning of every option is that of ``torch.nn.functional.cross_entropy`` [1]_.
+
+    References
+    ----------
+    .. [1] https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> logits = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
+    >>> float(fastce.cross_entropy(logits, [0, 2])).__round__(4)
+    1.2753
+    >>> fastce.cross_entropy(logits, [0, -100], reduction="none").round(4)
+    array([2.4076, 0.    ])
+
+    The class axis of images is the second:
+
+    >>> images = np.zeros((2, 3, 4, 4))
+    >>> fastce.cross_entropy(images, np.zeros((2, 4, 4), int), axis=1).round(4)
+    np.float64(1.0986)
+    """
+    problem = Problem(logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+    return problem.solve(None, None)
+
+
+def cross_entropy_and_grad(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    grad_output: npt.ArrayLike | None = None,
+    out: Array | None = None,
+) -> LossAndGrad:
+    r"""Compute the cross-entropy and its gradient with respect to the logits in one pass.
+
+    With t and u of `cross_entropy`, :math:`a_i = \sum_j t_{ij}`, the denominator D of the
+    reduction (1 for "sum" and "none") and the upstream gradient g,
+
+    .. math:: \frac{\partial}{\partial x_{ij}} =
+        \frac{g_i u_i}{D} \left(a_i \operatorname{softmax}(x_i)_j - t_{ij}\right)
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C, ...)
+        As in `cross_entropy`; and so all other arguments but the following.
+    target : array_like
+        See `cross_entropy`.
+    axis : int, default -1
+        See `cross_entropy`.
+    weight : array_like, shape (C,), optional
+        See `cross_entropy`.
+    sample_weight : array_like, optional
+        See `cross_entropy`.
+    ignore_index : int, default -100
+        See `cross_entropy`.
+    label_smoothing : float, default 0.0
+        See `cross_entropy`.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        See `cross_entropy`.
+    grad_output : scalar or array_like in the shape of the loss, optional
+        The gradient of whatever the loss goes into with respect to the loss, 1 by default.
+    out : ndarray, shape and dtype of the gradient, optional
+        Where to write the gradient. It may be ``logits`` itself, which is then overwritten;
+        that is the fastest way. A fresh array of many megabytes costs more than the
+        computation: give ``out`` in a training loop.
+
+    Returns
+    -------
+    LossAndGrad
+        A named tuple ``(loss, grad)``: the loss as from `cross_entropy`, the gradient in the
+        shape and dtype of ``logits`` (float64 for integers). Ignored samples have gradient 0.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+        As `cross_entropy`, before anything is written.
+
+    See Also
+    --------
+    cross_entropy, CrossEntropyLoss
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> logits = np.array([[2.0, 1.0, 0.1]])
+    >>> loss, grad = fastce.cross_entropy_and_grad(logits, [0])
+    >>> float(loss).__round__(8), grad.round(4)
+    (0.41702995, array([[-0.341 ,  0.2424,  0.0986]]))
+
+    A confident prediction keeps its digits:
+
+    >>> fastce.cross_entropy_and_grad(np.array([[20.0, 0.0]], np.float32), [0])
+    LossAndGrad(loss=np.float32(2.0611537e-09), grad=array([[-2.0611537e-09,  2.0611537e-09]], dtype=float32))
+    """
+    problem = Problem(logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+    out = problem.grad_array(out)
+    return LossAndGrad(problem.solve(out, grad_output), out)
+
+
+class CrossEntropyLoss:
+    """Cross-entropy as an object that keeps its options and its gradient buffer.
+
+    Parameters
+    ----------
+    axis, weight, sample_weight, ignore_index, label_smoothing, reduction
+        As in `cross_entropy`.
+
+    See Also
+    --------
+    cross_entropy_and_grad : loss and gradient in one call, which reads the logits once.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> criterion = fastce.CrossEntropyLoss(label_smoothing=0.1)
+    >>> criterion(np.array([[2.0, 1.0, 0.1]]), [0]).round(6)
+    np.float64(0.513697)
+    >>> criterion.backward().round(4)
+    array([[-0.2744,  0.2091,  0.0653]])
+    """
+
+    def __init__(
+        self,
+        *,
+        axis: int = -1,
+        weight: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+    ) -> None:
+        check_reduction(reduction)
+        check_smoothing(label_smoothing)
+        as_ignore_index(ignore_index)
+        self._options = (axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+        self._problem: Problem | None = None
+        self._grad: Array | None = None
+
+    def forward(self, logits: npt.ArrayLike, target: npt.ArrayLike) -> Any:
+        """Compute the loss, and remember the arguments for `backward`.
+
+        Parameters
+        ----------
+        logits, target : array_like
+            As in `cross_entropy`. They are not copied: change them after `backward`.
+
+        Returns
+        -------
+        scalar or ndarray
+            As from `cross_entropy`.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+            As `cross_entropy`.
+        """
+        self._problem = None
+        problem = Problem(logits, target, *self._options)
+        loss = problem.solve(None, None)
+        self._problem = problem
+        return loss
+
+    __call__ = forward
+
+    def backward(self, grad_output: npt.ArrayLike | None = None, *, out: Array | None = None) -> Array:
+        """Compute the gradient of the last loss with respect to its logits.
+
+        Parameters
+        ----------
+        grad_output : scalar or array_like in the shape of the loss, optional
+            The gradient with respect to the loss, 1 by default.
+        out : ndarray, optional
+            Where to write the gradient. By default to a buffer that the next call of
+            `backward` for logits of the same shape and dtype writes to again.
+
+        Returns
+        -------
+        ndarray, shape and dtype of the logits
+
+        Raises
+        ------
+        RuntimeError
+            If no loss was computed yet.
+        TypeError, ValueError
+            If ``grad_output`` or ``out`` does not fit.
+        """
+        problem = self._problem
+        if problem is None:
+            raise RuntimeError("backward needs a loss first: call the object with logits and target")
+        if out is None and self._grad is not None and problem.fits(self._grad):
+            out = self._grad
+        else:
+            kept, out = out is None, problem.grad_array(out)
+            self._grad = out if kept else self._grad
+        problem.solve(out, grad_output)
+        return out

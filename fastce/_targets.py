@@ -1,0 +1,124 @@
+"""Targets, and the options that scale a sample's loss: what they may be, and what is said if not."""
+
+import math
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce._arrays import Array, as_real, without_axis
+from fastce.kernels import launch
+
+Reduction = Literal["mean", "sum", "none"]
+
+_INT64 = np.iinfo(np.int64)
+
+
+def are_probabilities(target: Array, logits: Array, axis: int, what: str = "logits") -> bool:
+    """Tell class probabilities from class indices, or raise where the target is neither."""
+    expected = without_axis(logits.shape, axis)
+    if target.shape == logits.shape and target.dtype.kind not in "biu":
+        as_real(target, "target")
+        return True
+    if target.shape == expected:
+        if target.dtype.kind in "iu" or target.size == 0:
+            return False
+        raise TypeError(f"class indices must be integers, got a target of dtype {target.dtype}")
+    if target.shape == logits.shape:
+        raise TypeError(
+            f"a target shaped like the {what} holds class probabilities, which must be floating-point, "
+            f"got dtype {target.dtype}; use target.astype(float)"
+        )
+    raise ValueError(_shape_message(target.shape, logits.shape, axis, expected, what))
+
+
+def _shape_message(
+    got: tuple[int, ...], shape: tuple[int, ...], axis: int, expected: tuple[int, ...], what: str
+) -> str:
+    message = (
+        f"target has shape {got}, expected {expected} for class indices or {shape} for class probabilities: "
+        f"{what} have shape {shape}, with the classes along axis {axis}"
+    )
+    fitting = [k for k in range(len(shape)) if k != axis and without_axis(shape, k) == got]
+    return f"{message}; with axis={fitting[0]} it would fit" if fitting else message
+
+
+def as_labels(target: Array) -> Array:
+    """Return class indices as contiguous int64, one a sample."""
+    if target.dtype == np.int64 and target.flags.c_contiguous:
+        return target if target.ndim == 1 else target.reshape(-1)
+    if target.dtype.kind == "u" and target.dtype.itemsize == 8:
+        # no class has such a number: the greatest int64 says the same to the range check
+        target = np.minimum(target, np.uint64(_INT64.max))
+    return np.ascontiguousarray(target, np.int64).reshape(-1)
+
+
+def raise_label(target: Array, position: int, classes: int, ignore_index: int) -> None:
+    """Raise IndexError for the label at this flat position."""
+    index = tuple(int(i) for i in np.unravel_index(position, target.shape))
+    where = f"target[{', '.join(map(str, index))}]" if index else "target"
+    raise IndexError(
+        f"{where} is {target[index]}, expected a class index from 0 to {classes - 1} or ignore_index {ignore_index}"
+    )
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise ValueError unless this is a reduction."""
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+
+
+def check_smoothing(label_smoothing: float) -> float:
+    """Return label smoothing as a float, or raise ValueError outside 0 to 1."""
+    value = as_number(label_smoothing, "label_smoothing")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
+    return value
+
+
+def as_number(value: Any, name: str) -> float:
+    """Return a real scalar as a float, or raise TypeError."""
+    try:
+        if isinstance(value, complex | str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+
+
+def as_ignore_index(ignore_index: Any) -> int:
+    """Return ignore_index as an int that labels can be compared with."""
+    try:
+        index = int(ignore_index.__index__())
+    except AttributeError:
+        raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}") from None
+    if not _INT64.min <= index <= _INT64.max:
+        raise ValueError(f"ignore_index must fit 64 bits, got {index}")
+    return index
+
+
+def as_weights(values: npt.ArrayLike | None, shape: tuple[int, ...], name: str, what: str) -> Array | None:
+    """Return weights as contiguous float64 of this shape, None for None."""
+    if values is None:
+        return None
+    array = as_real(values, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, {what}, got {array.shape}")
+    return np.ascontiguousarray(array, np.float64)
+
+
+def mean(total: float, denominator: float) -> float:
+    """Divide as IEEE 754 does: nothing to average gives NaN, not an error."""
+    if denominator:
+        return total / denominator
+    return math.nan if total == 0.0 else total * math.inf
+
+
+def kept_weight(
+    labels: Array, target: Array, classes: int, ignore_index: int, weight: Array | None, sample_weight: Array | None
+) -> float:
+    """Return the weight of the samples that are not ignored, or raise IndexError for a bad label."""
+    position, kept = launch.scan_labels(labels, classes, ignore_index, weight, sample_weight)
+    if position >= 0:
+        raise_label(target, position, classes, ignore_index)
+    return kept

@@ -1,0 +1,47 @@
+"""Compiling ahead of the first call."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce._cross_entropy import cross_entropy, cross_entropy_and_grad
+from fastce._softmax import log_softmax, logsumexp, softmax
+from fastce.kernels.launch import PARALLEL_ELEMENTS
+
+
+def warmup(dtypes: Iterable[npt.DTypeLike] = (np.float32,), *, classes: Iterable[int] = (10, 1000)) -> None:
+    """Compile, or load from the disk cache, what the usual calls need.
+
+    The first call of a function with a new combination of dtype, memory layout and options
+    compiles a kernel, which takes a second or two; the result is cached on disk. Call this
+    before the clock matters: before timing, before answering requests, before forking.
+
+    Parameters
+    ----------
+    dtypes : iterable of dtypes, default (float32,)
+        The dtypes of the logits.
+    classes : iterable of int, default (10, 1000)
+        Numbers of classes: up to 32 and above are computed by different kernels.
+
+    Notes
+    -----
+    It covers `logsumexp`, `softmax`, `log_softmax`, `cross_entropy` and
+    `cross_entropy_and_grad` with class indices along the last axis and without options, for
+    small and for large batches.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> fastce.warmup(["float64"], classes=[10])
+    """
+    for dtype in dtypes:
+        for count in classes:
+            for rows in (1, PARALLEL_ELEMENTS // count + 1):
+                logits = np.zeros((rows, count), dtype)
+                target = np.zeros(rows, np.int64)
+                cross_entropy(logits, target)
+                cross_entropy_and_grad(logits, target)
+                logsumexp(logits)
+                softmax(logits)
+                log_softmax(logits)

@@ -1,0 +1,159 @@
+"""Drivers of cross-entropy with class indices: the loss and, where ``grad`` is given, the gradient.
+
+For sample i with label y, class weights w, sample weight u, upstream gradient g and label
+smoothing e over C classes, with t_j = w_j ((1 - e) [j = y] + e / C) and a = sum_j t_j:
+
+    loss_i  = u (a lse - sum_j t_j x_j)
+    grad_ij = u g scale (a p_j - t_j)
+
+Both are formed from rest, the sum of all exponentials but the greatest, as sums of terms of
+one sign, so that they keep full relative precision however confident the sample.
+
+``class_weight``, ``sample_weight`` and ``upstream`` are arrays or None; ``smoothing`` is None
+or (1 - e, e / C, e / C * sum(w)). A label equal to ``ignore_index`` gives loss 0 and
+gradient 0, whatever the logits. ``grad`` may be ``x`` itself.
+"""
+
+from numba import prange
+
+from fastce.kernels import columns, rows
+from fastce.kernels.jit import inline, kernel
+from fastce.kernels.simd import (
+    full,
+    gather,
+    get_lane,
+    lane_index,
+    load_labels,
+    load_n,
+    load_one,
+    row,
+    scratch,
+    set_lane,
+    store_n,
+    store_one,
+    where,
+)
+from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
+from fastce.kernels.vecmath import exp, log1p
+
+
+@inline
+def sample_scales(like, sample_weight, upstream, scale, start, n):
+    """Return (u, u g scale) of samples ``start`` to ``start + n``."""
+    weight = full(like, 1.0)
+    if sample_weight is not None:
+        weight = load_n(row(sample_weight, start), 0, n, 0.0)
+    slope = weight * scale
+    if upstream is not None:
+        slope = slope * load_n(row(upstream, start), 0, n, 0.0)
+    return weight, slope
+
+
+@inline
+def _loss(top, rest, at_label, label_weight, gap_sum, smoothing):
+    """Return a lse - sum_j t_j x_j."""
+    log_sum = log1p(rest)
+    loss = label_weight * ((top - at_label) + log_sum)
+    if smoothing is not None:
+        keep, spread, spread_total = smoothing
+        loss = loss * keep + (log_sum * spread_total + gap_sum * spread)
+    return loss
+
+
+@inline
+def _gradient(top, rest, at_label, label_weight, smoothing):
+    """Return (a / sum, a p_y - t_y): what exponentials are multiplied by, and the label's gradient."""
+    amount = label_weight
+    others = full(top, 0.0)  # a - t_y
+    if smoothing is not None:
+        keep, spread, spread_total = smoothing
+        amount = label_weight * keep + spread_total
+        others = full(top, spread_total) - label_weight * spread
+    total = rest + 1.0
+    without_label = where(at_label == top, rest, total - exp(at_label - top))
+    factor = amount / total
+    return factor, others - factor * without_label
+
+
+@kernel
+def hard_rows(
+    x, target, ignore_index, class_weight, sample_weight, smoothing, upstream, scale, loss, grad, per_block
+):  # fmt: skip
+    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+    count, classes = x.shape
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        n = min(per_block, count - start)
+        top = rest = at_label = gap_sum = kept = full(x, 0.0)
+        label_weight = full(x, 1.0)
+        for r in range(n):
+            label = target[start + r]
+            if label != ignore_index:
+                p = row(x, start + r)
+                row_top, row_rest = rows.stats(p, classes)
+                top = set_lane(top, r, row_top)
+                rest = set_lane(rest, r, row_rest)
+                at_label = set_lane(at_label, r, load_one(p, label))
+                kept = set_lane(kept, r, 1.0)
+                if class_weight is not None:
+                    label_weight = set_lane(label_weight, r, class_weight[label])
+                if smoothing is not None:
+                    gap_sum = set_lane(gap_sum, r, rows.gap_sum(p, class_weight, classes, row_top))
+        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing)
+        store_n(row(loss, start), 0, n, where(kept != 0.0, value, 0.0))
+        if grad is not None:
+            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing)
+            factor = factor * slope
+            label_gradient = label_gradient * slope
+            for r in range(n):
+                p = row(x, start + r)
+                q = row(grad, start + r)
+                label = target[start + r]
+                if label == ignore_index:
+                    rows.fill_zero(q, classes)
+                else:
+                    if smoothing is None:
+                        rows.write_softmax(p, q, classes, get_lane(top, r), get_lane(factor, r))
+                    else:
+                        minus = get_lane(slope, r) * smoothing[1]
+                        rows.write_smoothed(p, q, class_weight, classes, get_lane(top, r), get_lane(factor, r), minus)
+                    store_one(q, label, get_lane(label_gradient, r))
+
+
+@kernel
+def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, upstream, scale, loss, grad):
+    """``x`` is one of the shapes of ``tiles``."""
+    classes = x.shape[1]
+    for b in prange(block_count(x)):
+        start, n = block_range(x, b)
+        tile = scratch(x, MAX_CLASSES)
+        p, step = fetch(x, b, tile)
+        labels = load_labels(row(target, start), n, ignore_index, x)
+        kept = labels != ignore_index
+        top, rest = columns.stats(p, step, classes, n)
+        at_label = gather(p, where(kept, labels * step + lane_index(x), 0))
+        label_weight = full(x, 1.0)
+        if class_weight is not None:
+            label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
+        gap_sum = full(x, 0.0)
+        if smoothing is not None:
+            gap_sum = columns.gap_sum(p, step, class_weight, classes, n, top)
+        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing)
+        store_n(row(loss, start), 0, n, where(kept, value, 0.0))
+        if grad is not None:
+            q, q_step = place(grad, b, tile)
+            labels = where(kept, labels, -1)
+            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing)
+            if smoothing is None:
+                columns.write_gradient(
+                    p, step, q, q_step, classes, n, top, factor * slope, labels, label_gradient * slope, None, None
+                )
+            else:
+                minus = slope * smoothing[1]
+                columns.write_gradient(
+                    p, step, q, q_step, classes, n, top, factor * slope, labels, label_gradient * slope,
+                    class_weight, minus,
+                )  # fmt: skip
+            put(grad, b, tile)

@@ -1,0 +1,113 @@
+"""The only place that decides: which regime a shape takes, and serial twin or parallel twin.
+
+Regimes, by the shape of the array that arrives:
+
+- (outer, C, inner): the class axis is not last; samples lie in the lanes (``tiles``, ``columns``).
+- (N, C), C <= ``tiles.MAX_CLASSES``: the same, after transposition in registers.
+- (N, C) otherwise: one row after the other (``rows``).
+
+The serial twin runs where threads would cost more than they bring, and where they would take
+the process down: in a child forked after threads had started, and, with Numba's workqueue
+layer, while another Python thread is inside a parallel kernel.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from fastce.kernels import binary, cross_entropy, samples, soft_targets, softmax
+from fastce.kernels.jit import Kernel
+from fastce.kernels.tiles import MAX_CLASSES
+
+PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
+BLOCK_BYTES = 1 << 15  # rows that go together must stay in the first-level cache
+
+Array = npt.NDArray[Any]
+
+
+class Op(NamedTuple):
+    """The drivers of one operation."""
+
+    rows: Kernel
+    lanes: Kernel
+
+
+SOFTMAX = Op(softmax.softmax_rows, softmax.softmax_lanes)
+HARD = Op(cross_entropy.hard_rows, cross_entropy.hard_lanes)
+SOFT = Op(soft_targets.soft_rows, soft_targets.soft_lanes)
+
+
+class _Threads:
+    """Whether Numba's threads may be used now."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.forked = False
+        self.busy = threading.Lock()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.after_fork)
+
+    def after_fork(self) -> None:
+        """Stay away from threads that the parent had and the child has not."""
+        self.forked = self.forked or self.started
+        self.busy = threading.Lock()
+
+    def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
+        """Run the parallel twin, or the serial one where threads are not to be had."""
+        if self.forked or numba.get_num_threads() == 1:
+            return kernel(False, *args)
+        self.started = True
+        if numba.threading_layer() != "workqueue":
+            return kernel(True, *args)
+        if not self.busy.acquire(blocking=False):
+            return kernel(False, *args)
+        try:
+            return kernel(True, *args)
+        finally:
+            self.busy.release()
+
+
+_threads = _Threads()
+
+
+def run(op: Op, x: Array, *args: object) -> None:
+    """Run an operation on an array that has one of the regimes' shapes."""
+    kernel = op.lanes
+    arguments = (x, *args)
+    if x.ndim == 2 and x.shape[1] > MAX_CLASSES:
+        kernel = op.rows
+        lanes = 64 // x.itemsize
+        arguments = (*arguments, min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes))
+    if x.size < PARALLEL_ELEMENTS:
+        kernel(False, *arguments)
+    else:
+        _threads.run(kernel, arguments)
+
+
+def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:
+    """Run binary cross-entropy on flat arrays and return the sums of its blocks of losses."""
+    x = cast(Array, inputs[0])
+    sums = np.empty(-(-x.size // binary.BLOCK))
+    arguments = (*inputs, scale, sums, loss, grad)
+    if x.size < PARALLEL_ELEMENTS:
+        binary.binary(False, *arguments)
+    else:
+        _threads.run(binary.binary, arguments)
+    return sums
+
+
+def scan_labels(*args: object) -> tuple[int, float]:
+    """Check labels and weigh the kept samples; see ``samples.scan_labels``."""
+    result: tuple[int, float] = samples.scan_labels(False, *args)
+    return result
+
+
+def total(values: Array) -> float:
+    """Sum losses in a fixed order in float64."""
+    result: float = samples.total(False, values)
+    return result

@@ -1,0 +1,64 @@
+"""Passes over one value a sample: labels, and the sum of losses."""
+
+import math
+
+from fastce.kernels.jit import inline, kernel
+from fastce.kernels.simd import full, get_lane, lanes, load_n, row, widen
+
+
+@kernel
+def scan_labels(target, classes, ignore_index, class_weight, sample_weight):
+    """Return (position of the first label out of range or -1, weight of the kept samples).
+
+    A kept sample weighs its class weight times its sample weight, each 1 where it is None.
+    """
+    kept = 0
+    bad = 0
+    for i in range(target.size):
+        label = target[i]
+        is_kept = label != ignore_index
+        kept += is_kept
+        bad += is_kept & ((label < 0) | (label >= classes))
+    if bad:
+        for i in range(target.size):
+            if target[i] != ignore_index and not 0 <= target[i] < classes:
+                return i, 0.0
+    if class_weight is None and sample_weight is None:
+        return -1, float(kept)
+    total = 0.0
+    for i in range(target.size):
+        if target[i] != ignore_index:
+            weight = 1.0
+            if class_weight is not None:
+                weight *= class_weight[target[i]]
+            if sample_weight is not None:
+                weight *= sample_weight[i]
+            total += weight
+    return -1, total
+
+
+@inline
+def _two_sum(a, b):
+    """Return a + b and what its rounding lost."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+@kernel
+def total(values):
+    """Return the sum in float64, in a fixed order and as if rounded once."""
+    width = lanes(values)
+    p = row(values, 0)
+    high = low = widen(full(values, 0.0))
+    for j in range(0, values.size, width):
+        high, lost = _two_sum(high, widen(load_n(p, j, values.size - j, 0.0)))
+        low = low + lost
+    result = compensation = plain = 0.0
+    for lane in range(width):
+        result, lost = _two_sum(result, get_lane(high, lane))
+        compensation += lost + get_lane(low, lane)
+        plain += get_lane(high, lane)
+    if math.isfinite(result):
+        return result + compensation
+    return plain
