@@ -6,10 +6,12 @@ already. All others (strided classes, other byte orders, integers, 16-bit floats
 a block of rows at a time is copied into a small buffer, worked on there, and copied out.
 """
 
+import functools
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +20,27 @@ Array = npt.NDArray[Any]
 
 STAGED_ELEMENTS = 1 << 18  # of one staging buffer, or one row where that is longer
 
-_NATIVE = (np.dtype(np.float32), np.dtype(np.float64))
-_HALF_NAMES = ("float16", "bfloat16")
+_FLOAT32, _FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Rule(NamedTuple):
+    """What becomes of input of one dtype."""
+
+    compute: np.dtype[Any]  # of the computation and the losses
+    result: np.dtype[Any]  # of results shaped like the input
+
+
+@functools.cache
+def _rule(dtype: np.dtype[Any]) -> Rule | None:
+    """Return the rule for a dtype, None where it is not one of real numbers."""
+    native = dtype.newbyteorder("=")
+    if native in (_FLOAT32, _FLOAT64):
+        return Rule(native, native)
+    if dtype.kind in "biu":
+        return Rule(_FLOAT64, _FLOAT64)
+    if native.name in ("float16", "bfloat16"):
+        return Rule(_FLOAT32, native)
+    return None
 
 
 class Block(NamedTuple):
@@ -34,39 +55,35 @@ class Block(NamedTuple):
 def as_real(values: npt.ArrayLike, name: str) -> Array:
     """Return an array of real numbers that fastce computes with, or raise TypeError."""
     array = np.asarray(values)
-    dtype = array.dtype
-    if dtype in _NATIVE or dtype.kind in "biu" or dtype.name in _HALF_NAMES or dtype.newbyteorder("=") in _NATIVE:
-        return array
-    raise TypeError(
-        f"{name} must hold real numbers (float16, bfloat16, float32, float64, integers or booleans), got dtype {dtype}"
-    )
+    if _rule(array.dtype) is None:
+        raise TypeError(
+            f"{name} must hold real numbers (float16, bfloat16, float32, float64, integers or booleans), "
+            f"got dtype {array.dtype}"
+        )
+    return array
 
 
-def compute_dtype(array: Array) -> np.dtype[Any]:
-    """Return the dtype that results are computed in, which is also the losses'."""
-    if array.dtype.name in _HALF_NAMES or (array.dtype.itemsize == 4 and array.dtype.kind == "f"):
-        return _NATIVE[0]
-    return _NATIVE[1]
-
-
-def result_dtype(array: Array) -> np.dtype[Any]:
-    """Return the dtype of results shaped like ``array``."""
-    if array.dtype.kind in "biu":
-        return _NATIVE[1]
-    return array.dtype.newbyteorder("=")
+def rule(array: Array) -> Rule:
+    """Return what results of an array from `as_real` are computed in and stored as."""
+    return cast(Rule, _rule(array.dtype))
 
 
 def normalize_axis(axis: int, ndim: int) -> int:
     """Return the class axis counted from the front, or raise AxisError."""
     if ndim == 0:
         raise ValueError("expected at least one dimension, the classes; got a scalar")
-    try:
-        index = axis.__index__()
-    except AttributeError:
-        raise TypeError(f"axis must be an integer, got {axis!r}") from None
+    index = as_index(axis, "axis")
     if not -ndim <= index < ndim:
         raise np.exceptions.AxisError(index, ndim)
     return index % ndim
+
+
+def as_index(value: Any, name: str) -> int:
+    """Return an integer option as an int, or raise TypeError."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
 
 
 def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -92,7 +109,7 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs:
     if not out.flags.forc and _may_overlap_itself(out):
         raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     for name, other in inputs.items():
-        if other is not out and isinstance(other, np.ndarray) and not _same_view(out, other) and _overlap(out, other):
+        if other is not out and isinstance(other, np.ndarray) and _overlap(out, other):
             raise ValueError(f"out must not overlap {name}, unless it is the very same array")
     return out
 
@@ -107,15 +124,12 @@ def _may_overlap_itself(array: Array) -> bool:
     return False
 
 
-def _same_view(a: Array, b: Array) -> bool:
-    def place(x: Array) -> tuple[Any, ...]:
-        return x.__array_interface__["data"][0], x.shape, x.strides, x.dtype
-
-    return place(a) == place(b)
-
-
 def _overlap(a: Array, b: Array) -> bool:
+    """Tell whether two arrays share memory without being the same view of it."""
     if not np.may_share_memory(a, b):
+        return False
+    place, other = (x.__array_interface__["data"][0] for x in (a, b))
+    if place == other and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype:
         return False
     try:
         return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]

@@ -1,12 +1,12 @@
 """Binary cross-entropy with logits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_real, check_out, compute_dtype, result_dtype, staged
+from fastce._arrays import Array, Block, as_real, check_out, rule, staged
 from fastce._cross_entropy import LossAndGrad
 from fastce._targets import Reduction, as_number, check_reduction, mean
 from fastce.kernels import launch
@@ -116,9 +116,9 @@ def binary_cross_entropy_with_logits_and_grad(
     """
     problem = _Binary(logits, target, weight, pos_weight, reduction)
     if out is None:
-        out = np.empty_like(problem.logits, result_dtype(problem.logits), subok=False)
+        out = np.empty_like(problem.logits, rule(problem.logits).result, subok=False)
     else:
-        check_out(out, problem.logits.shape, result_dtype(problem.logits), problem.given)
+        check_out(out, problem.logits.shape, rule(problem.logits).result, problem.given)
     return LossAndGrad(problem.solve(out, grad_output), out)
 
 
@@ -142,7 +142,7 @@ class _Binary:
         self.weight = self._broadcast(weight, "weight")
         self.pos_weight = self._broadcast(pos_weight, "pos_weight")
         self.given = {"logits": logits, "target": target, "weight": weight, "pos_weight": pos_weight}
-        self.dtype = compute_dtype(self.logits)
+        self.dtype = rule(self.logits).compute
         self.denominator = float(self.logits.size) if reduction == "mean" else 1.0
 
     def _broadcast(self, values: npt.ArrayLike | None, name: str) -> Array | None:

@@ -12,9 +12,8 @@ from fastce._arrays import (
     as_real,
     blocks,
     check_out,
-    compute_dtype,
     normalize_axis,
-    result_dtype,
+    rule,
     without_axis,
 )
 from fastce._targets import (
@@ -55,7 +54,7 @@ class Problem:
         self.target = target = np.asarray(target)
         check_reduction(reduction)
         self.reduction = reduction
-        self.dtype = compute_dtype(logits)
+        self.dtype = rule(logits).compute
         self.shape = shape = without_axis(logits.shape, axis)
         self.ignore_index = as_ignore_index(ignore_index)
         self.given = {self.what: logits, "target": target, "weight": weight, "sample_weight": sample_weight}
@@ -80,14 +79,14 @@ class Problem:
 
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
-        dtype = result_dtype(self.logits)
+        dtype = rule(self.logits).result
         if out is None:
             return np.empty_like(self.logits, dtype, subok=False)
         return check_out(out, self.logits.shape, dtype, self.given)
 
     def fits(self, out: Array) -> bool:
         """Tell whether a gradient buffer of an earlier call serves this one."""
-        return out.shape == self.logits.shape and out.dtype == result_dtype(self.logits)
+        return out.shape == self.logits.shape and out.dtype == rule(self.logits).result
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""

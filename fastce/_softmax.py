@@ -8,9 +8,8 @@ from fastce._arrays import (
     as_real,
     blocks,
     check_out,
-    compute_dtype,
     normalize_axis,
-    result_dtype,
+    rule,
     without_axis,
 )
 from fastce.kernels import launch
@@ -74,8 +73,8 @@ def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: 
     shape = without_axis(x.shape, axis)
     full_shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :]) if keepdims else shape
     if out is not None:
-        check_out(out, full_shape, result_dtype(x), {"x": x})
-    dtype = compute_dtype(x)
+        check_out(out, full_shape, rule(x).result, {"x": x})
+    dtype = rule(x).compute
     lse = np.empty(shape, dtype)
     if x.shape[axis] == 0:
         lse.fill(-np.inf)
@@ -90,7 +89,7 @@ def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: 
             np.copyto(out, lse, casting="unsafe")
         return out
     with np.errstate(over="ignore"):
-        return lse.astype(result_dtype(x), copy=False)[()]
+        return lse.astype(rule(x).result, copy=False)[()]
 
 
 def _repair_infinite(lse: Array, x: Array, axis: int) -> None:
@@ -194,11 +193,11 @@ def _shaped_like(x: npt.ArrayLike, axis: int, out: Array | None, logs: bool) -> 
     x = as_real(x, "x")
     axis = normalize_axis(axis, x.ndim)
     if out is None:
-        out = np.empty_like(x, result_dtype(x), subok=False)
+        out = np.empty_like(x, rule(x).result, subok=False)
     else:
-        check_out(out, x.shape, result_dtype(x), {"x": x})
+        check_out(out, x.shape, rule(x).result, {"x": x})
     if x.size:
-        for block in blocks(axis, compute_dtype(x), (x,), out):
+        for block in blocks(axis, rule(x).compute, (x,), out):
             probs, log_probs = (None, block.out) if logs else (block.out, None)
             launch.run(launch.SOFTMAX, block.inputs[0], None, probs, log_probs)
     return out

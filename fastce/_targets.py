@@ -6,12 +6,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_real, without_axis
+from fastce._arrays import Array, as_index, as_real, without_axis
 from fastce.kernels import launch
 
 Reduction = Literal["mean", "sum", "none"]
 
-_INT64 = np.iinfo(np.int64)
+_REDUCTIONS = get_args(Reduction)
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 def are_probabilities(target: Array, logits: Array, axis: int, what: str = "logits") -> bool:
@@ -49,7 +50,7 @@ def as_labels(target: Array) -> Array:
         return target if target.ndim == 1 else target.reshape(-1)
     if target.dtype.kind == "u" and target.dtype.itemsize == 8:
         # no class has such a number: the greatest int64 says the same to the range check
-        target = np.minimum(target, np.uint64(_INT64.max))
+        target = np.minimum(target, np.uint64(_INT64_MAX))
     return np.ascontiguousarray(target, np.int64).reshape(-1)
 
 
@@ -64,7 +65,7 @@ def raise_label(target: Array, position: int, classes: int, ignore_index: int) -
 
 def check_reduction(reduction: str) -> None:
     """Raise ValueError unless this is a reduction."""
-    if reduction not in get_args(Reduction):
+    if reduction not in _REDUCTIONS:
         raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 
@@ -78,6 +79,8 @@ def check_smoothing(label_smoothing: float) -> float:
 
 def as_number(value: Any, name: str) -> float:
     """Return a real scalar as a float, or raise TypeError."""
+    if type(value) is float:
+        return value
     try:
         if isinstance(value, complex | str | bytes):
             raise TypeError
@@ -88,11 +91,8 @@ def as_number(value: Any, name: str) -> float:
 
 def as_ignore_index(ignore_index: Any) -> int:
     """Return ignore_index as an int that labels can be compared with."""
-    try:
-        index = int(ignore_index.__index__())
-    except AttributeError:
-        raise TypeError(f"ignore_index must be an integer, got {ignore_index!r}") from None
-    if not _INT64.min <= index <= _INT64.max:
+    index = as_index(ignore_index, "ignore_index")
+    if not _INT64_MIN <= index <= _INT64_MAX:
         raise ValueError(f"ignore_index must fit 64 bits, got {index}")
     return index
 
