@@ -54,6 +54,8 @@ class Block(NamedTuple):
 
 def as_real(values: npt.ArrayLike, name: str) -> Array:
     """Return an array of real numbers that fastce computes with, or raise TypeError."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: fill it or drop what is masked")
     array = np.asarray(values)
     if _rule(array.dtype) is None:
         raise TypeError(
@@ -68,10 +70,10 @@ def rule(array: Array) -> Rule:
     return cast(Rule, _rule(array.dtype))
 
 
-def normalize_axis(axis: int, ndim: int) -> int:
+def normalize_axis(axis: int, ndim: int, name: str) -> int:
     """Return the class axis counted from the front, or raise AxisError."""
     if ndim == 0:
-        raise ValueError("expected at least one dimension, the classes; got a scalar")
+        raise ValueError(f"{name} must have at least one dimension, the classes; got a scalar")
     index = as_index(axis, "axis")
     if not -ndim <= index < ndim:
         raise np.exceptions.AxisError(index, ndim)
@@ -110,7 +112,8 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs:
         raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     for name, other in inputs.items():
         if other is not out and isinstance(other, np.ndarray) and _overlap(out, other):
-            raise ValueError(f"out must not overlap {name}, unless it is the very same array")
+            same = ", unless it is the very same array" if other.shape == shape else ""
+            raise ValueError(f"out must not overlap {name}{same}")
     return out
 
 

@@ -1,5 +1,7 @@
 """Binary cross-entropy with logits."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
 from typing import Any
 

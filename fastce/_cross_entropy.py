@@ -1,10 +1,13 @@
 """Cross-entropy with logits: the loss, the loss with its gradient, and a loss object."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array
+from fastce._arrays import Array, as_index, as_real
 from fastce._problem import Problem
 from fastce._targets import Reduction, as_ignore_index, check_reduction, check_smoothing
 
@@ -54,9 +57,9 @@ def cross_entropy(
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
-        A weight a class.
+        One weight per class.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
-        A weight a sample.
+        One weight per sample.
     ignore_index : int, default -100
         Samples with this class index count for nothing and their logits are not looked at.
         It has no effect on class probabilities.
@@ -88,7 +91,9 @@ def cross_entropy(
 
     Notes
     -----
-    The meaning of every option is that of ``torch.nn.functional.cross_entropy`` [1]_.
+    Options that ``torch.nn.functional.cross_entropy`` [1]_ has mean what they mean there. The
+    class axis is another: here the last by default, there the second; pass ``axis=1`` for
+    images of shape (N, C, H, W).
 
     References
     ----------
@@ -98,7 +103,7 @@ def cross_entropy(
     --------
     >>> import numpy as np, fastce
     >>> logits = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
-    >>> float(fastce.cross_entropy(logits, [0, 2])).__round__(4)
+    >>> round(float(fastce.cross_entropy(logits, [0, 2])), 4)
     1.2753
     >>> fastce.cross_entropy(logits, [0, -100], reduction="none").round(4)
     array([2.4076, 0.    ])
@@ -137,27 +142,20 @@ def cross_entropy_and_grad(
     Parameters
     ----------
     logits : array_like, shape (..., C, ...)
-        As in `cross_entropy`; and so all other arguments but the following.
+        Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like
-        See `cross_entropy`.
+        Either class indices of any integer dtype, in the shape of ``logits`` without the
+        class axis, or class probabilities, floating-point and in the shape of ``logits``.
     axis : int, default -1
-        See `cross_entropy`.
-    weight : array_like, shape (C,), optional
-        See `cross_entropy`.
-    sample_weight : array_like, optional
-        See `cross_entropy`.
-    ignore_index : int, default -100
-        See `cross_entropy`.
-    label_smoothing : float, default 0.0
-        See `cross_entropy`.
-    reduction : {"mean", "sum", "none"}, default "mean"
-        See `cross_entropy`.
+        The axis of the classes.
+    weight, sample_weight, ignore_index, label_smoothing, reduction
+        As in `cross_entropy`.
     grad_output : scalar or array_like in the shape of the loss, optional
         The gradient of whatever the loss goes into with respect to the loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be ``logits`` itself, which is then overwritten;
         that is the fastest way. A fresh array of many megabytes costs more than the
-        computation: give ``out`` in a training loop.
+        computation: give ``out`` in a training loop, in the memory order of the logits.
 
     Returns
     -------
@@ -179,7 +177,7 @@ def cross_entropy_and_grad(
     >>> import numpy as np, fastce
     >>> logits = np.array([[2.0, 1.0, 0.1]])
     >>> loss, grad = fastce.cross_entropy_and_grad(logits, [0])
-    >>> float(loss).__round__(8), grad.round(4)
+    >>> round(float(loss), 8), grad.round(4)
     (0.41702995, array([[-0.341 ,  0.2424,  0.0986]]))
 
     A confident prediction keeps its digits:
@@ -227,9 +225,25 @@ class CrossEntropyLoss:
         check_reduction(reduction)
         check_smoothing(label_smoothing)
         as_ignore_index(ignore_index)
-        self._options = (axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+        as_index(axis, "axis")
+        if weight is not None:
+            weight = as_real(weight, "weight")
+        self._options: dict[str, Any] = {
+            "axis": axis,
+            "weight": weight,
+            "sample_weight": sample_weight,
+            "ignore_index": ignore_index,
+            "label_smoothing": label_smoothing,
+            "reduction": reduction,
+        }
         self._problem: Problem | None = None
         self._grad: Array | None = None
+
+    def __repr__(self) -> str:
+        """Show the options that are not the defaults."""
+        defaults: dict[str, Any] = cross_entropy.__kwdefaults__  # type: ignore[assignment]
+        given = [f"{k}={v!r}" for k, v in self._options.items() if np.ndim(v) or v != defaults[k]]
+        return f"CrossEntropyLoss({', '.join(given)})"
 
     def forward(self, logits: npt.ArrayLike, target: npt.ArrayLike) -> Any:
         """Compute the loss, and remember the arguments for `backward`.
@@ -250,7 +264,7 @@ class CrossEntropyLoss:
             As `cross_entropy`.
         """
         self._problem = None
-        problem = Problem(logits, target, *self._options)
+        problem = Problem(logits, target, **self._options)
         loss = problem.solve(None, None)
         self._problem = problem
         return loss

@@ -1,5 +1,7 @@
 """Cross-entropy from probabilities, for models that end in a softmax of their own."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,8 @@ def cross_entropy_from_probs(
 ) -> Any:
     r"""Compute the cross-entropy between predicted probabilities and a target.
 
-    With t of `cross_entropy` and the smallest normal number :math:`\tau` of the dtype,
+    With t of `cross_entropy` and the smallest normal number :math:`\tau` of float64 for float64
+    and integer probabilities, else of float32,
 
     .. math:: \ell_i = -u_i \sum_j t_{ij} \log \max(p_{ij}, \tau)
 
@@ -41,9 +44,9 @@ def cross_entropy_from_probs(
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
-        A weight a class.
+        One weight per class.
     sample_weight : array_like, shape of ``probs`` without the class axis, optional
-        A weight a sample.
+        One weight per sample.
     ignore_index : int, default -100
         Samples with this class index count for nothing.
     label_smoothing : float, default 0.0
@@ -164,7 +167,8 @@ class _FromProbs(Problem):
         if grad is not None:
             values = np.where(kept, -slope * shares / picked, 0.0).reshape(places.shape)
             grad.fill(0.0)
-            np.put_along_axis(grad, places, values.astype(grad.dtype), self.axis)
+            with np.errstate(over="ignore", under="ignore"):  # rounding to 16 bits
+                np.put_along_axis(grad, places, values.astype(grad.dtype), self.axis)
 
     def _shares(self, block: Block) -> Array:
         """Return the target as probabilities after smoothing and class weights."""

@@ -50,7 +50,7 @@ class Problem:
         reduction: str,
     ) -> None:
         self.logits = logits = as_real(logits, self.what)
-        self.axis = axis = normalize_axis(axis, logits.ndim)
+        self.axis = axis = normalize_axis(axis, logits.ndim, self.what)
         self.target = target = np.asarray(target)
         check_reduction(reduction)
         self.reduction = reduction
@@ -60,8 +60,8 @@ class Problem:
         self.given = {self.what: logits, "target": target, "weight": weight, "sample_weight": sample_weight}
         classes = logits.shape[axis]
         soft = are_probabilities(target, logits, axis, self.what)
-        weight64 = as_weights(weight, (classes,), "weight", "one weight a class")
-        sample_weight64 = as_weights(sample_weight, shape, "sample_weight", "one weight a sample")
+        weight64 = as_weights(weight, (classes,), "weight", "one per class")
+        sample_weight64 = as_weights(sample_weight, shape, "sample_weight", "one per sample")
         if sample_weight64 is not None:
             sample_weight64 = sample_weight64.reshape(-1)
         self.weight = None if weight64 is None else weight64.astype(self.dtype)
@@ -115,9 +115,9 @@ class Problem:
                 block.out,
             )
             if self.labels is None:
-                launch.run(launch.SOFT, *block.inputs, *options)
+                launch.run_soft(*block.inputs, *options)
             else:
-                launch.run(launch.HARD, block.inputs[0], self.labels[part], self.ignore_index, *options)
+                launch.run_hard(block.inputs[0], self.labels[part], self.ignore_index, *options)
 
     def _scale(self, grad_output: npt.ArrayLike | None) -> tuple[float, Array | None]:
         """Return what the gradient is multiplied by: one factor and, or None, one a sample."""

@@ -1,5 +1,7 @@
 """The softmax family: logsumexp, softmax, log_softmax."""
 
+from __future__ import annotations
+
 import numpy as np
 import numpy.typing as npt
 
@@ -69,7 +71,7 @@ def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: 
     array([   3.40761, 1000.69315])
     """
     x = as_real(x, "x")
-    axis = normalize_axis(axis, x.ndim)
+    axis = normalize_axis(axis, x.ndim, "x")
     shape = without_axis(x.shape, axis)
     full_shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :]) if keepdims else shape
     if out is not None:
@@ -81,8 +83,8 @@ def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: 
     elif x.size:
         flat = lse.reshape(-1)
         for block in blocks(axis, dtype, (x,)):
-            launch.run(launch.SOFTMAX, block.inputs[0], flat[block.start : block.stop], None, None)
-        _repair_infinite(lse, x, axis)
+            launch.run_softmax(block.inputs[0], flat[block.start : block.stop], None, None)
+        _tell_nan(lse, x, axis)
     lse = lse.reshape(full_shape)
     if out is not None:
         with np.errstate(over="ignore"):
@@ -92,14 +94,14 @@ def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: 
         return lse.astype(rule(x).result, copy=False)[()]
 
 
-def _repair_infinite(lse: Array, x: Array, axis: int) -> None:
-    """Tell rows with NaN from rows with +inf, for which the kernel gives +inf alike."""
-    rows = np.nonzero(lse == np.inf)
-    if rows[0].size if rows else lse == np.inf:
-        moved = np.moveaxis(x, axis, -1)
-        for index in zip(*rows, strict=True) if rows else [()]:
-            if np.isnan(moved[index]).any():
-                lse[index] = np.nan
+def _tell_nan(lse: Array, x: Array, axis: int) -> None:
+    """Give NaN to rows with both +inf and NaN; the kernel gives +inf to all that have +inf."""
+    infinite = lse == np.inf
+    if infinite.any():
+        rows = np.moveaxis(x, axis, -1)
+        for start in range(0, len(places := np.argwhere(infinite)), 1024):
+            index = tuple(places[start : start + 1024].T)
+            lse[index] = np.where(np.isnan(rows[index]).any(axis=-1), np.nan, np.inf)
 
 
 def softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -191,7 +193,7 @@ def log_softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -
 
 def _shaped_like(x: npt.ArrayLike, axis: int, out: Array | None, logs: bool) -> Array:
     x = as_real(x, "x")
-    axis = normalize_axis(axis, x.ndim)
+    axis = normalize_axis(axis, x.ndim, "x")
     if out is None:
         out = np.empty_like(x, rule(x).result, subok=False)
     else:
@@ -199,5 +201,5 @@ def _shaped_like(x: npt.ArrayLike, axis: int, out: Array | None, logs: bool) -> 
     if x.size:
         for block in blocks(axis, rule(x).compute, (x,), out):
             probs, log_probs = (None, block.out) if logs else (block.out, None)
-            launch.run(launch.SOFTMAX, block.inputs[0], None, probs, log_probs)
+            launch.run_softmax(block.inputs[0], None, probs, log_probs)
     return out

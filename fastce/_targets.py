@@ -18,19 +18,20 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 def are_probabilities(target: Array, logits: Array, axis: int, what: str = "logits") -> bool:
     """Tell class probabilities from class indices, or raise where the target is neither."""
     expected = without_axis(logits.shape, axis)
-    if target.shape == logits.shape and target.dtype.kind not in "biu":
-        as_real(target, "target")
-        return True
+    integer = target.dtype.kind in "iu"
+    if target.shape == expected and (integer or target.size == 0):
+        return False
+    as_real(target, "target")
     if target.shape == expected:
-        if target.dtype.kind in "iu" or target.size == 0:
-            return False
-        raise TypeError(f"class indices must be integers, got a target of dtype {target.dtype}")
-    if target.shape == logits.shape:
+        raise TypeError(f"class indices must be integers, got dtype {target.dtype}; use target.astype(int)")
+    if target.shape != logits.shape:
+        raise ValueError(_shape_message(target.shape, logits.shape, axis, expected, what))
+    if integer or target.dtype.kind == "b":
         raise TypeError(
             f"a target shaped like the {what} holds class probabilities, which must be floating-point, "
             f"got dtype {target.dtype}; use target.astype(float)"
         )
-    raise ValueError(_shape_message(target.shape, logits.shape, axis, expected, what))
+    return True
 
 
 def _shape_message(
@@ -40,8 +41,14 @@ def _shape_message(
         f"target has shape {got}, expected {expected} for class indices or {shape} for class probabilities: "
         f"{what} have shape {shape}, with the classes along axis {axis}"
     )
-    fitting = [k for k in range(len(shape)) if k != axis and without_axis(shape, k) == got]
-    return f"{message}; with axis={fitting[0]} it would fit" if fitting else message
+    for other in range(len(shape)):
+        if other != axis and got == without_axis(shape, other):
+            return f"{message}; with axis={other} it would fit"
+        if other != axis and got == (*expected[:other], shape[axis], *expected[other:]):
+            return f"{message}; np.moveaxis(target, {other}, {axis}) would fit"
+    if math.prod(got) == math.prod(expected):
+        return f"{message}; target.reshape{expected} would fit"
+    return message
 
 
 def as_labels(target: Array) -> Array:
@@ -58,9 +65,8 @@ def raise_label(target: Array, position: int, classes: int, ignore_index: int) -
     """Raise IndexError for the label at this flat position."""
     index = tuple(int(i) for i in np.unravel_index(position, target.shape))
     where = f"target[{', '.join(map(str, index))}]" if index else "target"
-    raise IndexError(
-        f"{where} is {target[index]}, expected a class index from 0 to {classes - 1} or ignore_index {ignore_index}"
-    )
+    expected = f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes,"
+    raise IndexError(f"{where} is {target[index]}, expected {expected} or ignore_index {ignore_index}")
 
 
 def check_reduction(reduction: str) -> None:
@@ -81,8 +87,10 @@ def as_number(value: Any, name: str) -> float:
     """Return a real scalar as a float, or raise TypeError."""
     if type(value) is float:
         return value
+    if np.ndim(value):
+        raise ValueError(f"{name} must be a scalar here, got an array of shape {np.shape(value)}")
     try:
-        if isinstance(value, complex | str | bytes):
+        if np.iscomplexobj(value) or isinstance(value, str | bytes):
             raise TypeError
         return float(value)
     except (TypeError, ValueError):

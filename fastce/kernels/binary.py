@@ -3,15 +3,17 @@
 from numba import prange
 
 from fastce.kernels.jit import inline, kernel
+from fastce.kernels.memory import (
+    load_n,
+    row,
+    store_n,
+)
 from fastce.kernels.simd import (
     first_lanes,
     full,
     lanes,
-    load_n,
     maximum,
     reduce_add,
-    row,
-    store_n,
     where,
     widen,
 )

@@ -8,7 +8,18 @@ class 0 of the first lane; the next class is ``step`` elements on; ``n`` lanes a
 import numpy as np
 
 from fastce.kernels.jit import inline
-from fastce.kernels.simd import full, load_n, maximum, narrow, narrow_labels, store_n, where, widen
+from fastce.kernels.memory import (
+    load_n,
+    narrow_labels,
+    store_n,
+)
+from fastce.kernels.simd import (
+    full,
+    maximum,
+    narrow,
+    where,
+    widen,
+)
 from fastce.kernels.vecmath import exp
 
 BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
@@ -19,7 +30,8 @@ def stats(p, step, classes, n):
     """Return (maximum, rest): rest sums exp(x - maximum) over all but one greatest class.
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
-    loss of a confident sample would be rounded away. Every class is read once from far
+    loss of a confident sample would be rounded away. Without a finite maximum, and with NaN
+    anywhere, rest is NaN. Every class is read once from far
     memory: a block's maximum first, then, from the cache, its exponentials.
     """
     top = full(p, -np.inf)
@@ -32,9 +44,10 @@ def stats(p, step, classes, n):
         for c in range(start, stop):
             higher = maximum(load_n(p, c * step, n, 0.0), higher)
         shift = where(higher > -np.inf, higher, 0.0)
-        grown = higher > top
-        rest = where(grown, (rest + ones) * widen(exp(top - shift)), rest)
-        ones = where(grown, 0.0, ones)
+        if start:
+            grown = higher > top
+            rest = where(grown, (rest + ones) * widen(exp(top - shift)), rest)
+            ones = where(grown, 0.0, ones)
         block_rest = full(p, 0.0)
         block_ones = full(p, 0.0)
         for c in range(start, stop):
@@ -46,7 +59,7 @@ def stats(p, step, classes, n):
         ones = ones + widen(block_ones)
         top = higher
         start = stop
-    return top, narrow(rest + (ones - 1.0), p)
+    return top, narrow(where(ones > 0.0, rest + (ones - 1.0), np.nan), p)
 
 
 @inline

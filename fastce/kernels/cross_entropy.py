@@ -18,21 +18,25 @@ from numba import prange
 
 from fastce.kernels import columns, rows
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.simd import (
-    full,
+from fastce.kernels.memory import (
     gather,
-    get_lane,
-    lane_index,
     load_labels,
     load_n,
     load_one,
+    offset,
     row,
     scratch,
-    set_lane,
     store_n,
     store_one,
+)
+from fastce.kernels.simd import (
+    full,
+    get_lane,
+    lane_index,
+    set_lane,
     where,
 )
+from fastce.kernels.split import chunk_count, chunk_of
 from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
 from fastce.kernels.vecmath import exp, log1p
 
@@ -157,3 +161,40 @@ def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, 
                     class_weight, minus,
                 )  # fmt: skip
             put(grad, b, tile)
+
+
+@kernel
+def hard_split(x, target, ignore_index, class_weight, sample_weight, upstream, scale, loss, grad, stats, at_labels):
+    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``stats``.
+
+    The logits at the labels come in ``at_labels``: another thread may have overwritten them.
+    There is no label smoothing.
+    """
+    for task in prange(x.shape[0] * chunk_count(x)):
+        i, start, classes = chunk_of(x, task)
+        label = target[i]
+        q = row(x, i)
+        if grad is not None:
+            q = offset(row(grad, i), start)
+        if label == ignore_index:
+            if start == 0:
+                store_one(row(loss, i), 0, 0.0)
+            if grad is not None:
+                rows.fill_zero(q, classes)
+        else:
+            top = full(x, stats[0, i])
+            rest = full(x, stats[1, i])
+            at_label = full(x, at_labels[i])
+            label_weight = full(x, 1.0)
+            if class_weight is not None:
+                label_weight = full(x, class_weight[label])
+            weight, slope = sample_scales(x, sample_weight, upstream, scale, i, 1)
+            if start == 0:
+                value = weight * _loss(top, rest, at_label, label_weight, top, None)
+                store_one(row(loss, i), 0, get_lane(value, 0))
+            if grad is not None:
+                factor, label_gradient = _gradient(top, rest, at_label, label_weight, None)
+                p = offset(row(x, i), start)
+                rows.write_softmax(p, q, classes, stats[0, i], get_lane(factor * slope, 0))
+                if start <= label < start + classes:
+                    store_one(q, label - start, get_lane(label_gradient * slope, 0))

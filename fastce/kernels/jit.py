@@ -44,8 +44,11 @@ _PARALLEL = {
     "stencil": False,
 }
 
-block = numba.njit(**_FLAGS)
-inline = numba.njit(forceinline=True, **_FLAGS)
+# blocks are called by compiled code only
+_INTERNAL = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+block = numba.njit(**_INTERNAL)
+inline = numba.njit(forceinline=True, **_INTERNAL)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ Regimes, by the shape of the array that arrives:
 
 - (outer, C, inner): the class axis is not last; samples lie in the lanes (``tiles``, ``columns``).
 - (N, C), C <= ``tiles.MAX_CLASSES``: the same, after transposition in registers.
+- (N, C), few rows of very many classes: chunks of rows (``split``).
 - (N, C) otherwise: one row after the other (``rows``).
 
 The serial twin runs where threads would cost more than they bring, and where they would take
@@ -20,11 +21,13 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from fastce.kernels import binary, cross_entropy, samples, soft_targets, softmax
+from fastce.kernels import binary, cross_entropy, samples, soft_targets, softmax, split
 from fastce.kernels.jit import Kernel
+from fastce.kernels.rows import CHUNK
 from fastce.kernels.tiles import MAX_CLASSES
 
 PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
+ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
 BLOCK_BYTES = 1 << 15  # rows that go together must stay in the first-level cache
 
 Array = npt.NDArray[Any]
@@ -57,9 +60,13 @@ class _Threads:
         self.forked = self.forked or self.started
         self.busy = threading.Lock()
 
+    def count(self) -> int:
+        """Return how many threads a parallel kernel would have."""
+        return 1 if self.forked else numba.get_num_threads()
+
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Run the parallel twin, or the serial one where threads are not to be had."""
-        if self.forked or numba.get_num_threads() == 1:
+        if self.count() == 1:
             return kernel(False, *args)
         self.started = True
         if numba.threading_layer() != "workqueue":
@@ -75,18 +82,65 @@ class _Threads:
 _threads = _Threads()
 
 
-def run(op: Op, x: Array, *args: object) -> None:
-    """Run an operation on an array that has one of the regimes' shapes."""
-    kernel = op.lanes
-    arguments = (x, *args)
-    if x.ndim == 2 and x.shape[1] > MAX_CLASSES:
-        kernel = op.rows
-        lanes = 64 // x.itemsize
-        arguments = (*arguments, min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes))
-    if x.size < PARALLEL_ELEMENTS:
-        kernel(False, *arguments)
+def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None) -> None:
+    """Run the softmax family; see ``kernels.softmax``."""
+    if _is_split(x):
+        _launch(softmax.softmax_split, x, lse, probs, logs, _split_stats(x))
     else:
-        _threads.run(kernel, arguments)
+        _run(SOFTMAX, x, lse, probs, logs)
+
+
+def run_hard(
+    x: Array,
+    target: Array,
+    ignore_index: int,
+    class_weight: Array | None,
+    sample_weight: Array | None,
+    smoothing: tuple[float, float, float] | None,
+    *rest: Any,
+) -> None:
+    """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
+    if smoothing is None and _is_split(x):
+        kept = target != ignore_index
+        at_labels = np.where(kept, x[np.arange(len(x)), np.where(kept, target, 0)], x.dtype.type(0))
+        options = (ignore_index, class_weight, sample_weight, *rest)
+        _launch(cross_entropy.hard_split, x, target, *options, _split_stats(x), at_labels)
+    else:
+        _run(HARD, x, target, ignore_index, class_weight, sample_weight, smoothing, *rest)
+
+
+def run_soft(x: Array, target: Array, *options: Any) -> None:
+    """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
+    _run(SOFT, x, target, *options)
+
+
+def _is_split(x: Array) -> bool:
+    """Tell whether rows are too few and too long to give the threads one each."""
+    return x.ndim == 2 and x.shape[1] >= 2 * CHUNK and len(x) < ROWS_A_THREAD * _threads.count()
+
+
+def _split_stats(x: Array) -> Array:
+    parts = np.empty((len(x), -(-x.shape[1] // CHUNK), 3))
+    stats = np.empty((2, len(x)), x.dtype)
+    _launch(split.split_stats, x, parts)
+    split.merge_stats(False, x, parts, stats)
+    return stats
+
+
+def _run(op: Op, x: Array, *args: Any) -> None:
+    if x.ndim == 3 or x.shape[1] <= MAX_CLASSES:
+        _launch(op.lanes, x, *args)
+    else:
+        lanes = 64 // x.itemsize
+        per_block = min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes)
+        _launch(op.rows, x, *args, per_block)
+
+
+def _launch(kernel: Kernel, x: Array, *args: Any) -> None:
+    if x.size < PARALLEL_ELEMENTS:
+        kernel(False, x, *args)
+    else:
+        _threads.run(kernel, (x, *args))
 
 
 def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:

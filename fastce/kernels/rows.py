@@ -10,23 +10,26 @@ import numpy as np
 
 from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import block, inline
+from fastce.kernels.memory import (
+    load,
+    load_n,
+    row,
+    store,
+    store_n,
+)
 from fastce.kernels.simd import (
     first_lanes,
     full,
     lanes,
-    load,
-    load_n,
     maximum,
     reduce_add,
     reduce_max,
-    row,
-    store,
-    store_n,
     where,
 )
 from fastce.kernels.vecmath import exp
 
 BLOCK = 512  # classes whose exponentials are added in the logits' precision
+CHUNK = 1 << 15  # classes that one thread sums at a time
 
 
 @block
@@ -90,8 +93,8 @@ def _sum_and_next_max(p, start, shift):
 def _raise(top, higher, rest, ones):
     """Move (rest, ones) from the maximum ``top`` to one that may be higher."""
     if higher > top:
-        return higher, (rest + ones) * math.exp(top - higher), 0.0
-    return top, rest, ones
+        return (rest + ones) * math.exp(np.float64(top) - np.float64(higher)), 0.0
+    return rest, ones
 
 
 @inline
@@ -101,24 +104,52 @@ def _shift(p, top):
 
 
 @block
+def chunk_stats(p, start, stop):
+    """Return (maximum, rest, ones) of ``p[start:stop]``: see ``stats``.
+
+    It is read once: the maximum looks one block ahead of the sum, which is rescaled when the
+    maximum grows.
+    """
+    ahead = max((stop - start) // BLOCK - 1, 0)
+    top = _max(p, start, start + BLOCK if ahead else stop)
+    rest = ones = 0.0
+    for _ in range(ahead):
+        block_rest, block_ones, next_top = _sum_and_next_max(p, start, _shift(p, top))
+        higher = max(top, next_top)
+        rest, ones = _raise(top, higher, rest + block_rest, ones + block_ones)
+        top = higher
+        start += BLOCK
+    if ahead:
+        higher = max(top, _max(p, start + BLOCK, stop))
+        rest, ones = _raise(top, higher, rest, ones)
+        top = higher
+    block_rest, block_ones = _sum(p, start, stop, _shift(p, top))
+    return top, rest + block_rest, ones + block_ones
+
+
+@inline
+def merge(top, rest, ones, other_top, other_rest, other_ones):
+    """Return (maximum, rest, ones) of two parts of a row together."""
+    higher = max(top, other_top)
+    rest, ones = _raise(top, higher, rest, ones)
+    other_rest, other_ones = _raise(other_top, higher, other_rest, other_ones)
+    return higher, rest + other_rest, ones + other_ones
+
+
+@block
 def stats(p, classes):
     """Return (maximum, rest): rest sums exp(x - maximum) over all but one greatest class.
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
-    loss of a confident row would be rounded away. A long row is read once: the maximum
-    looks one block ahead of the sum, which is rescaled when the maximum grows.
+    loss of a confident row would be rounded away. Without a finite maximum, and with NaN
+    anywhere, rest is NaN. Long rows are summed in chunks that are
+    merged in order, so that several threads that share a row come to the same bits.
     """
-    ahead = max(classes // BLOCK - 1, 0)
-    top = _max(p, 0, BLOCK if ahead else classes)
-    rest = ones = 0.0
-    for k in range(ahead):
-        block_rest, block_ones, higher = _sum_and_next_max(p, k * BLOCK, _shift(p, top))
-        top, rest, ones = _raise(top, higher, rest + block_rest, ones + block_ones)
-    if ahead:
-        higher = _max(p, (ahead + 1) * BLOCK, classes)
-        top, rest, ones = _raise(top, higher, rest, ones)
-    block_rest, block_ones = _sum(p, ahead * BLOCK, classes, _shift(p, top))
-    return top, (rest + block_rest) + (ones + block_ones - 1.0)
+    top, rest, ones = chunk_stats(p, 0, min(CHUNK, classes))
+    for start in range(CHUNK, classes, CHUNK):
+        part_top, part_rest, part_ones = chunk_stats(p, start, min(start + CHUNK, classes))
+        top, rest, ones = merge(top, rest, ones, part_top, part_rest, part_ones)
+    return top, rest + (ones - 1.0) if ones else np.nan
 
 
 @block

@@ -3,7 +3,16 @@
 import math
 
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.simd import full, get_lane, lanes, load_n, row, widen
+from fastce.kernels.memory import (
+    load_n,
+    row,
+)
+from fastce.kernels.simd import (
+    full,
+    get_lane,
+    lanes,
+    widen,
+)
 
 
 @kernel

@@ -9,7 +9,16 @@ from numba import prange
 from fastce.kernels import columns, rows
 from fastce.kernels.cross_entropy import sample_scales
 from fastce.kernels.jit import kernel
-from fastce.kernels.simd import full, get_lane, row, scratch, set_lane, store_n
+from fastce.kernels.memory import (
+    row,
+    scratch,
+    store_n,
+)
+from fastce.kernels.simd import (
+    full,
+    get_lane,
+    set_lane,
+)
 from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
 from fastce.kernels.vecmath import log1p
 

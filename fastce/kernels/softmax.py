@@ -8,7 +8,14 @@ from numba import prange
 
 from fastce.kernels import columns, rows
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.simd import full, get_lane, row, scratch, set_lane, store_n, where
+from fastce.kernels.memory import offset, row, scratch, store_n, store_one
+from fastce.kernels.simd import (
+    full,
+    get_lane,
+    set_lane,
+    where,
+)
+from fastce.kernels.split import chunk_count, chunk_of
 from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
 from fastce.kernels.vecmath import log1p
 
@@ -64,3 +71,21 @@ def softmax_lanes(x, lse, probs, logs):
             q, q_step = place(logs, b, tile)
             columns.write_log_softmax(p, step, q, q_step, classes, n, top, log1p(rest))
             put(logs, b, tile)
+
+
+@kernel
+def softmax_split(x, lse, probs, logs, stats):
+    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``stats``."""
+    for task in prange(x.shape[0] * chunk_count(x)):
+        i, start, classes = chunk_of(x, task)
+        top = full(x, stats[0, i])
+        rest = full(x, stats[1, i])
+        p = offset(row(x, i), start)
+        if lse is not None and start == 0:
+            store_one(row(lse, i), 0, get_lane(_lse(top, rest), 0))
+        if probs is not None:
+            factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
+            rows.write_softmax(p, offset(row(probs, i), start), classes, stats[0, i], factor)
+        if logs is not None:
+            log_sum = get_lane(log1p(rest), 0)
+            rows.write_log_softmax(p, offset(row(logs, i), start), classes, stats[0, i], log_sum)

@@ -14,7 +14,15 @@ Kernels that keep samples in the lanes see ``x`` in one of two shapes:
 
 from numba.extending import overload
 
-from fastce.kernels.simd import lanes, load_square, offset, row, store_square
+from fastce.kernels.memory import (
+    load_square,
+    offset,
+    row,
+    store_square,
+)
+from fastce.kernels.simd import (
+    lanes,
+)
 
 MAX_CLASSES = 32
 

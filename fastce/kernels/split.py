@@ -1,0 +1,50 @@
+"""Few rows of very many classes: the chunks of a row, not the rows, go to the threads.
+
+Statistics first, a chunk at a time; merged in order, they are those that ``rows.stats`` finds.
+Then each chunk of the result is written on its own.
+"""
+
+import numpy as np
+from numba import prange
+
+from fastce.kernels import rows
+from fastce.kernels.jit import inline, kernel
+from fastce.kernels.memory import offset, row
+
+
+@inline
+def chunk_count(x):
+    """Return how many chunks a row of ``x`` has."""
+    return -(-x.shape[1] // rows.CHUNK)
+
+
+@inline
+def chunk_of(x, task):
+    """Return (row, first class, classes) of a task, of which there is one a row and chunk."""
+    chunks = chunk_count(x)
+    start = task % chunks * rows.CHUNK
+    return task // chunks, start, min(rows.CHUNK, x.shape[1] - start)
+
+
+@kernel
+def split_stats(x, parts):
+    """Write (maximum, rest, ones) of every chunk to ``parts``, float64 of shape (N, chunks, 3)."""
+    for task in prange(x.shape[0] * chunk_count(x)):
+        i, start, n = chunk_of(x, task)
+        top, rest, ones = rows.chunk_stats(offset(row(x, i), start), 0, n)
+        chunk = start // rows.CHUNK
+        parts[i, chunk, 0] = top
+        parts[i, chunk, 1] = rest
+        parts[i, chunk, 2] = ones
+
+
+@kernel
+def merge_stats(x, parts, stats):
+    """Write the maxima and rests of all rows to ``stats``, of shape (2, N)."""
+    for i in range(x.shape[0]):
+        top, rest, ones = parts[i, 0, 0], parts[i, 0, 1], parts[i, 0, 2]
+        for chunk in range(1, parts.shape[1]):
+            part = parts[i, chunk]
+            top, rest, ones = rows.merge(top, rest, ones, part[0], part[1], part[2])
+        stats[0, i] = top
+        stats[1, i] = rest + (ones - 1.0) if ones else np.nan
