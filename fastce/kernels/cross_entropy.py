@@ -17,27 +17,34 @@ gradient 0, whatever the logits. ``grad`` may be ``x`` itself.
 from numba import prange
 
 from fastce.kernels import columns, rows
+from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import (
     gather,
+    load,
     load_labels,
     load_n,
     load_one,
     offset,
     row,
     scratch,
+    store,
     store_n,
     store_one,
 )
-from fastce.kernels.simd import (
-    full,
-    get_lane,
-    lane_index,
-    set_lane,
-    where,
-)
+from fastce.kernels.simd import full, get_lane, lane_index, lanes, set_lane, where
 from fastce.kernels.split import chunk_count, chunk_of
-from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
+from fastce.kernels.tiles import (
+    MAX_CLASSES,
+    block_count,
+    block_range,
+    class_step,
+    fetch,
+    origin,
+    place,
+    put,
+    sample_step,
+)
 from fastce.kernels.vecmath import exp, log1p
 
 
@@ -126,41 +133,54 @@ def hard_rows(
 
 
 @kernel
-def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, upstream, scale, loss, grad):
+def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, upstream, scale, loss, grad, panel):
     """``x`` is one of the shapes of ``tiles``."""
     classes = x.shape[1]
-    for b in prange(block_count(x)):
-        start, n = block_range(x, b)
+    width = lanes(x)
+    for b in prange(block_count(x, panel)):
+        start, n = block_range(x, b, panel)
         tile = scratch(x, MAX_CLASSES)
-        p, step = fetch(x, b, tile)
-        labels = load_labels(row(target, start), n, ignore_index, x)
-        kept = labels != ignore_index
-        top, rest = columns.stats(p, step, classes, n)
-        at_label = gather(p, where(kept, labels * step + lane_index(x), 0))
-        label_weight = full(x, 1.0)
-        if class_weight is not None:
-            label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
-        gap_sum = full(x, 0.0)
+        tops, rests = scratch(x, PANEL), scratch(x, PANEL)
+        gap_sums, minuses = scratch(x, PANEL), scratch(x, PANEL)
+        p, step, count = fetch(x, start, n, tile)
+        columns.stats(p, step, classes, count, tops, rests)
         if smoothing is not None:
-            gap_sum = columns.gap_sum(p, step, class_weight, classes, n, top)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
-        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing)
-        store_n(row(loss, start), 0, n, where(kept, value, 0.0))
+            columns.gap_sums(p, step, class_weight, classes, count, tops, gap_sums)
+        ends = rests  # what is written at the labels takes the place of what it is made from
+        factors = gap_sums
+        for j in range(0, n, width):
+            top, rest = load(tops, j), load(rests, j)
+            labels = load_labels(row(target, start + j), n - j, ignore_index, x)
+            kept = labels != ignore_index
+            places = labels * class_step(x) + lane_index(x) * sample_step(x)
+            at_label = gather(offset(origin(x, start), j * sample_step(x)), where(kept, places, 0))
+            label_weight = full(x, 1.0)
+            if class_weight is not None:
+                label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
+            weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)
+            value = weight * _loss(top, rest, at_label, label_weight, load(gap_sums, j), smoothing)
+            store_n(row(loss, start + j), 0, n - j, where(kept, value, 0.0))
+            if grad is not None:
+                factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing)
+                store(factors, j, factor * slope)
+                store(ends, j, label_gradient * slope)
+                if smoothing is not None:
+                    store(minuses, j, slope * smoothing[1])
         if grad is not None:
-            q, q_step = place(grad, b, tile)
-            labels = where(kept, labels, -1)
-            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing)
+            q, q_step, _ = place(grad, start, n, tile)
             if smoothing is None:
-                columns.write_gradient(
-                    p, step, q, q_step, classes, n, top, factor * slope, labels, label_gradient * slope, None, None
-                )
+                columns.write_softmax(p, step, q, q_step, classes, count, tops, factors)
             else:
-                minus = slope * smoothing[1]
-                columns.write_gradient(
-                    p, step, q, q_step, classes, n, top, factor * slope, labels, label_gradient * slope,
-                    class_weight, minus,
-                )  # fmt: skip
-            put(grad, b, tile)
+                columns.write_smoothed(p, step, q, q_step, classes, count, tops, factors, class_weight, minuses)
+            put(grad, start, n, tile)
+            for r in range(n):
+                q = offset(origin(grad, start), r * sample_step(grad))
+                label = target[start + r]
+                if label != ignore_index:
+                    store_one(q, label * class_step(grad), load_one(ends, r))
+                else:
+                    for c in range(classes):
+                        store_one(q, c * class_step(grad), 0.0)
 
 
 @kernel

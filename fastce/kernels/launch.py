@@ -22,12 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce.kernels import binary, cross_entropy, samples, soft_targets, softmax, split
+from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
 from fastce.kernels.rows import CHUNK
 from fastce.kernels.tiles import MAX_CLASSES
 
 PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
+PANELS_A_THREAD = 2  # panels get narrower until there are as many
 BLOCK_BYTES = 1 << 15  # rows that go together must stay in the first-level cache
 
 Array = npt.NDArray[Any]
@@ -129,11 +131,21 @@ def _split_stats(x: Array) -> Array:
 
 def _run(op: Op, x: Array, *args: Any) -> None:
     if x.ndim == 3 or x.shape[1] <= MAX_CLASSES:
-        _launch(op.lanes, x, *args)
+        _launch(op.lanes, x, *args, _panel(x))
     else:
         lanes = 64 // x.itemsize
         per_block = min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes)
         _launch(op.rows, x, *args, per_block)
+
+
+def _panel(x: Array) -> int:
+    """Return how many values wide the panels of ``x`` are: wide, but enough for all threads."""
+    panel = PANEL
+    if x.ndim == 3 and x.size >= PARALLEL_ELEMENTS:
+        values = -(-x.shape[2] * x.itemsize // 64)
+        while panel > 1 and x.shape[0] * -(-values // panel) < PANELS_A_THREAD * _threads.count():
+            panel //= 2
+    return panel
 
 
 def _launch(kernel: Kernel, x: Array, *args: Any) -> None:

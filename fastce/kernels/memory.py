@@ -105,6 +105,18 @@ def store_one(typingctx, p, k, scalar):
 
 
 @intrinsic
+def load_as(typingctx, p, k, like):
+    """Return the value that starts ``k`` elements after ``p``, with as many lanes as ``like``."""
+    simd = Simd(p.dtype, like.lanes)
+
+    def codegen(context, builder, sig, args):
+        pointer = _vector_at(builder, args[0], args[1], llvm_type(simd))
+        return builder.load(pointer, align=simd.element.bitwidth // 8)
+
+    return simd(p, types.intp, like), codegen
+
+
+@intrinsic
 def load_n(typingctx, p, k, n, fill):
     """Load the first ``n`` lanes and put ``fill`` into the others."""
     simd = value_type(p)

@@ -7,18 +7,11 @@ read from far memory once. ``grad`` may be ``x`` or ``target`` itself.
 from numba import prange
 
 from fastce.kernels import columns, rows
+from fastce.kernels.columns import PANEL
 from fastce.kernels.cross_entropy import sample_scales
 from fastce.kernels.jit import kernel
-from fastce.kernels.memory import (
-    row,
-    scratch,
-    store_n,
-)
-from fastce.kernels.simd import (
-    full,
-    get_lane,
-    set_lane,
-)
+from fastce.kernels.memory import load, row, scratch, store, store_n
+from fastce.kernels.simd import full, get_lane, lanes, set_lane
 from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
 from fastce.kernels.vecmath import log1p
 
@@ -52,22 +45,27 @@ def soft_rows(x, target, class_weight, sample_weight, smoothing, upstream, scale
 
 
 @kernel
-def soft_lanes(x, target, class_weight, sample_weight, smoothing, upstream, scale, loss, grad):
+def soft_lanes(x, target, class_weight, sample_weight, smoothing, upstream, scale, loss, grad, panel):
     """``x`` is one of the shapes of ``tiles``."""
     classes = x.shape[1]
-    for b in prange(block_count(x)):
-        start, n = block_range(x, b)
-        tile = scratch(x, MAX_CLASSES)
-        target_tile = scratch(x, MAX_CLASSES)
-        p, step = fetch(x, b, tile)
-        t, t_step = fetch(target, b, target_tile)
-        top, rest = columns.stats(p, step, classes, n)
-        amount, dot = columns.soft_sums(p, step, t, t_step, class_weight, classes, n, top, smoothing)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
-        store_n(row(loss, start), 0, n, weight * (amount * log1p(rest) + dot))
+    width = lanes(x)
+    for b in prange(block_count(x, panel)):
+        start, n = block_range(x, b, panel)
+        tile, target_tile = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
+        tops, rests, slopes = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
+        amounts, dots = scratch(x, PANEL), scratch(x, PANEL)
+        p, step, count = fetch(x, start, n, tile)
+        t, t_step, _ = fetch(target, start, n, target_tile)
+        columns.stats(p, step, classes, count, tops, rests)
+        columns.soft_sums(p, step, t, t_step, class_weight, classes, count, tops, smoothing, amounts, dots)
+        for j in range(0, n, width):
+            weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)
+            value = weight * (load(amounts, j) * log1p(load(rests, j)) + load(dots, j))
+            store_n(row(loss, start + j), 0, n - j, value)
+            store(slopes, j, slope)
         if grad is not None:
-            q, q_step = place(grad, b, tile)
+            q, q_step, _ = place(grad, start, n, tile)
             columns.write_soft(
-                p, step, t, t_step, q, q_step, class_weight, classes, n, top, rest, amount, slope, smoothing
+                p, step, t, t_step, q, q_step, class_weight, classes, count, tops, rests, amounts, slopes, smoothing
             )  # fmt: skip
-            put(grad, b, tile)
+            put(grad, start, n, tile)

@@ -7,11 +7,13 @@ Of ``lse``, ``probs`` and ``logs``, those that are not None are written; ``probs
 from numba import prange
 
 from fastce.kernels import columns, rows
+from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import offset, row, scratch, store_n, store_one
+from fastce.kernels.memory import load, offset, row, scratch, store, store_n, store_one
 from fastce.kernels.simd import (
     full,
     get_lane,
+    lanes,
     set_lane,
     where,
 )
@@ -53,24 +55,31 @@ def softmax_rows(x, lse, probs, logs, per_block):
 
 
 @kernel
-def softmax_lanes(x, lse, probs, logs):
+def softmax_lanes(x, lse, probs, logs, panel):
     """``x`` is one of the shapes of ``tiles``."""
     classes = x.shape[1]
-    for b in prange(block_count(x)):
-        start, n = block_range(x, b)
+    width = lanes(x)
+    for b in prange(block_count(x, panel)):
+        start, n = block_range(x, b, panel)
         tile = scratch(x, MAX_CLASSES)
-        p, step = fetch(x, b, tile)
-        top, rest = columns.stats(p, step, classes, n)
+        tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
+        p, step, count = fetch(x, start, n, tile)
+        columns.stats(p, step, classes, count, tops, rests)
         if lse is not None:
-            store_n(row(lse, start), 0, n, _lse(top, rest))
+            for j in range(0, n, width):
+                store_n(row(lse, start + j), 0, n - j, _lse(load(tops, j), load(rests, j)))
         if probs is not None:
-            q, q_step = place(probs, b, tile)
-            columns.write_softmax(p, step, q, q_step, classes, n, top, full(x, 1.0) / (rest + 1.0))
-            put(probs, b, tile)
+            for j in range(0, n, width):
+                store(terms, j, full(x, 1.0) / (load(rests, j) + 1.0))
+            q, q_step, _ = place(probs, start, n, tile)
+            columns.write_softmax(p, step, q, q_step, classes, count, tops, terms)
+            put(probs, start, n, tile)
         if logs is not None:
-            q, q_step = place(logs, b, tile)
-            columns.write_log_softmax(p, step, q, q_step, classes, n, top, log1p(rest))
-            put(logs, b, tile)
+            for j in range(0, n, width):
+                store(terms, j, log1p(load(rests, j)))
+            q, q_step, _ = place(logs, start, n, tile)
+            columns.write_log_softmax(p, step, q, q_step, classes, count, tops, terms)
+            put(logs, start, n, tile)
 
 
 @kernel

@@ -2,137 +2,179 @@
 
 Kernels that keep samples in the lanes see ``x`` in one of two shapes:
 
-- (outer, C, inner), inner contiguous: neighbouring samples are neighbours in memory and a
-  block is read and written in place.
+- (outer, C, inner), inner contiguous: neighbouring samples are neighbours in memory. A block
+  is a panel of up to ``panel`` values of them, read and written in place.
 - (N, C) with contiguous rows of at most ``MAX_CLASSES`` classes: a row would fill few
   lanes, so a *tile* of 16 rows (8 of float64) is turned on its side in registers and lies,
   class after class, in scratch memory; results are turned back.
 
-``fetch`` and ``place`` say where class 0 of a block lies and how far the next class is;
-``put`` brings a result home. Each has one implementation a shape.
+``fetch`` and ``place`` say where class 0 of a block lies, how far the next class is and how
+many samples to compute; ``put`` brings a result home. Single elements are reached from
+``origin`` by ``class_step`` and ``sample_step``. Each has one implementation a shape.
 """
 
 from numba.extending import overload
 
-from fastce.kernels.memory import (
-    load_square,
-    offset,
-    row,
-    store_square,
-)
-from fastce.kernels.simd import (
-    lanes,
-)
+from fastce.kernels.memory import load_square, offset, row, store_square
+from fastce.kernels.simd import lanes
 
 MAX_CLASSES = 32
 
 
-def _strict_inline(stub):
+def _implements(stub):
     return overload(stub, jit_options={"forceinline": True, "error_model": "numpy"})
 
 
-def block_count(x):
-    """Return how many lane blocks cover all samples of ``x``."""
+def block_count(x, panel):
+    """Return how many blocks cover all samples of ``x``."""
 
 
-@_strict_inline(block_count)
-def _block_count(x):
+@_implements(block_count)
+def _block_count(x, panel):
     if x.ndim == 3:
 
-        def impl(x):
-            return x.shape[0] * -(-x.shape[2] // lanes(x))
+        def impl(x, panel):
+            return x.shape[0] * -(-x.shape[2] // (panel * lanes(x)))
     else:
 
-        def impl(x):
+        def impl(x, panel):
             return -(-x.shape[0] // lanes(x))
 
     return impl
 
 
-def block_range(x, b):
+def block_range(x, b, panel):
     """Return (the first sample of block ``b``, the number of its samples)."""
 
 
-@_strict_inline(block_range)
-def _block_range(x, b):
+@_implements(block_range)
+def _block_range(x, b, panel):
     if x.ndim == 3:
 
-        def impl(x, b):
+        def impl(x, b, panel):
             inner = x.shape[2]
-            across = -(-inner // lanes(x))
-            i = (b % across) * lanes(x)
-            return (b // across) * inner + i, min(lanes(x), inner - i)
+            across = -(-inner // (panel * lanes(x)))
+            i = (b % across) * (panel * lanes(x))
+            return (b // across) * inner + i, min(panel * lanes(x), inner - i)
     else:
 
-        def impl(x, b):
+        def impl(x, b, panel):
             start = b * lanes(x)
             return start, min(lanes(x), x.shape[0] - start)
 
     return impl
 
 
-def place(x, b, tile):
-    """Return (pointer, step) for writing block ``b``; follow with ``put``."""
+def origin(x, start):
+    """Return a pointer to class 0 of sample ``start``."""
 
 
-@_strict_inline(place)
-def _place(x, b, tile):
+@_implements(origin)
+def _origin(x, start):
     if x.ndim == 3:
 
-        def impl(x, b, tile):
-            across = -(-x.shape[2] // lanes(x))
-            i = (b % across) * lanes(x)
-            return offset(row(x, b // across), i), x.strides[1] // x.itemsize
+        def impl(x, start):
+            return offset(row(x, start // x.shape[2]), start % x.shape[2])
     else:
 
-        def impl(x, b, tile):
-            return tile, lanes(x)
+        def impl(x, start):
+            return row(x, start)
 
     return impl
 
 
-def fetch(x, b, tile):
-    """Return (pointer, step) for reading block ``b``."""
+def class_step(x):
+    """Return how many elements it is from class to class."""
 
 
-@_strict_inline(fetch)
-def _fetch(x, b, tile):
+@_implements(class_step)
+def _class_step(x):
     if x.ndim == 3:
 
-        def impl(x, b, tile):
-            return place(x, b, tile)
+        def impl(x):
+            return x.strides[1] // x.itemsize
     else:
 
-        def impl(x, b, tile):
+        def impl(x):
+            return 1
+
+    return impl
+
+
+def sample_step(x):
+    """Return how many elements it is from sample to sample within a block."""
+
+
+@_implements(sample_step)
+def _sample_step(x):
+    if x.ndim == 3:
+
+        def impl(x):
+            return 1
+    else:
+
+        def impl(x):
+            return x.strides[0] // x.itemsize
+
+    return impl
+
+
+def place(x, start, n, tile):
+    """Return (pointer, step, samples) for writing a block; follow with ``put``."""
+
+
+@_implements(place)
+def _place(x, start, n, tile):
+    if x.ndim == 3:
+
+        def impl(x, start, n, tile):
+            return origin(x, start), class_step(x), n
+    else:
+
+        def impl(x, start, n, tile):
+            return tile, lanes(x), lanes(x)
+
+    return impl
+
+
+def fetch(x, start, n, tile):
+    """Return (pointer, step, samples) for reading a block."""
+
+
+@_implements(fetch)
+def _fetch(x, start, n, tile):
+    if x.ndim == 3:
+
+        def impl(x, start, n, tile):
+            return place(x, start, n, tile)
+    else:
+
+        def impl(x, start, n, tile):
             width = lanes(x)
-            start, n = block_range(x, b)
-            step = x.strides[0] // x.itemsize
             for c in range(0, x.shape[1], width):
                 p = offset(row(x, start), c)
-                load_square(p, step, n, min(width, x.shape[1] - c), offset(tile, c * width))
-            return tile, width
+                load_square(p, sample_step(x), n, min(width, x.shape[1] - c), offset(tile, c * width))
+            return place(x, start, n, tile)
 
     return impl
 
 
-def put(x, b, tile):
-    """Bring block ``b`` home after it was written where ``place`` said."""
+def put(x, start, n, tile):
+    """Bring a block home after it was written where ``place`` said."""
 
 
-@_strict_inline(put)
-def _put(x, b, tile):
+@_implements(put)
+def _put(x, start, n, tile):
     if x.ndim == 3:
 
-        def impl(x, b, tile):
+        def impl(x, start, n, tile):
             return
     else:
 
-        def impl(x, b, tile):
+        def impl(x, start, n, tile):
             width = lanes(x)
-            start, n = block_range(x, b)
-            step = x.strides[0] // x.itemsize
             for c in range(0, x.shape[1], width):
                 p = offset(row(x, start), c)
-                store_square(p, step, n, min(width, x.shape[1] - c), offset(tile, c * width))
+                store_square(p, sample_step(x), n, min(width, x.shape[1] - c), offset(tile, c * width))
 
     return impl
