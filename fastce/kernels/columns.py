@@ -13,12 +13,12 @@ import numpy as np
 
 from fastce.kernels.jit import inline
 from fastce.kernels.memory import load, load_as, load_n, offset, scratch, store, store_n
-from fastce.kernels.simd import full, lanes, maximum, narrow, where, widen
+from fastce.kernels.simd import bits, full, lanes, maximum, narrow, where, widen
 from fastce.kernels.vecmath import exp
 
-PANEL = 64  # values across
+PANEL = 32  # values across
 BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
-BUFFER = BLOCK * PANEL
+TWO_BUFFERS = 2 * BLOCK * PANEL
 
 
 @inline
@@ -27,70 +27,77 @@ def stats(p, step, classes, n, tops, rests):
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
     loss of a confident sample would be rounded away. Without a finite maximum, and with NaN
-    anywhere, rest is NaN. Classes come in blocks, copied to where the cache keeps them
-    however far apart they lie: first a block's maximum, then its exponentials.
+    anywhere, rest is NaN.
+
+    Classes come in blocks. Where they lie far apart, the next block is copied to where the
+    cache keeps it, and its maximum taken, while the exponentials of this one are summed.
     """
     width = lanes(p)
     across = -(-n // width) * width
     wide = widen(full(p, 0.0))
     sums = scratch(wide, PANEL)
     ones = scratch(wide, PANEL)  # classes equal to the maximum
-    buffer = scratch(p, BUFFER)
+    highers = scratch(p, PANEL)  # the maxima up to and with the block at hand
+    buffer = scratch(p, TWO_BUFFERS)
+    near = p
+    if step != across:
+        near = buffer
     for j in range(0, across, width):
+        higher = full(p, -np.inf)
+        for c in range(min(BLOCK, classes)):
+            x = load_n(p, c * step + j, n - j, 0.0)
+            higher = maximum(x, higher)
+            if step != across:
+                store(near, c * across + j, x)
         store(tops, j, full(p, -np.inf))
+        store(highers, j, higher)
         store(sums, j, wide)
         store(ones, j, wide)
     for start in range(0, classes, BLOCK):
         count = min(BLOCK, classes - start)
-        near = offset(p, start * step)
+        ahead = min(BLOCK, classes - start - count)
+        following = offset(p, (start + BLOCK) * step)
+        goal = following
         if step != across:
-            _copy(near, step, buffer, across, count, n)
-            near = buffer
+            goal = offset(buffer, (start // BLOCK + 1) % 2 * BLOCK * across)
         for j in range(0, across, width):
-            top, total, one = _add_block(
-                offset(near, j), across, count, start, load(tops, j), load_as(sums, j, wide), load_as(ones, j, wide)
-            )
-            store(tops, j, top)
-            store(sums, j, total)
-            store(ones, j, one)
+            higher = load(highers, j)
+            total, one = _raise(load(tops, j), higher, load_as(sums, j, wide), load_as(ones, j, wide))
+            shift = where(higher > -np.inf, higher, 0.0)
+            store(tops, j, higher)
+            block_rest = block_ones = full(p, 0.0)
+            for c in range(ahead):
+                block_rest, block_ones = _add(load(near, c * across + j), shift, block_rest, block_ones)
+                x = load_n(following, c * step + j, n - j, 0.0)
+                higher = maximum(x, higher)
+                if step != across:
+                    store(goal, c * across + j, x)
+            for c in range(ahead, count):
+                block_rest, block_ones = _add(load(near, c * across + j), shift, block_rest, block_ones)
+            store(highers, j, higher)
+            store(sums, j, total + widen(block_rest))
+            store(ones, j, one + widen(block_ones))
+        near = goal
     for j in range(0, across, width):
         total, one = load_as(sums, j, wide), load_as(ones, j, wide)
         store(rests, j, narrow(where(one > 0.0, total + (one - 1.0), np.nan), p))
 
 
 @inline
-def _copy(p, step, q, q_step, count, n):
-    """Copy ``count`` classes of a panel; the lanes that fill up the last value become 0."""
-    width = lanes(p)
-    whole = n // width * width
-    for c in range(count):
-        source = offset(p, c * step)
-        goal = offset(q, c * q_step)
-        for j in range(0, whole, width):
-            store(goal, j, load(source, j))
-        if whole < n:
-            store(goal, whole, load_n(source, whole, n - whole, 0.0))
+def _raise(top, higher, total, ones):
+    """Move (total, ones) from the maximum ``top`` to one that may be higher."""
+    shift = where(higher > -np.inf, higher, 0.0)
+    grown = higher > top
+    total = where(grown, (total + ones) * widen(exp(top - shift)), total)
+    return total, where(grown, 0.0, ones)
 
 
 @inline
-def _add_block(p, step, count, start, top, total, ones):
-    """Add ``count`` classes to one value's (maximum, sum, ones); ``start`` is how many went before."""
-    higher = top
-    for c in range(count):
-        higher = maximum(load(p, c * step), higher)
-    shift = where(higher > -np.inf, higher, 0.0)
-    if start:
-        grown = higher > top
-        total = where(grown, (total + ones) * widen(exp(top - shift)), total)
-        ones = where(grown, 0.0, ones)
-    block_rest = full(p, 0.0)
-    block_ones = full(p, 0.0)
-    for c in range(count):
-        d = load(p, c * step) - shift
-        below = d != 0.0  # true of NaN, which so reaches the sum
-        block_rest = block_rest + where(below, exp(d), 0.0)
-        block_ones = block_ones + where(below, full(p, 0.0), 1.0)
-    return higher, total + widen(block_rest), ones + widen(block_ones)
+def _add(x, shift, rest, ones):
+    """Add exp(x - shift) to ``rest`` where x is below the shift, else 1 to ``ones``."""
+    d = x - shift
+    below = d != 0.0  # true of NaN, which so reaches the sum
+    return rest + where(below, exp(d), 0.0), ones + where(below, full(x, 0.0), 1.0)
 
 
 @inline
@@ -121,18 +128,25 @@ def write_log_softmax(p, step, q, q_step, classes, n, tops, log_sums):
 
 
 @inline
-def write_smoothed(p, step, q, q_step, classes, n, tops, factors, class_weight, minuses):
-    """Write exp(x - top) * factor - w * minus."""
+def write_gradient(p, step, q, q_step, classes, n, tops, factors, labels, at_labels, class_weight, minuses):
+    """Write exp(x - top) * factor - w * minus; ``at_label`` at the label, 0 where label is -1.
+
+    ``labels`` holds the bits of integers as wide as the logits.
+    """
     width = lanes(p)
     for c in range(classes):
         source = offset(p, c * step)
         goal = offset(q, c * q_step)
         for j in range(0, n, width):
-            x = load_n(source, j, n - j, 0.0)
-            minus = load(minuses, j)
-            if class_weight is not None:
-                minus = minus * class_weight[c]
-            store_n(goal, j, n - j, exp(x - load(tops, j)) * load(factors, j) - minus)
+            value = exp(load_n(source, j, n - j, 0.0) - load(tops, j)) * load(factors, j)
+            if minuses is not None:
+                minus = load(minuses, j)
+                if class_weight is not None:
+                    minus = minus * class_weight[c]
+                value = value - minus
+            label = bits(load(labels, j))
+            value = where(label == c, load(at_labels, j), value)
+            store_n(goal, j, n - j, where(label >= 0, value, 0.0))
 
 
 @inline

@@ -25,6 +25,7 @@ from fastce.kernels.memory import (
     load_labels,
     load_n,
     load_one,
+    narrow_labels,
     offset,
     row,
     scratch,
@@ -32,7 +33,7 @@ from fastce.kernels.memory import (
     store_n,
     store_one,
 )
-from fastce.kernels.simd import full, get_lane, lane_index, lanes, set_lane, where
+from fastce.kernels.simd import bits, full, get_lane, lane_index, lanes, set_lane, where
 from fastce.kernels.split import chunk_count, chunk_of
 from fastce.kernels.tiles import (
     MAX_CLASSES,
@@ -140,14 +141,12 @@ def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, 
     for b in prange(block_count(x, panel)):
         start, n = block_range(x, b, panel)
         tile = scratch(x, MAX_CLASSES)
-        tops, rests = scratch(x, PANEL), scratch(x, PANEL)
-        gap_sums, minuses = scratch(x, PANEL), scratch(x, PANEL)
+        tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
+        marks, minuses = scratch(x, PANEL), scratch(x, PANEL)
         p, step, count = fetch(x, start, n, tile)
         columns.stats(p, step, classes, count, tops, rests)
         if smoothing is not None:
-            columns.gap_sums(p, step, class_weight, classes, count, tops, gap_sums)
-        ends = rests  # what is written at the labels takes the place of what it is made from
-        factors = gap_sums
+            columns.gap_sums(p, step, class_weight, classes, count, tops, terms)
         for j in range(0, n, width):
             top, rest = load(tops, j), load(rests, j)
             labels = load_labels(row(target, start + j), n - j, ignore_index, x)
@@ -158,29 +157,24 @@ def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, 
             if class_weight is not None:
                 label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
             weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)
-            value = weight * _loss(top, rest, at_label, label_weight, load(gap_sums, j), smoothing)
+            value = weight * _loss(top, rest, at_label, label_weight, load(terms, j), smoothing)
             store_n(row(loss, start + j), 0, n - j, where(kept, value, 0.0))
             if grad is not None:
                 factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing)
-                store(factors, j, factor * slope)
-                store(ends, j, label_gradient * slope)
+                store(terms, j, factor * slope)
+                store(rests, j, label_gradient * slope)
+                store(marks, j, bits(narrow_labels(where(kept, labels, -1), x)))
                 if smoothing is not None:
                     store(minuses, j, slope * smoothing[1])
         if grad is not None:
             q, q_step, _ = place(grad, start, n, tile)
             if smoothing is None:
-                columns.write_softmax(p, step, q, q_step, classes, count, tops, factors)
+                columns.write_gradient(p, step, q, q_step, classes, count, tops, terms, marks, rests, None, None)
             else:
-                columns.write_smoothed(p, step, q, q_step, classes, count, tops, factors, class_weight, minuses)
+                columns.write_gradient(
+                    p, step, q, q_step, classes, count, tops, terms, marks, rests, class_weight, minuses
+                )  # fmt: skip
             put(grad, start, n, tile)
-            for r in range(n):
-                q = offset(origin(grad, start), r * sample_step(grad))
-                label = target[start + r]
-                if label != ignore_index:
-                    store_one(q, label * class_step(grad), load_one(ends, r))
-                else:
-                    for c in range(classes):
-                        store_one(q, c * class_step(grad), 0.0)
 
 
 @kernel
