@@ -1,9 +1,10 @@
 """From array-likes to the arrays that kernels take, without a copy of the whole.
 
-Kernels take native, aligned float32 or float64 in one of two shapes: (N, C) with contiguous
-rows, or (outer, C, inner) with a contiguous last axis. Most arrays are a view of one of them
-already. All others (strided classes, other byte orders, integers, 16-bit floats) are staged:
-a block of rows at a time is copied into a small buffer, worked on there, and copied out.
+Kernels take native, aligned floats in one of two shapes: (N, C) with contiguous rows, or
+(outer, C, inner) with a contiguous last axis; 16-bit floats as integers, uint16 for float16,
+int16 for bfloat16. Most arrays are a view of one of them already. All others (strided
+classes, other byte orders, integers) are staged: a block of rows at a time is copied into a
+small buffer, worked on there, and copied out.
 """
 
 import functools
@@ -149,19 +150,32 @@ def blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array 
     The caller finishes with a block before it asks for the next; what it wrote to
     ``block.out`` is then in ``out``. A block's out may be its first input.
     """
-    views = [kernel_view(x, axis, dtype) for x in inputs]
-    view = views[0] if out is None or out is inputs[0] else kernel_view(out, axis, dtype)
+    native = rule(inputs[0]).result
+    if any(x.dtype.newbyteorder("=") != native for x in inputs):
+        native = dtype
+    views = [kernel_view(x, axis, native) for x in inputs]
+    view = views[0] if out is None or out is inputs[0] else kernel_view(out, axis, native)
     first = views[0]
     if first is not None and view is not None and all(v is not None and v.shape == first.shape for v in (*views, view)):
         yield Block(0, first.size // first.shape[1], views, None if out is None else view)  # type: ignore[arg-type]
-    else:
-        yield from staged(axis, dtype, inputs, out)
+        return
+    for block in staged(axis, native, inputs, out):
+        goal = None if block.out is None else _as_bits(block.out)
+        yield Block(block.start, block.stop, [_as_bits(x) for x in block.inputs], goal)
+
+
+def _as_bits(x: Array) -> Array:
+    """Return 16-bit floats as the integers that kernels know them by, others as they are."""
+    if x.dtype.itemsize == 2:
+        return x.view(np.uint16 if x.dtype == np.float16 else np.int16)
+    return x
 
 
 def kernel_view(x: Array, axis: int, dtype: np.dtype[Any]) -> Array | None:
     """Return ``x`` as (N, C) or (outer, C, inner) without a copy, or None."""
     if x.dtype != dtype or not x.flags.aligned:
         return None
+    x = _as_bits(x)
     classes = x.shape[axis]
     if x.flags.c_contiguous:
         if axis == x.ndim - 1:

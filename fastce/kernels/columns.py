@@ -18,19 +18,20 @@ from fastce.kernels.vecmath import exp
 
 PANEL = 32  # values across
 BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
-TWO_BUFFERS = 2 * BLOCK * PANEL
+BUFFER = 2 * BLOCK * PANEL  # a block of classes and the next, as wide as a panel
 
 
 @inline
-def stats(p, step, classes, n, tops, rests):
+def stats(p, step, classes, n, buffer, tops, rests):
     """Write (maximum, rest) of every sample; rest sums exp(x - maximum) over all but one greatest class.
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
     loss of a confident sample would be rounded away. Without a finite maximum, and with NaN
     anywhere, rest is NaN.
 
-    Classes come in blocks. Where they lie far apart, the next block is copied to where the
-    cache keeps it, and its maximum taken, while the exponentials of this one are summed.
+    Classes come in blocks. However far apart they lie, the next block is copied to
+    ``buffer``, where the cache keeps it, and its maximum taken, while the exponentials of
+    this one are summed. A tile is its own buffer.
     """
     width = lanes(p)
     across = -(-n // width) * width
@@ -38,17 +39,12 @@ def stats(p, step, classes, n, tops, rests):
     sums = scratch(wide, PANEL)
     ones = scratch(wide, PANEL)  # classes equal to the maximum
     highers = scratch(p, PANEL)  # the maxima up to and with the block at hand
-    buffer = scratch(p, TWO_BUFFERS)
-    near = p
-    if step != across:
-        near = buffer
     for j in range(0, across, width):
         higher = full(p, -np.inf)
         for c in range(min(BLOCK, classes)):
             x = load_n(p, c * step + j, n - j, 0.0)
             higher = maximum(x, higher)
-            if step != across:
-                store(near, c * across + j, x)
+            store(buffer, c * across + j, x)
         store(tops, j, full(p, -np.inf))
         store(highers, j, higher)
         store(sums, j, wide)
@@ -57,9 +53,8 @@ def stats(p, step, classes, n, tops, rests):
         count = min(BLOCK, classes - start)
         ahead = min(BLOCK, classes - start - count)
         following = offset(p, (start + BLOCK) * step)
-        goal = following
-        if step != across:
-            goal = offset(buffer, (start // BLOCK + 1) % 2 * BLOCK * across)
+        near = offset(buffer, start // BLOCK % 2 * BLOCK * across)
+        goal = offset(buffer, (start // BLOCK + 1) % 2 * BLOCK * across)
         for j in range(0, across, width):
             higher = load(highers, j)
             total, one = _raise(load(tops, j), higher, load_as(sums, j, wide), load_as(ones, j, wide))
@@ -70,14 +65,12 @@ def stats(p, step, classes, n, tops, rests):
                 block_rest, block_ones = _add(load(near, c * across + j), shift, block_rest, block_ones)
                 x = load_n(following, c * step + j, n - j, 0.0)
                 higher = maximum(x, higher)
-                if step != across:
-                    store(goal, c * across + j, x)
+                store(goal, c * across + j, x)
             for c in range(ahead, count):
                 block_rest, block_ones = _add(load(near, c * across + j), shift, block_rest, block_ones)
             store(highers, j, higher)
             store(sums, j, total + widen(block_rest))
             store(ones, j, one + widen(block_ones))
-        near = goal
     for j in range(0, across, width):
         total, one = load_as(sums, j, wide), load_as(ones, j, wide)
         store(rests, j, narrow(where(one > 0.0, total + (one - 1.0), np.nan), p))

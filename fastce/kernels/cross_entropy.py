@@ -17,7 +17,7 @@ gradient 0, whatever the logits. ``grad`` may be ``x`` itself.
 from numba import prange
 
 from fastce.kernels import columns, rows
-from fastce.kernels.columns import PANEL
+from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import (
     gather,
@@ -36,7 +36,6 @@ from fastce.kernels.memory import (
 from fastce.kernels.simd import bits, full, get_lane, lane_index, lanes, set_lane, where
 from fastce.kernels.split import chunk_count, chunk_of
 from fastce.kernels.tiles import (
-    MAX_CLASSES,
     block_count,
     block_range,
     class_step,
@@ -140,11 +139,11 @@ def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, 
     width = lanes(x)
     for b in prange(block_count(x, panel)):
         start, n = block_range(x, b, panel)
-        tile = scratch(x, MAX_CLASSES)
+        tile = scratch(x, BUFFER)
         tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
         marks, minuses = scratch(x, PANEL), scratch(x, PANEL)
         p, step, count = fetch(x, start, n, tile)
-        columns.stats(p, step, classes, count, tops, rests)
+        columns.stats(p, step, classes, count, tile, tops, rests)
         if smoothing is not None:
             columns.gap_sums(p, step, class_weight, classes, count, tops, terms)
         for j in range(0, n, width):
@@ -175,6 +174,15 @@ def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, 
                     p, step, q, q_step, classes, count, tops, terms, marks, rests, class_weight, minuses
                 )  # fmt: skip
             put(grad, start, n, tile)
+
+
+@kernel
+def pick_labels(x, target, ignore_index, at_labels):
+    """Write the logits at the labels, 0 for ignored samples."""
+    for i in range(x.shape[0]):
+        at_labels[i] = 0.0
+        if target[i] != ignore_index:
+            at_labels[i] = load_one(row(x, i), target[i])
 
 
 @kernel

@@ -103,9 +103,9 @@ def run_hard(
 ) -> None:
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
     if smoothing is None and _is_split(x):
-        kept = target != ignore_index
-        at_labels = np.where(kept, x[np.arange(len(x)), np.where(kept, target, 0)], x.dtype.type(0))
         options = (ignore_index, class_weight, sample_weight, *rest)
+        at_labels = np.empty(len(x), _computed(x))
+        cross_entropy.pick_labels(False, x, target, ignore_index, at_labels)
         _launch(cross_entropy.hard_split, x, target, *options, _split_stats(x), at_labels)
     else:
         _run(HARD, x, target, ignore_index, class_weight, sample_weight, smoothing, *rest)
@@ -116,6 +116,11 @@ def run_soft(x: Array, target: Array, *options: Any) -> None:
     _run(SOFT, x, target, *options)
 
 
+def _computed(x: Array) -> np.dtype[Any]:
+    """Return the dtype that kernels compute in: float32 for 16-bit floats in integer clothes."""
+    return np.dtype(np.float32) if x.itemsize == 2 else x.dtype
+
+
 def _is_split(x: Array) -> bool:
     """Tell whether rows are too few and too long to give the threads one each."""
     return x.ndim == 2 and x.shape[1] >= 2 * CHUNK and len(x) < ROWS_A_THREAD * _threads.count()
@@ -123,7 +128,7 @@ def _is_split(x: Array) -> bool:
 
 def _split_stats(x: Array) -> Array:
     parts = np.empty((len(x), -(-x.shape[1] // CHUNK), 3))
-    stats = np.empty((2, len(x)), x.dtype)
+    stats = np.empty((2, len(x)), _computed(x))
     _launch(split.split_stats, x, parts)
     split.merge_stats(False, x, parts, stats)
     return stats
@@ -133,7 +138,7 @@ def _run(op: Op, x: Array, *args: Any) -> None:
     if x.ndim == 3 or x.shape[1] <= MAX_CLASSES:
         _launch(op.lanes, x, *args, _panel(x))
     else:
-        lanes = 64 // x.itemsize
+        lanes = 64 // _computed(x).itemsize
         per_block = min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes)
         _launch(op.rows, x, *args, per_block)
 
@@ -142,7 +147,7 @@ def _panel(x: Array) -> int:
     """Return how many values wide the panels of ``x`` are: wide, but enough for all threads."""
     panel = PANEL
     if x.ndim == 3 and x.size >= PARALLEL_ELEMENTS:
-        values = -(-x.shape[2] * x.itemsize // 64)
+        values = -(-x.shape[2] * _computed(x).itemsize // 64)
         while panel > 1 and x.shape[0] * -(-values // panel) < PANELS_A_THREAD * _threads.count():
             panel //= 2
     return panel

@@ -1,5 +1,8 @@
 """Memory for SIMD values: typed pointers, masked loads and stores, scratch, transposition.
 
+Values are float32 or float64. 16-bit floats exist in memory only: they are widened by every
+load, rounded to nearest even by every store.
+
 ``row(x, i)`` points at ``x[i, ...]``, ``offset(p, k)`` moves by ``k`` elements. Nothing is
 bounds-checked. The ``_n`` forms touch the first ``n`` lanes only; memory behind the other
 lanes is neither read nor written.
@@ -10,7 +13,21 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastce.kernels.simd import BYTES, I32, I64, IR, Simd, call, first, llvm_type, meet, shuffle, value_type
+from fastce.kernels.simd import (
+    BFLOAT16,
+    BYTES,
+    FLOAT16,
+    I32,
+    I64,
+    IR,
+    Simd,
+    call,
+    first,
+    llvm_type,
+    meet,
+    shuffle,
+    value_type,
+)
 
 
 @intrinsic
@@ -53,20 +70,75 @@ def scratch(typingctx, like, values):
     return types.CPointer(simd.element)(like, values), codegen
 
 
-def _vector_at(builder, p, k, vector):
+# --- the form elements have in memory ----------------------------------------
+
+
+def _raw(simd, dtype):
+    """Return the LLVM type of one value in memory."""
+    return ir.VectorType(ir.IntType(16), simd.lanes) if dtype in (FLOAT16, BFLOAT16) else llvm_type(simd)
+
+
+def _like(example, scalar):
+    """Return a scalar or vector type of the shape of ``example``."""
+    return ir.VectorType(scalar, example.count) if isinstance(example, ir.VectorType) else scalar
+
+
+def _constant(example, value):
+    return ir.Constant(example, [value] * example.count if isinstance(example, ir.VectorType) else value)
+
+
+def _widen(builder, raw, dtype):
+    """Bring what memory holds to what is computed with; scalars and vectors."""
+    if dtype == FLOAT16:
+        half = builder.bitcast(raw, _like(raw.type, ir.HalfType()))
+        return builder.fpext(half, _like(raw.type, ir.FloatType()))
+    if dtype == BFLOAT16:
+        bits = builder.zext(raw, _like(raw.type, I32))
+        return builder.bitcast(builder.shl(bits, _constant(bits.type, 16)), _like(raw.type, ir.FloatType()))
+    return raw
+
+
+def _narrow(builder, value, dtype):
+    """Round to what memory holds, to nearest even; NaN stays NaN."""
+    if dtype == FLOAT16:
+        half = builder.fptrunc(value, _like(value.type, ir.HalfType()))
+        return builder.bitcast(half, _like(value.type, ir.IntType(16)))
+    if dtype == BFLOAT16:
+        bits = builder.bitcast(value, _like(value.type, I32))
+        sixteen = _constant(bits.type, 16)
+        odd = builder.and_(builder.lshr(bits, sixteen), _constant(bits.type, 1))
+        rounded = builder.add(bits, builder.add(odd, _constant(bits.type, 0x7FFF)))
+        quiet = builder.or_(bits, _constant(bits.type, 0x400000))
+        result = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+        return builder.trunc(builder.lshr(result, sixteen), _like(value.type, ir.IntType(16)))
+    return value
+
+
+def _at(builder, p, k, vector):
     return builder.bitcast(builder.gep(p, [k]), vector.as_pointer())
 
 
-def _masked_load(builder, pointer, mask, fill, simd):
-    name = f"llvm.masked.load.{simd.suffix}.p0"
-    align = ir.Constant(I32, simd.element.bitwidth // 8)
-    return call(builder, name, llvm_type(simd), [pointer, align, mask, fill])
+def _align(vector):
+    width = {ir.FloatType(): 4, ir.DoubleType(): 8}
+    return width.get(vector.element) or vector.element.width // 8
 
 
-def _masked_store(builder, value, pointer, mask, simd):
-    name = f"llvm.masked.store.{simd.suffix}.p0"
-    align = ir.Constant(I32, simd.element.bitwidth // 8)
-    call(builder, name, ir.VoidType(), [value, pointer, align, mask])
+def _name(vector):
+    kind = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}
+    return f"v{vector.count}{kind.get(vector.element) or f'i{vector.element.width}'}.p0"
+
+
+def _masked_load(builder, pointer, mask, fill):
+    align = ir.Constant(I32, _align(fill.type))
+    return call(builder, f"llvm.masked.load.{_name(fill.type)}", fill.type, [pointer, align, mask, fill])
+
+
+def _masked_store(builder, value, pointer, mask):
+    align = ir.Constant(I32, _align(value.type))
+    call(builder, f"llvm.masked.store.{_name(value.type)}", ir.VoidType(), [value, pointer, align, mask])
+
+
+# --- loads and stores --------------------------------------------------------
 
 
 @intrinsic
@@ -75,10 +147,29 @@ def load(typingctx, p, k):
     simd = value_type(p)
 
     def codegen(context, builder, sig, args):
-        pointer = _vector_at(builder, args[0], args[1], llvm_type(simd))
-        return builder.load(pointer, align=simd.element.bitwidth // 8)
+        vector = _raw(simd, p.dtype)
+        raw = builder.load(_at(builder, args[0], args[1], vector), align=_align(vector))
+        return _widen(builder, raw, p.dtype)
 
     return simd(p, types.intp), codegen
+
+
+@intrinsic
+def load_n(typingctx, p, k, n, fill):
+    """Load the first ``n`` lanes and put ``fill`` into the others."""
+    simd = value_type(p)
+
+    def codegen(context, builder, sig, args):
+        vector = _raw(simd, p.dtype)
+        pointer = _at(builder, args[0], args[1], vector)
+        mask = first(builder, args[2], simd)
+        others = meet(context, builder, args[3], fill, simd)
+        if vector == others.type:
+            return _masked_load(builder, pointer, mask, others)
+        raw = _masked_load(builder, pointer, mask, _constant(vector, 0))
+        return builder.select(mask, _widen(builder, raw, p.dtype), others)
+
+    return simd(p, types.intp, types.intp, fill), codegen
 
 
 @intrinsic
@@ -86,9 +177,43 @@ def load_one(typingctx, p, k):
     """Return the element ``k`` after ``p``."""
 
     def codegen(context, builder, sig, args):
-        return builder.load(builder.gep(args[0], [args[1]]))
+        return _widen(builder, builder.load(builder.gep(args[0], [args[1]])), p.dtype)
 
-    return p.dtype(p, types.intp), codegen
+    return value_type(p).element(p, types.intp), codegen
+
+
+@intrinsic
+def load_as(typingctx, p, k, like):
+    """Return the value that starts ``k`` elements after ``p``, with as many lanes as ``like``."""
+    simd = Simd(p.dtype, like.lanes)
+
+    def codegen(context, builder, sig, args):
+        vector = llvm_type(simd)
+        return builder.load(_at(builder, args[0], args[1], vector), align=_align(vector))
+
+    return simd(p, types.intp, like), codegen
+
+
+@intrinsic
+def store(typingctx, p, k, value):
+    """Write a value that starts ``k`` elements after ``p``."""
+
+    def codegen(context, builder, sig, args):
+        raw = _narrow(builder, args[2], p.dtype)
+        builder.store(raw, _at(builder, args[0], args[1], raw.type), align=_align(raw.type))
+
+    return types.void(p, types.intp, value), codegen
+
+
+@intrinsic
+def store_n(typingctx, p, k, n, value):
+    """Write the first ``n`` lanes of a value."""
+
+    def codegen(context, builder, sig, args):
+        raw = _narrow(builder, args[3], p.dtype)
+        _masked_store(builder, raw, _at(builder, args[0], args[1], raw.type), first(builder, args[2], value))
+
+    return types.void(p, types.intp, types.intp, value), codegen
 
 
 @intrinsic
@@ -99,56 +224,9 @@ def store_one(typingctx, p, k, scalar):
     """
 
     def codegen(context, builder, sig, args):
-        builder.store(args[2], builder.gep(args[0], [args[1]]))
+        builder.store(_narrow(builder, args[2], p.dtype), builder.gep(args[0], [args[1]]))
 
-    return types.void(p, types.intp, p.dtype), codegen
-
-
-@intrinsic
-def load_as(typingctx, p, k, like):
-    """Return the value that starts ``k`` elements after ``p``, with as many lanes as ``like``."""
-    simd = Simd(p.dtype, like.lanes)
-
-    def codegen(context, builder, sig, args):
-        pointer = _vector_at(builder, args[0], args[1], llvm_type(simd))
-        return builder.load(pointer, align=simd.element.bitwidth // 8)
-
-    return simd(p, types.intp, like), codegen
-
-
-@intrinsic
-def load_n(typingctx, p, k, n, fill):
-    """Load the first ``n`` lanes and put ``fill`` into the others."""
-    simd = value_type(p)
-
-    def codegen(context, builder, sig, args):
-        pointer = _vector_at(builder, args[0], args[1], llvm_type(simd))
-        rest = meet(context, builder, args[3], fill, simd)
-        return _masked_load(builder, pointer, first(builder, args[2], simd), rest, simd)
-
-    return simd(p, types.intp, types.intp, fill), codegen
-
-
-@intrinsic
-def store(typingctx, p, k, value):
-    """Write a value that starts ``k`` elements after ``p``."""
-
-    def codegen(context, builder, sig, args):
-        pointer = _vector_at(builder, args[0], args[1], args[2].type)
-        builder.store(args[2], pointer, align=value.element.bitwidth // 8)
-
-    return types.void(p, types.intp, value), codegen
-
-
-@intrinsic
-def store_n(typingctx, p, k, n, value):
-    """Write the first ``n`` lanes of a value."""
-
-    def codegen(context, builder, sig, args):
-        pointer = _vector_at(builder, args[0], args[1], args[3].type)
-        _masked_store(builder, args[3], pointer, first(builder, args[2], value), value)
-
-    return types.void(p, types.intp, types.intp, value), codegen
+    return types.void(p, types.intp, value_type(p).element), codegen
 
 
 @intrinsic
@@ -158,8 +236,8 @@ def load_labels(typingctx, p, n, fill, like):
 
     def codegen(context, builder, sig, args):
         pointer = builder.bitcast(args[0], llvm_type(simd).as_pointer())
-        rest = meet(context, builder, args[2], fill, simd)
-        return _masked_load(builder, pointer, first(builder, args[1], simd), rest, simd)
+        others = meet(context, builder, args[2], fill, simd)
+        return _masked_load(builder, pointer, first(builder, args[1], simd), others)
 
     return simd(p, types.intp, fill, like), codegen
 
@@ -178,15 +256,15 @@ def narrow_labels(typingctx, labels, like):
 @intrinsic
 def gather(typingctx, p, indices):
     """Load ``p[index]`` lane by lane; every index must be readable."""
-    simd = Simd(p.dtype, indices.lanes)
+    simd = Simd(value_type(p).element, indices.lanes)
 
     def codegen(context, builder, sig, args):
-        value = ir.Constant(llvm_type(simd), ir.Undefined)
+        raw = ir.Constant(_raw(simd, p.dtype), ir.Undefined)
         for i in range(simd.lanes):
             lane = ir.Constant(I32, i)
             pointer = builder.gep(args[0], [builder.extract_element(args[1], lane)])
-            value = builder.insert_element(value, builder.load(pointer), lane)
-        return value
+            raw = builder.insert_element(raw, builder.load(pointer), lane)
+        return _widen(builder, raw, p.dtype)
 
     return simd(p, indices), codegen
 
@@ -218,23 +296,22 @@ def load_square(typingctx, p, step, rows, classes, square):
     Row r becomes lane r. Lanes past ``rows`` repeat the last row; classes past ``classes``
     are unspecified.
     """
-    simd = value_type(p)
+    simd, dtype = value_type(p), p.dtype
 
     def codegen(context, builder, sig, args):
         p, step, rows, classes, square = args
         mask = first(builder, classes, simd)
         last = builder.sub(rows, ir.Constant(I64, 1))
-        undefined = ir.Constant(llvm_type(simd), ir.Undefined)
+        vector = _raw(simd, dtype)
+        undefined = ir.Constant(vector, ir.Undefined)
         vectors = []
         for i in range(simd.lanes):
             index = ir.Constant(I64, i)
             index = builder.select(builder.icmp_signed("<", index, rows), index, last)
-            pointer = builder.gep(p, [builder.mul(step, index)])
-            pointer = builder.bitcast(pointer, llvm_type(simd).as_pointer())
-            vectors.append(_masked_load(builder, pointer, mask, undefined, simd))
-        for i, vector in enumerate(_transpose(builder, vectors)):
-            at = _vector_at(builder, square, ir.Constant(I64, i * simd.lanes), llvm_type(simd))
-            builder.store(vector, at, align=BYTES)
+            pointer = _at(builder, p, builder.mul(step, index), vector)
+            vectors.append(_widen(builder, _masked_load(builder, pointer, mask, undefined), dtype))
+        for i, column in enumerate(_transpose(builder, vectors)):
+            builder.store(column, _at(builder, square, ir.Constant(I64, i * simd.lanes), column.type), align=BYTES)
 
     return types.void(p, types.intp, types.intp, types.intp, square), codegen
 
@@ -242,19 +319,19 @@ def load_square(typingctx, p, step, rows, classes, square):
 @intrinsic
 def store_square(typingctx, p, step, rows, classes, square):
     """Transpose ``square`` back into memory: the inverse of ``load_square``."""
-    simd = value_type(p)
+    simd, dtype = value_type(p), p.dtype
 
     def codegen(context, builder, sig, args):
         p, step, rows, classes, square = args
         vectors = []
         for i in range(simd.lanes):
-            at = _vector_at(builder, square, ir.Constant(I64, i * simd.lanes), llvm_type(simd))
+            at = _at(builder, square, ir.Constant(I64, i * simd.lanes), llvm_type(simd))
             vectors.append(builder.load(at, align=BYTES))
-        for i, vector in enumerate(_transpose(builder, vectors)):
+        for i, column in enumerate(_transpose(builder, vectors)):
             wanted = builder.icmp_signed("<", ir.Constant(I64, i), rows)
             count = builder.select(wanted, classes, ir.Constant(I64, 0))
-            pointer = builder.gep(p, [builder.mul(step, ir.Constant(I64, i))])
-            pointer = builder.bitcast(pointer, llvm_type(simd).as_pointer())
-            _masked_store(builder, vector, pointer, first(builder, count, simd), simd)
+            raw = _narrow(builder, column, dtype)
+            pointer = _at(builder, p, builder.mul(step, ir.Constant(I64, i)), raw.type)
+            _masked_store(builder, raw, pointer, first(builder, count, simd))
 
     return types.void(p, types.intp, types.intp, types.intp, square), codegen

@@ -37,6 +37,9 @@ IR = {
     types.float64: ir.DoubleType(),
 }
 I32, I64 = ir.IntType(32), ir.IntType(64)
+# 16-bit floats lie in memory as integers, told apart by sign, and are float32 in registers
+FLOAT16, BFLOAT16 = types.uint16, types.int16
+_COMPUTED = {FLOAT16: types.float32, BFLOAT16: types.float32}
 
 
 def lanes_of(element):
@@ -85,7 +88,10 @@ def llvm_type(simd):
 
 def value_type(like):
     """Return the Simd type of a value, or of what a pointer or an array holds."""
-    return like if isinstance(like, Simd) else Simd(like.dtype, lanes_of(like.dtype))
+    if isinstance(like, Simd):
+        return like
+    element = _COMPUTED.get(like.dtype, like.dtype)
+    return Simd(element, lanes_of(element))
 
 
 def splat(builder, scalar, lanes):

@@ -7,7 +7,7 @@ read from far memory once. ``grad`` may be ``x`` or ``target`` itself.
 from numba import prange
 
 from fastce.kernels import columns, rows
-from fastce.kernels.columns import PANEL
+from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.cross_entropy import sample_scales
 from fastce.kernels.jit import kernel
 from fastce.kernels.memory import load, row, scratch, store, store_n
@@ -51,12 +51,12 @@ def soft_lanes(x, target, class_weight, sample_weight, smoothing, upstream, scal
     width = lanes(x)
     for b in prange(block_count(x, panel)):
         start, n = block_range(x, b, panel)
-        tile, target_tile = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
+        tile, target_tile = scratch(x, BUFFER), scratch(x, MAX_CLASSES)
         tops, rests, slopes = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
         amounts, dots = scratch(x, PANEL), scratch(x, PANEL)
         p, step, count = fetch(x, start, n, tile)
         t, t_step, _ = fetch(target, start, n, target_tile)
-        columns.stats(p, step, classes, count, tops, rests)
+        columns.stats(p, step, classes, count, tile, tops, rests)
         columns.soft_sums(p, step, t, t_step, class_weight, classes, count, tops, smoothing, amounts, dots)
         for j in range(0, n, width):
             weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)

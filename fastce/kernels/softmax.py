@@ -7,7 +7,7 @@ Of ``lse``, ``probs`` and ``logs``, those that are not None are written; ``probs
 from numba import prange
 
 from fastce.kernels import columns, rows
-from fastce.kernels.columns import PANEL
+from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import load, offset, row, scratch, store, store_n, store_one
 from fastce.kernels.simd import (
@@ -18,7 +18,7 @@ from fastce.kernels.simd import (
     where,
 )
 from fastce.kernels.split import chunk_count, chunk_of
-from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
+from fastce.kernels.tiles import block_count, block_range, fetch, place, put
 from fastce.kernels.vecmath import log1p
 
 
@@ -61,10 +61,10 @@ def softmax_lanes(x, lse, probs, logs, panel):
     width = lanes(x)
     for b in prange(block_count(x, panel)):
         start, n = block_range(x, b, panel)
-        tile = scratch(x, MAX_CLASSES)
+        tile = scratch(x, BUFFER)
         tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
         p, step, count = fetch(x, start, n, tile)
-        columns.stats(p, step, classes, count, tops, rests)
+        columns.stats(p, step, classes, count, tile, tops, rests)
         if lse is not None:
             for j in range(0, n, width):
                 store_n(row(lse, start + j), 0, n - j, _lse(load(tops, j), load(rests, j)))

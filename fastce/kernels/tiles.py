@@ -15,10 +15,11 @@ many samples to compute; ``put`` brings a result home. Single elements are reach
 
 from numba.extending import overload
 
+from fastce.kernels.columns import BLOCK
 from fastce.kernels.memory import load_square, offset, row, store_square
 from fastce.kernels.simd import lanes
 
-MAX_CLASSES = 32
+MAX_CLASSES = 2 * BLOCK  # then a tile is laid out as the buffer of ``columns.stats``
 
 
 def _implements(stub):
