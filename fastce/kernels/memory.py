@@ -211,7 +211,14 @@ def store_n(typingctx, p, k, n, value):
 
     def codegen(context, builder, sig, args):
         raw = _narrow(builder, args[3], p.dtype)
-        _masked_store(builder, raw, _at(builder, args[0], args[1], raw.type), first(builder, args[2], value))
+        pointer = _at(builder, args[0], args[1], raw.type)
+        # machines without masks in hardware are slow at masked stores, even of whole values
+        whole = builder.icmp_signed(">=", args[2], ir.Constant(I64, value.lanes))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                builder.store(raw, pointer, align=_align(raw.type))
+            with otherwise:
+                _masked_store(builder, raw, pointer, first(builder, args[2], value))
 
     return types.void(p, types.intp, types.intp, value), codegen
 
@@ -328,10 +335,11 @@ def store_square(typingctx, p, step, rows, classes, square):
             at = _at(builder, square, ir.Constant(I64, i * simd.lanes), llvm_type(simd))
             vectors.append(builder.load(at, align=BYTES))
         for i, column in enumerate(_transpose(builder, vectors)):
-            wanted = builder.icmp_signed("<", ir.Constant(I64, i), rows)
+            index = ir.Constant(I64, i)
+            wanted = builder.icmp_signed("<", index, rows)
             count = builder.select(wanted, classes, ir.Constant(I64, 0))
             raw = _narrow(builder, column, dtype)
-            pointer = _at(builder, p, builder.mul(step, ir.Constant(I64, i)), raw.type)
+            pointer = _at(builder, p, builder.mul(step, index), raw.type)
             _masked_store(builder, raw, pointer, first(builder, count, simd))
 
     return types.void(p, types.intp, types.intp, types.intp, square), codegen
