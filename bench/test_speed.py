@@ -1,0 +1,72 @@
+"""The timed tests, run by :mod:`bench.worker` in each contender's process; not part of the test suite."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from itertools import repeat
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from bench.cases import LOSS_GRAD, Inputs, check, make_inputs
+from bench.training import DigitsNetwork
+
+
+def call_repeatedly(call, times):
+    # Each result is dropped at once, as in a loop that overwrites it: giving memory back is part of the cost.
+    for _ in repeat(None, times):
+        call()
+
+
+def seconds_per_call(call, at_least=0.004):
+    """Call until ``at_least`` seconds have passed, once at least; return the seconds a call took."""
+    start, calls = time.perf_counter(), 0
+    while True:
+        call()
+        calls += 1
+        elapsed = time.perf_counter() - start
+        if elapsed >= at_least:
+            return elapsed / calls
+
+
+def test_speed(case, contender, largest, turns, benchmark):
+    inputs = make_inputs(case.batch, case.classes, case.dtype, largest)
+    call = contender.bind(inputs).get(case.op)
+    if call is None:
+        turns.decline("has no such function")
+    result = call()
+    if contender.checked:
+        check(case.op, inputs, result)
+    del result
+
+    def warm_up():
+        seconds_per_call(call)
+
+    rounds, loops = turns.agree(lambda: seconds_per_call(call))
+    benchmark.extra_info.update(asdict(case), loops=loops)
+    benchmark.pedantic(call_repeatedly, (call, loops), setup=lambda: turns.take(warm_up), rounds=rounds)
+    turns.done()
+
+
+def test_training(training, contender, turns, benchmark):
+    if contender.step is None:
+        turns.decline("is not part of the training loop")
+    # These matrix products are too small for threads, and a BLAS pool that spins beside torch's or Numba's on the
+    # same cores slows every step several times over.
+    threadpool_limits(1, user_api="blas")
+    network = DigitsNetwork(contender.step(), training.batch)
+    images, labels = (part[: training.batch] for part in network.train)
+    logits = network.forward(images)[1]
+    result = network.loss_and_grad(logits.copy(), labels)
+    check(LOSS_GRAD, Inputs(logits, labels, np.empty(0)), result)
+
+    turns.agree(lambda: seconds_per_call(network.warm))
+    benchmark.pedantic(network.epoch, setup=lambda: turns.take(network.warm), rounds=training.epochs)
+    benchmark.extra_info.update(
+        asdict(training),
+        steps=network.steps,
+        loss_seconds=float(np.median(network.loss_seconds)),
+        accuracy=network.accuracy(),
+    )
+    turns.done()

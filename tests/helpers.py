@@ -1,0 +1,202 @@
+"""What several test files need: dtypes, shapes, comparison in eps, and every function in one table."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+import fastce
+from tests import reference
+
+ROOT = Path(__file__).parent.parent
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+WIDE = [np.dtype(np.float32), np.dtype(np.float64)]
+HALF = [np.dtype(np.float16), BFLOAT16]
+DTYPES = HALF + WIDE
+
+# Narrow classes go through tiles (16 rows, 8 of float64), wide ones row by row in blocks of
+# 512 with a look-ahead maximum from 1024 on; each size here stands beside such an edge.
+ROWS = [1, 7, 8, 9, 15, 16, 17, 33]
+NARROW = list(range(1, 41))
+WIDE_CLASSES = [47, 48, 49, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 1535, 1536, 1537, 2600]
+# more than 32768 elements: the parallel kernels
+PARALLEL = [(5003, 10), (1501, 33), (37, 1031), (1, 70001)]
+
+
+def name_of(value):
+    """A readable id for pytest."""
+    if isinstance(value, tuple):
+        return "x".join(map(str, value)) or "scalar"
+    return value.name if isinstance(value, np.dtype) else None
+
+
+def in_new_process(code, status=0, **environment):
+    """What ``code`` prints, run by a fresh interpreter in which warnings are errors."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def finfo(dtype):
+    return ml_dtypes.finfo(np.dtype(dtype).newbyteorder("="))
+
+
+def computed(dtype):
+    """The dtype of losses, and of all arithmetic, for logits of this one."""
+    return np.dtype(np.float32 if finfo(dtype).bits <= 32 else np.float64)
+
+
+def assert_within(actual, expected, eps, dtype=None, *, scale=None, message=""):
+    """|actual − expected| ≤ ``eps`` machine epsilons × ``scale``, and the dtype and shape are right.
+
+    ``scale`` is |expected| unless given; ``expected`` is rounded to the dtype first only
+    where that makes it infinite. NaN equals NaN. Results below the smallest normal number
+    may be 0.
+    """
+    expected = reference.real(expected) if not isinstance(expected, np.ndarray) else expected
+    if dtype is not None:
+        assert actual.dtype == dtype, f"{message} {actual.dtype}, not {dtype}"
+    assert np.shape(actual) == np.shape(expected), f"{message} {np.shape(actual)}, not {np.shape(expected)}"
+    info = finfo(actual.dtype)
+    with np.errstate(all="ignore"):
+        rounded = np.asarray(expected, np.float64).astype(actual.dtype).astype(np.float64)
+    expected = np.where(np.isfinite(rounded), expected, rounded)
+    actual = reference.real(actual)
+    size = np.abs(expected) if scale is None else np.broadcast_to(np.abs(reference.real(scale)), expected.shape)
+    with np.errstate(all="ignore"):
+        error = np.abs(actual - expected)
+        allowed = eps * float(info.eps) * size + float(info.tiny)
+        fine = (actual == expected) | (np.isnan(actual) & np.isnan(expected)) | (error <= allowed)
+    if not np.all(fine):
+        worst = np.unravel_index(np.argmax(np.where(fine, -1.0, np.where(np.isnan(error), np.inf, error))), error.shape)
+        raise AssertionError(
+            f"{message} {np.sum(~fine)} of {fine.size} differ; at {tuple(map(int, worst))}: {actual[worst]!r}, "
+            f"expected {expected[worst]!r}, off by {float(error[worst] / size[worst] / float(info.eps)):.4g} eps "
+            f"({eps} allowed)"
+        )
+
+
+def assert_same_bits(actual, expected, message=""):
+    """Equal to the last bit; all NaN count as one."""
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected, err_msg=message)
+    number = ~np.isnan(np.asarray(expected, np.float64))
+    np.testing.assert_array_equal(
+        np.signbit(np.asarray(actual, np.float64))[number],
+        np.signbit(np.asarray(expected, np.float64))[number],
+        err_msg=message,
+    )
+
+
+def logits(rng, shape, dtype=np.float64, spread=3.0):
+    """Normal logits, rounded to ``dtype``."""
+    return (rng.normal(size=shape) * spread).astype(dtype)
+
+
+def labels_for(rng, shape, axis=-1):
+    """Labels for logits of this shape."""
+    axis = axis % len(shape)
+    return rng.integers(0, shape[axis], shape[:axis] + shape[axis + 1 :])
+
+
+def soft_for(rng, shape, axis=-1, dtype=np.float64):
+    """Class probabilities for logits of this shape, some of them 0."""
+    raw = rng.random(shape) * (rng.random(shape) > 0.2)
+    return (raw / np.maximum(raw.sum(axis, keepdims=True), 1e-3)).astype(dtype)
+
+
+# --- every public function, called alike -----------------------------------------
+#
+# Targets and weights depend on each row's values alone, so that a row can be compared
+# with itself in another batch, layout or place.
+
+
+def tuple_of(result):
+    return tuple(result) if isinstance(result, tuple) else (result,)
+
+
+def _values(x):
+    return np.asarray(x).astype(np.float64)
+
+
+def _loss_dtype(x):
+    dtype = np.asarray(x).dtype
+    return np.float64 if dtype.kind in "biu" else computed(dtype)
+
+
+def _labels(x, axis):
+    return np.argsort(_values(x), axis=axis, kind="stable").take(np.shape(x)[axis] // 2, axis)
+
+
+def _soft(x, axis):
+    """In the layout of ``x``; only operations that round alike in every layout."""
+    size = np.abs(_values(x))
+    return (size / (1 + size) * (2 / np.shape(x)[axis])).astype(_loss_dtype(x))
+
+
+def _binary_target(x, axis):
+    size = np.abs(_values(x))
+    return (size / (1 + size)).astype(_loss_dtype(x))
+
+
+def _weights(x, axis):
+    return {
+        "weight": np.linspace(0.5, 2, np.shape(x)[axis]),
+        "sample_weight": 1 + np.abs(_values(x).take(0, axis)) % 1,
+        "label_smoothing": 0.1,
+    }
+
+
+def _family(function):
+    def run(x, axis=-1, **out):
+        return (function(x, axis, **out),)
+
+    return run
+
+
+def _loss(function, target, options=None):
+    def run(x, axis=-1, **out):
+        keywords = {} if options is None else options(x, axis)
+        if target is not _binary_target:
+            keywords["axis"] = axis
+        return tuple_of(function(x, target(x, axis), reduction="none", **keywords, **out))
+
+    return run
+
+
+class Case(NamedTuple):
+    """One way to call the library: ``run(x, axis, **out)`` returns a tuple of results."""
+
+    run: Callable
+    has_out: bool = True
+    has_axis: bool = True
+
+
+CASES = {
+    "logsumexp": Case(_family(fastce.logsumexp)),
+    "softmax": Case(_family(fastce.softmax)),
+    "log_softmax": Case(_family(fastce.log_softmax)),
+    "cross_entropy": Case(_loss(fastce.cross_entropy, _labels), has_out=False),
+    "cross_entropy_and_grad": Case(_loss(fastce.cross_entropy_and_grad, _labels)),
+    "soft_targets": Case(_loss(fastce.cross_entropy_and_grad, _soft)),
+    "weighted": Case(_loss(fastce.cross_entropy_and_grad, _labels, _weights)),
+    "from_probs": Case(_loss(fastce.cross_entropy_from_probs_and_grad, _labels)),
+    "binary": Case(_loss(fastce.binary_cross_entropy_with_logits_and_grad, _binary_target), has_axis=False),
+}
+
+
+def suited(name, x):
+    """``x`` as the input of a case: probabilities where those are wanted."""
+    return reference.softmax(x).astype(x.dtype) if name == "from_probs" else x

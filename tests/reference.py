@@ -1,0 +1,163 @@
+"""The oracle: what each public function has to return, plain and slow.
+
+Everything is computed in extended precision (float64 where the machine has none) straight
+from the definitions, one loss for all options. Results stay in that precision; the tests
+round and compare. The class axis is moved last and back; labels and class probabilities
+meet in the coefficients t of loss_i = Σ_j t_ij (lse_i − x_ij).
+"""
+
+import numpy as np
+
+REAL = np.longdouble
+
+
+def real(x):
+    """Any real array in extended precision."""
+    return np.asarray(x).astype(np.float64).astype(REAL)
+
+
+# --- the softmax family --------------------------------------------------------
+
+
+def logsumexp(x, axis=-1, *, keepdims=False):
+    x = real(x)
+    with np.errstate(all="ignore"):
+        top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+        shift = np.where(np.isfinite(top), top, 0)
+        result = shift + np.log(np.sum(np.exp(x - shift), axis=axis, keepdims=True))
+    return result if keepdims else np.squeeze(result, axis)
+
+
+def log_softmax(x, axis=-1):
+    x = real(x)
+    lse = logsumexp(x, axis, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        return x - np.where(np.isfinite(lse), lse, np.nan)
+
+
+def softmax(x, axis=-1):
+    return np.exp(log_softmax(x, axis))
+
+
+# --- cross-entropy -------------------------------------------------------------
+
+
+def coefficients(shape, target, *, axis=-1, weight=None, sample_weight=None, ignore_index=-100, label_smoothing=0.0):
+    """Return (t, kept, denominator): t has the class axis last; ``denominator`` is that of the mean."""
+    classes = shape[axis]
+    target = np.asarray(target)
+    weight = np.ones(classes, REAL) if weight is None else real(weight)
+    if np.issubdtype(target.dtype, np.integer):
+        kept = target != ignore_index
+        t = np.zeros((*target.shape, classes), REAL)
+        class_weight = np.zeros(target.shape, REAL)
+        for i in np.ndindex(target.shape):
+            if kept[i]:
+                t[i][target[i]] = 1
+                class_weight[i] = weight[target[i]]
+    else:
+        t = np.moveaxis(real(target), axis, -1)
+        kept = np.ones(t.shape[:-1], bool)
+        class_weight = np.ones(t.shape[:-1], REAL)
+    each = np.ones(kept.shape, REAL) if sample_weight is None else real(sample_weight)
+    smoothing = REAL(label_smoothing)
+    t = (t * (1 - smoothing) + smoothing / max(classes, 1)) * weight * each[..., None]
+    t[~kept] = 0
+    return t, kept, np.sum(class_weight * each)
+
+
+def _reduce(losses, denominator, reduction):
+    if reduction == "none":
+        return losses
+    total = np.sum(losses)
+    with np.errstate(all="ignore"):
+        return total if reduction == "sum" else total / denominator
+
+
+def _scale(reduction, denominator, grad_output):
+    g = real(1.0 if grad_output is None else grad_output)
+    if reduction == "none":
+        return g[..., None]
+    with np.errstate(all="ignore"):
+        return g / denominator if reduction == "mean" else g
+
+
+def _invalid(x):
+    """Samples with no softmax: any NaN, any +inf, or nothing but -inf."""
+    return (np.isnan(x) | (x == np.inf)).any(-1) | (x == -np.inf).all(-1)
+
+
+def cross_entropy(logits, target, *, axis=-1, reduction="mean", **options):
+    x = np.moveaxis(real(logits), axis, -1)
+    t, kept, denominator = coefficients(np.shape(logits), target, axis=axis, **options)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(t == 0, 0, t * (logsumexp(x, keepdims=True) - x))
+    losses = np.where(kept & _invalid(x), np.nan, terms.sum(-1))
+    return _reduce(losses, denominator, reduction)
+
+
+def cross_entropy_grad(logits, target, *, axis=-1, reduction="mean", grad_output=None, terms=False, **options):
+    """The gradient; with ``terms`` the sum of its two terms' magnitudes, by which a cancelling one is measured."""
+    x = np.moveaxis(real(logits), axis, -1)
+    t, kept, denominator = coefficients(np.shape(logits), target, axis=axis, **options)
+    with np.errstate(invalid="ignore"):
+        falling, rising = t, softmax(x) * t.sum(-1, keepdims=True)
+        grad = np.abs(rising) + np.abs(falling) if terms else rising - falling
+        grad = grad * _scale(reduction, denominator, grad_output)
+    return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)
+
+
+# --- cross-entropy from probabilities ------------------------------------------
+
+
+def cross_entropy_from_probs(probs, target, *, axis=-1, reduction="mean", tiny, **options):
+    p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
+    t, _, denominator = coefficients(np.shape(probs), target, axis=axis, **options)
+    return _reduce(-np.sum(t * np.log(p), axis=-1), denominator, reduction)
+
+
+def cross_entropy_from_probs_grad(probs, target, *, axis=-1, reduction="mean", tiny, grad_output=None, **options):
+    p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
+    t, kept, denominator = coefficients(np.shape(probs), target, axis=axis, **options)
+    with np.errstate(invalid="ignore"):
+        grad = -t / p * _scale(reduction, denominator, grad_output)
+    return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)
+
+
+# --- binary cross-entropy ------------------------------------------------------
+
+
+def _product(a, b):
+    """a·b with 0·inf = 0."""
+    with np.errstate(invalid="ignore"):
+        return np.where((a == 0) | (b == 0), 0, a * b)
+
+
+def _softplus(z):
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def _sigmoid(z):
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-z))
+
+
+def _binary(logits, target, weight, pos_weight):
+    x, y = real(logits), real(target)
+    w, p = (real(1.0 if v is None else v) for v in (weight, pos_weight))
+    return x, y * p * w, (1 - y) * w  # what log σ(x) and log σ(−x) are multiplied with
+
+
+def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None, reduction="mean"):
+    x, positive, negative = _binary(logits, target, weight, pos_weight)
+    losses = _product(positive, _softplus(-x)) + _product(negative, _softplus(x))
+    return _reduce(losses, losses.size, reduction)
+
+
+def binary_cross_entropy_with_logits_grad(
+    logits, target, *, weight=None, pos_weight=None, reduction="mean", grad_output=None
+):
+    x, positive, negative = _binary(logits, target, weight, pos_weight)
+    grad = negative * _sigmoid(x) - positive * _sigmoid(-x)
+    g = real(1.0 if grad_output is None else grad_output)
+    return grad * (g / grad.size if reduction == "mean" else g)

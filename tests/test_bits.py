@@ -1,0 +1,131 @@
+"""A row's results are a function of the row: its neighbours, place, layout and the threads change no bit."""
+
+import numpy as np
+import pytest
+
+import fastce
+from tests.helpers import CASES, WIDE, assert_same_bits, in_new_process, labels_for, logits, name_of, suited
+from tests.layouts import LAYOUTS
+
+BY_SAMPLE = [name for name, case in CASES.items() if case.has_axis]
+ALL_CASES = pytest.mark.parametrize("name", BY_SAMPLE)
+WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
+SIDE_BY_SIDE = ("Fortran order", "leading axes swapped")
+CLASSES = pytest.mark.parametrize("classes", [1, 3, 10, 31, 32, 33, 40, 513, 1100])
+
+
+@ALL_CASES
+@WIDE_DTYPES
+@CLASSES
+def test_batch(classes, dtype, name, rng):
+    """Alone, in any part of a small batch, in a large one (where kernels run in parallel)."""
+    run = CASES[name].run
+    large = 40_000 // classes + 40
+    x = suited(name, logits(rng, (large, classes), dtype))
+    in_large = run(x)
+    for start, stop in [(0, 1), (5, 6), (0, 7), (3, 20), (20, 37), (large - 1, large)]:
+        for part, whole in zip(run(x[start:stop]), in_large, strict=True):
+            assert_same_bits(part, whole[start:stop], f"rows {start} to {stop}")
+
+
+@ALL_CASES
+@WIDE_DTYPES
+@pytest.mark.parametrize("classes", [10, 40, 1100])
+def test_alignment(classes, dtype, name, rng):
+    run = CASES[name].run
+    x = suited(name, logits(rng, (9, classes), dtype))
+    expected = run(x)
+    for shift in (1, 2, 3, 5, 8, 15):
+        buffer = np.empty(x.size + shift, dtype)
+        moved = buffer[shift:].reshape(x.shape)
+        moved[...] = x
+        for a, e in zip(run(moved), expected, strict=True):
+            assert_same_bits(a, e, f"{shift} elements on")
+
+
+@ALL_CASES
+@WIDE_DTYPES
+@pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout not in SIDE_BY_SIDE])
+@pytest.mark.parametrize("classes", [10, 40, 1100])
+def test_layout(classes, layout, dtype, name, rng):
+    x = suited(name, logits(rng, (9, classes), dtype))
+    for a, e in zip(CASES[name].run(LAYOUTS[layout](x)), CASES[name].run(x), strict=True):
+        assert_same_bits(a, e, layout)
+
+
+@ALL_CASES
+@WIDE_DTYPES
+@pytest.mark.parametrize("classes", [10, 40, 1100])
+def test_samples_side_by_side(classes, dtype, name, rng):
+    """Neighbouring samples are neighbours in memory: class axis in front, or Fortran order."""
+    x = suited(name, logits(rng, (50, classes), dtype))
+    expected = CASES[name].run(x)
+    for stop in (1, 7, 16, 17, 50):  # one sample is a contiguous row again
+        front = np.ascontiguousarray(x[:stop].T)
+        for a, e in zip(CASES[name].run(front, 0), expected, strict=True):
+            assert_same_bits(a.T if a.ndim == 2 else a, e[:stop], f"class axis in front, {stop} samples")
+    for layout in SIDE_BY_SIDE:
+        for a, e in zip(CASES[name].run(LAYOUTS[layout](x)), expected, strict=True):
+            assert_same_bits(a, e, layout)
+
+
+@WIDE_DTYPES
+def test_one_very_long_row(dtype, rng):
+    """Alone, where threads might share it, and in a batch."""
+    x = logits(rng, (3, 140_001), dtype)
+    for name in ("logsumexp", "softmax", "cross_entropy_and_grad", "soft_targets"):
+        together = CASES[name].run(x)
+        for i in range(3):
+            for part, whole in zip(CASES[name].run(x[i]), together, strict=True):
+                assert_same_bits(part, whole[i], name)
+
+
+def test_in_place(rng):
+    for shape in ((40, 10), (9, 40), (3, 1100)):
+        x = logits(rng, shape)
+        for name in ("softmax", "log_softmax", "cross_entropy_and_grad", "soft_targets"):
+            expected = CASES[name].run(x)
+            copy = x.copy()
+            for a, e in zip(CASES[name].run(copy, out=copy), expected, strict=True):
+                assert_same_bits(a, e, name)
+
+
+def test_loss_is_the_same_with_and_without_gradient(rng):
+    for dtype in WIDE:
+        for shape in ((40, 10), (9, 40), (3, 1100), (5003, 10)):
+            x, target = logits(rng, shape, dtype), labels_for(rng, shape)
+            for reduction in ("mean", "sum"):
+                alone = fastce.cross_entropy(x, target, reduction=reduction)
+                assert_same_bits(alone, fastce.cross_entropy_and_grad(x, target, reduction=reduction).loss)
+
+
+THREADS = """
+import hashlib, numba, numpy as np
+from tests.helpers import CASES, labels_for, logits, suited
+import fastce
+
+def digest():
+    rng = np.random.default_rng(4)
+    found = hashlib.sha256()
+    for shape in [(9001, 10), (1203, 77), (37, 1031), (1, 80_001)]:
+        for dtype in (np.float32, np.float64):
+            x, target = logits(rng, shape, dtype), labels_for(rng, shape)
+            for name, case in CASES.items():
+                for result in case.run(suited(name, x)):
+                    found.update(result.tobytes())
+            for reduction in ("mean", "sum"):
+                found.update(fastce.cross_entropy(x, target, reduction=reduction).tobytes())
+                found.update(fastce.binary_cross_entropy_with_logits(x, x > 0, reduction=reduction).tobytes())
+    return found.hexdigest()
+
+for threads in (5, 1, 2, 3, 4):
+    numba.set_num_threads(threads)
+    print(threads, digest())
+"""
+
+
+def test_threads():
+    """More threads than cores, in a process of its own: their number is fixed when Numba starts."""
+    lines = [line.split() for line in in_new_process(THREADS, NUMBA_NUM_THREADS="5").splitlines()]
+    assert [threads for threads, _ in lines] == ["5", "1", "2", "3", "4"]
+    assert len({found for _, found in lines}) == 1, lines

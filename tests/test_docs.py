@@ -1,0 +1,67 @@
+"""What the documentation shows runs: docstrings, the README and the examples."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastce
+from tests.helpers import ROOT
+
+MODULES = ["fastce", *(m.name for m in pkgutil.iter_modules(fastce.__path__, "fastce.") if not m.ispkg)]
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    with np.printoptions(legacy=False):
+        results = doctest.testmod(importlib.import_module(name), raise_on_error=False)
+    assert results.failed == 0, f"{results.failed} of {results.attempted} examples fail (see the captured output)"
+
+
+def test_every_public_function_has_an_example():
+    for name in fastce.__all__:
+        public = getattr(fastce, name)
+        if name != "LossAndGrad":
+            assert ">>> " in public.__doc__, f"{name} shows no example"
+
+
+def test_readme():
+    """Its blocks run in order, in one namespace, as a reader would type them."""
+    assert BLOCKS, "README.md has no ```python block"
+    namespace = {}
+    for block in BLOCKS:
+        if ">>> " in block:
+            parsed = doctest.DocTestParser().get_doctest(block, namespace, "README.md", "README.md", 0)
+            runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+            runner.run(parsed, clear_globs=False)
+            assert runner.summarize().failed == 0
+            namespace.update(parsed.globs)
+        else:
+            exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_there_are_examples():
+    assert EXAMPLES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples(path, tmp_path):
+    quick = ["--quick"] if "--quick" in path.read_text(encoding="utf-8") else []
+    done = subprocess.run(
+        [sys.executable, path, *quick],
+        cwd=tmp_path,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() or any(tmp_path.iterdir()), "it neither printed nor wrote anything"

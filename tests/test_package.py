@@ -1,0 +1,93 @@
+"""The package as a whole: names, typing, dependencies, and what importing it does."""
+
+import importlib.metadata
+import inspect
+import re
+
+import fastce
+from tests.helpers import ROOT, in_new_process
+
+IMPORT = """
+import sys
+import numba
+import numpy
+from numba.core import config, event
+
+modules = set(sys.modules)
+before = {name: repr(value) for name, value in vars(config).items() if name.isupper()}
+threads = numba.get_num_threads()
+errors = numpy.geterr()
+with event.install_recorder("numba:compile") as compiled:
+    import fastce
+    assert not compiled.buffer, compiled.buffer
+    loaded = {name.partition(".")[0] for name in set(sys.modules) - modules}
+    assert not loaded & {"scipy", "torch", "sklearn", "matplotlib", "ml_dtypes", "jax", "pandas"}, loaded
+    fastce.softmax([1.0, 2.0])
+    assert compiled.buffer, "the recorder sees nothing"
+assert before == {name: repr(value) for name, value in vars(config).items() if name.isupper()}
+assert numba.get_num_threads() == threads
+assert numpy.geterr() == errors
+"""
+
+
+def test_import_compiles_nothing_and_changes_nothing(tmp_path):
+    in_new_process(IMPORT, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_public_names():
+    assert sorted(fastce.__all__) == fastce.__all__
+    for name in fastce.__all__:
+        public = getattr(fastce, name)
+        assert public.__doc__, name
+        assert inspect.isroutine(public) or inspect.isclass(public)
+    visible = {name for name, value in vars(fastce).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert visible == set(fastce.__all__)
+
+
+def test_arrays_first_then_keywords():
+    positional = {"logsumexp": ["x", "axis"], "softmax": ["x", "axis"], "log_softmax": ["x", "axis"]}
+    for name in fastce.__all__:
+        public = getattr(fastce, name)
+        if inspect.isfunction(public) and name != "warmup":
+            parameters = inspect.signature(public).parameters.values()
+            first = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+            assert len(first) == 2, f"{name}{inspect.signature(public)}"
+            assert first == positional.get(name, [first[0], "target"])
+
+
+def test_everything_public_is_annotated():
+    for name in fastce.__all__:
+        public = getattr(fastce, name)
+        if inspect.isfunction(public):
+            signature = inspect.signature(public)
+            assert signature.return_annotation is not inspect.Signature.empty, name
+            assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values()), name
+
+
+def test_typed():
+    assert (ROOT / "fastce" / "py.typed").exists()
+
+
+def test_metadata():
+    metadata = importlib.metadata.metadata("fastce")
+    assert metadata["Version"] == fastce.__version__
+    required = [r for r in importlib.metadata.requires("fastce") if "extra ==" not in r]
+    assert {re.match(r"[\w.-]+", r).group().lower() for r in required} == {"numpy", "numba"}
+
+
+def test_warmup_covers_the_usual_calls():
+    in_new_process("""
+import numpy as np
+from numba.core import event
+import fastce
+
+fastce.warmup()
+rng = np.random.default_rng(0)
+with event.install_recorder("numba:compile") as compiled:
+    for shape in [(32, 10), (20_000, 10), (8, 1000), (2000, 1000)]:
+        x = rng.normal(size=shape).astype(np.float32)
+        target = np.zeros(shape[0], int)
+        fastce.softmax(x), fastce.log_softmax(x), fastce.logsumexp(x)
+        fastce.cross_entropy(x, target), fastce.cross_entropy_and_grad(x, target)
+    assert not compiled.buffer, [record[1].data for record in compiled.buffer]
+""")

@@ -1,0 +1,141 @@
+"""Python threads, forked children and the disk cache: right results, never a crash."""
+
+import os
+
+import pytest
+
+from tests.helpers import in_new_process
+
+PROBLEM = """
+import os, sys, threading, warnings
+import numba
+import numpy as np
+import fastce
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(5000, 20))  # enough for the parallel kernels
+target = rng.integers(0, 20, 5000)
+
+def results():
+    loss, grad = fastce.cross_entropy_and_grad(x, target)
+    return [loss, grad, fastce.softmax(x), fastce.logsumexp(x)]
+
+def same(a, b):
+    return all(np.array_equal(one, two) for one, two in zip(a, b, strict=True))
+"""
+
+THREADS = """
+expected = results()
+failures = []
+
+def work():
+    for _ in range(30):
+        if not same(results(), expected):
+            failures.append(threading.get_ident())
+
+threads = [threading.Thread(target=work) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert not failures
+print(numba.threading_layer())
+"""
+
+FORK = """
+expected = results()
+for generation in range(2):  # a child, and a child of the child
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forking with threads
+        child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        sys.exit(os.waitstatus_to_exitcode(status))
+    assert same(results(), expected)
+os._exit(7)
+"""
+
+FORK_FIRST = """
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    child = os.fork()
+if not child:
+    fastce.warmup()
+    os._exit(7 if same(results(), results()) else 1)
+_, status = os.waitpid(child, 0)
+results()
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_python_threads():
+    assert in_new_process(PROBLEM + THREADS).strip() in ("omp", "tbb", "workqueue")
+
+
+def test_python_threads_with_the_workqueue_layer():
+    """This layer ends the process when two threads enter parallel kernels at once."""
+    assert in_new_process(PROBLEM + THREADS, NUMBA_THREADING_LAYER="workqueue").strip() == "workqueue"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+@pytest.mark.parametrize("code", [FORK, FORK_FIRST], ids=["threads first", "fork first"])
+def test_forked_children(code, layer):
+    """GNU OpenMP ends a child that was forked after its threads had started."""
+    in_new_process(PROBLEM + code, NUMBA_THREADING_LAYER=layer, status=7)
+
+
+# --- the disk cache ----------------------------------------------------------------------
+
+CALL = """
+from numba.core import event
+import numpy as np
+import fastce
+
+with event.install_recorder("numba:compile") as compiled:
+    assert abs(fastce.logsumexp([1.0, 2.0, 3.0]) - 3.40760596444438) < 1e-14
+print(len(compiled.buffer))
+"""
+
+NOWHERE = """
+import numba.core.caching
+
+def fail(self, *args):
+    raise OSError("no place")
+
+numba.core.caching._CacheLocator.ensure_cache_path = fail
+"""
+
+FULL_DISK = """
+import numba.core.caching
+
+def fail(self, *args):
+    raise OSError("no space left")
+
+numba.core.caching.IndexDataCacheFile.save = fail
+"""
+
+
+def compiled_in(directory, before=""):
+    """How many compilations a process with this cache directory sees."""
+    return int(in_new_process(before + CALL, NUMBA_CACHE_DIR=str(directory)))
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    assert compiled_in(tmp_path) > 0
+    assert compiled_in(tmp_path) == 0
+
+
+def test_damaged_cache_files(tmp_path):
+    compiled_in(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert compiled_in(tmp_path) > 0
+
+
+@pytest.mark.parametrize("trouble", [NOWHERE, FULL_DISK], ids=["no place", "disk full"])
+def test_no_cache(trouble, tmp_path):
+    assert compiled_in(tmp_path, trouble) > 0
+    assert not any(path.suffix in (".nbi", ".nbc") for path in tmp_path.rglob("*"))

@@ -1,0 +1,183 @@
+"""The elementary functions: their greatest errors, measured, against the figures they state."""
+
+import math
+import re
+
+import mpmath
+import numba
+import numpy as np
+import pytest
+
+from fastce.kernels import vecmath
+from fastce.kernels.memory import (
+    load,
+    load_n,
+    row,
+    store,
+    store_n,
+)
+from fastce.kernels.simd import (
+    lanes,
+)
+
+EXACT = {"exp": mpmath.exp, "log": mpmath.log, "log1p": mpmath.log1p}
+FUNCTIONS = pytest.mark.parametrize("name", EXACT)
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+CHUNK = 2**14
+
+
+def stated(name):
+    """The figures of the docstring, {dtype: ulp}: one for both formats, or float32 and float64."""
+    sentence = re.search(r"At most (.*?ulp.*?)(?:\.\s|:|;)", getattr(vecmath, name).__doc__, re.S).group(1)
+    figures = [float(figure) for figure in re.findall(r"\d+\.\d+", sentence)]
+    assert len(figures) in (1, 2), f"{name} states no error: {sentence!r}"
+    return {np.float32: figures[0], np.float64: figures[-1]}
+
+
+def apply(name, x):
+    """The vectorised function on a 1-D array."""
+    function = getattr(vecmath, name)
+
+    @numba.njit
+    def run(x, out):
+        for k in range(0, x.size, lanes(x)):
+            n = x.size - k
+            store_n(row(out, 0), k, n, function(load_n(row(x, 0), k, n, 1.0)))
+
+    out = np.empty_like(x)
+    run(x, out)
+    return out
+
+
+def domain(name, dtype):
+    """(first, last): the arguments whose results are normal numbers, by their bits a range."""
+    info = np.finfo(dtype)
+    if name == "exp":  # from the one next to 0 down
+        return dtype(-0.0), np.nextafter(dtype(math.log(info.tiny)), dtype(0))
+    return (info.tiny if name == "log" else dtype(0)), info.max
+
+
+def exhaustive(name):
+    """A kernel: the greatest error in ulp, and its argument, over float32 bit patterns."""
+    function, exact = getattr(vecmath, name), getattr(math, name)
+
+    @numba.njit(parallel=True)
+    def run(first, last):
+        chunks = (last - first) // CHUNK + 1
+        worst, place = np.zeros(chunks), np.zeros(chunks, np.float32)
+        for chunk in numba.prange(chunks):
+            start = first + chunk * CHUNK
+            patterns = np.minimum(start + np.arange(CHUNK), last).astype(np.uint32)
+            x = patterns.view(np.float32)
+            y = np.empty(CHUNK, np.float32)
+            z = np.empty(CHUNK, np.float64)
+            for k in range(0, CHUNK, lanes(x)):
+                store(row(y, 0), k, function(load(row(x, 0), k)))
+            for k in range(CHUNK):
+                z[k] = exact(np.float64(x[k]))
+            power = (z.view(np.int64) & (0x7FF << 52)).view(np.float64)  # of two, at or below |z|
+            for k in range(CHUNK):
+                error = abs(y[k] - z[k])
+                if error != 0.0:  # where z is 0, so must y be
+                    error = error / (power[k] * 2.0**-23)
+                    if not error <= worst[chunk]:
+                        worst[chunk], place[chunk] = error, x[k]
+        return worst, place
+
+    return run
+
+
+@FUNCTIONS
+def test_error_over_every_float32(name):
+    first, last = (int(v.view(np.uint32)) for v in domain(name, np.float32))
+    worst, place = exhaustive(name)(first, last)
+    greatest = worst.max()
+    limit = stated(name)[np.float32]
+    assert greatest <= limit, f"{name}({place[worst.argmax()]!r}): {greatest:.4f} ulp, {limit} stated"
+    assert limit <= greatest + 0.01, f"{name}: {greatest:.4f} ulp measured, {limit} stated"
+
+
+def samples(name, dtype, count):
+    """Arguments spread evenly over the bit patterns, and more of them where results are hard."""
+    rng = np.random.default_rng(7)
+    first, last = (int(v.view(f"u{v.itemsize}")) for v in domain(name, dtype))
+    spread = rng.integers(first, last, count, dtype=np.uint64, endpoint=True).astype(f"u{dtype().itemsize}").view(dtype)
+    hard = {"exp": (-40, 0), "log": (0.4, 2.5), "log1p": (0, 3)}[name]
+    return np.concatenate([spread, rng.uniform(*hard, count).astype(dtype)])
+
+
+def errors(name, x, y):
+    """The exact errors in ulp."""
+    mantissa = np.finfo(x.dtype).nmant
+    result = np.empty(x.size)
+    with mpmath.workprec(200):
+        for k, (argument, value) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
+            exact = EXACT[name](mpmath.mpf(argument))
+            unit = mpmath.ldexp(1, mpmath.frexp(exact)[1] - 1 - mantissa)
+            result[k] = abs(value - exact) / unit if exact else abs(value)
+    return result
+
+
+@FUNCTIONS
+def test_error_in_float64(name):
+    x = samples(name, np.float64, 2**21)
+    y = apply(name, x)
+    # extended precision picks the candidates, arithmetic of 200 bits judges them
+    estimate = np.abs(y - getattr(np, name)(x.astype(np.longdouble))) / np.spacing(np.abs(y))
+    worst = np.argsort(estimate)[-2000:]
+    measured = errors(name, x[worst], y[worst])
+    greatest = measured.max()
+    limit = stated(name)[np.float64]
+    assert greatest <= limit, f"{name}({x[worst][measured.argmax()]!r}): {greatest:.4f} ulp, {limit} stated"
+    assert limit <= greatest + 0.1, f"{name}: {greatest:.4f} ulp measured, {limit} stated"
+
+
+@DTYPES
+def test_exp_below_the_normal_numbers(dtype):
+    """Flushed somewhere in the last half binade, exactly 0 from there on."""
+    info = np.finfo(dtype)
+    edge = math.log(info.tiny)
+    x = np.linspace(edge - 3, edge, 4001).astype(dtype)
+    y = apply("exp", x)
+    assert np.all(np.abs(y - np.exp(x.astype(np.longdouble))) < info.tiny)
+    far = np.array([edge - 1, -1e3, -1e5, info.min, -np.inf], dtype)
+    np.testing.assert_array_equal(apply("exp", far), np.zeros_like(far))
+
+
+@DTYPES
+def test_exp_slightly_above_zero(dtype):
+    x = np.linspace(0, 0.35, 5000).astype(dtype)
+    assert errors("exp", x, apply("exp", x)).max() <= stated("exp")[dtype]
+
+
+@DTYPES
+@pytest.mark.parametrize(
+    ("name", "argument", "result"),
+    [
+        ("exp", 0.0, 1.0),
+        ("exp", -0.0, 1.0),
+        ("exp", np.nan, np.nan),
+        ("log", 1.0, 0.0),
+        ("log", np.inf, np.inf),
+        ("log", np.nan, np.nan),
+        ("log1p", 0.0, 0.0),
+        ("log1p", np.inf, np.inf),
+        ("log1p", np.nan, np.nan),
+    ],
+)
+def test_special_arguments(name, argument, result, dtype):
+    # in every lane, with ordinary values in the others
+    x = np.full((lane_count(dtype),) * 2, 0.5, dtype)
+    np.fill_diagonal(x, argument)
+    y = apply(name, x.reshape(-1)).reshape(x.shape)
+    np.testing.assert_array_equal(np.diag(y), np.full(len(x), result, dtype))
+
+
+@DTYPES
+def test_log1p_of_tiny_arguments(dtype):
+    x = (np.finfo(dtype).tiny * 2.0 ** np.arange(0, 20)).astype(dtype)
+    np.testing.assert_array_equal(apply("log1p", x), x)
+
+
+def lane_count(dtype):
+    return 64 // np.dtype(dtype).itemsize
