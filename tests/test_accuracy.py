@@ -54,6 +54,18 @@ class Exact:
             worst = max(worst, self.error(a, exact, p * (-gap * (1 - p) + self.spread + p * gap)))
         return worst
 
+    def soft(self, loss, grad, t):
+        """The greatest errors of (loss, gradient); the gradient's, of two terms that may cancel, in eps of both."""
+        a = mpmath.fsum(t)
+        both = [a * p + share for p, share in zip(self.p, t, strict=True)]
+        exact = a * mpmath.log(self.total) + mpmath.fsum(-s * gap for s, gap in zip(t, self.gaps, strict=True))
+        inherited = mpmath.fsum(b * -gap for b, gap in zip(both, self.gaps, strict=True))
+        worst = 0.0
+        for v, p, gap, share, terms in zip(grad, self.p, self.gaps, t, both, strict=True):
+            off = abs(mpmath.mpf(float(v)) - (a * p - share)) - a * p * (-gap + self.spread) * self.eps
+            worst = max(worst, float((off - self.tiny) / (terms * self.eps)))
+        return self.error(loss, exact, inherited), worst
+
 
 @pytest.fixture(autouse=True)
 def _precision():
@@ -106,6 +118,31 @@ def test_accuracy_of_many_classes(dtype):
     loss, grad = fastce.cross_entropy_and_grad(x, [label], reduction="none")
     assert exact.loss(loss[0], label) <= LOSS
     assert exact.gradient(grad[0], label) <= OTHERS
+
+
+@WIDE_DTYPES
+@pytest.mark.parametrize("classes", [2, 10, 33, 1100])
+def test_soft_targets_and_label_smoothing(classes, dtype):
+    """From undecided logits, as of a fresh network, to confident ones."""
+    rng = np.random.default_rng(classes)
+    normal = rng.normal(size=classes)
+    x = np.stack([np.zeros(classes), normal, 3 * normal, np.where(np.arange(classes) == 1, 20, normal)]).astype(dtype)
+    exact = [Exact(row) for row in x]
+    labels = np.array([0, 1, classes // 2, 1])
+    one_hot = np.eye(classes, dtype=dtype)[labels]
+    cases = [(t, t, 0.0) for t in (one_hot, rng.dirichlet(np.ones(classes), 4).astype(dtype), 2 * one_hot)]
+    cases += [(labels, one_hot, amount) for amount in (0.125, 0.5, 1.0)]
+    for where, given, axis, back in all_axes(x):
+        for target, t, amount in cases:
+            arranged = target if target is labels or axis else np.ascontiguousarray(target.T)
+            options = {"axis": axis, "label_smoothing": amount, "reduction": "none"}
+            loss, grad = fastce.cross_entropy_and_grad(given, arranged, **options)
+            for e, value, slopes, shares in zip(exact, loss, back(grad), t, strict=True):
+                shares = [mpmath.mpf(s) * (1 - amount) + mpmath.mpf(amount) / classes for s in shares.tolist()]
+                of_loss, of_grad = e.soft(value, slopes, shares)
+                message = f"{'labels' if target is labels else 'soft'}, smoothing {amount}, class axis {where}"
+                assert of_loss <= LOSS, f"loss, {message}: {of_loss:.2f} eps"
+                assert of_grad <= OTHERS, f"gradient, {message}: {of_grad:.2f} eps"
 
 
 @WIDE_DTYPES
