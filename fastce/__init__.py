@@ -1,6 +1,7 @@
 """Fast, exact cross-entropy, softmax and log-sum-exp, with gradients, on NumPy arrays."""
 
 from fastce._binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
+from fastce._config import show_config
 from fastce._cross_entropy import CrossEntropyLoss, LossAndGrad, cross_entropy, cross_entropy_and_grad
 from fastce._from_probs import cross_entropy_from_probs, cross_entropy_from_probs_and_grad
 from fastce._softmax import log_softmax, logsumexp, softmax
@@ -17,6 +18,7 @@ __all__ = [
     "cross_entropy_from_probs_and_grad",
     "log_softmax",
     "logsumexp",
+    "show_config",
     "softmax",
     "warmup",
 ]

@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -112,7 +112,7 @@ def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs:
     if not out.flags.forc and _may_overlap_itself(out):
         raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     for name, other in inputs.items():
-        if other is not out and isinstance(other, np.ndarray) and _overlap(out, other):
+        if other is not None and other is not out and isinstance(other, np.ndarray) and _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""
             raise ValueError(f"out must not overlap {name}{same}")
     return out
@@ -144,21 +144,33 @@ def _overlap(a: Array, b: Array) -> bool:
 # --- views and staging -------------------------------------------------------
 
 
-def blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None) -> Iterator[Block]:
-    """Yield kernel-ready blocks that cover the arrays, which are all of one shape.
+def blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None) -> Iterable[Block]:
+    """Return kernel-ready blocks that cover the arrays, which are all of one shape.
 
     The caller finishes with a block before it asks for the next; what it wrote to
     ``block.out`` is then in ``out``. A block's out may be its first input.
     """
     native = rule(inputs[0]).result
-    if any(x.dtype.newbyteorder("=") != native for x in inputs):
+    if len(inputs) > 1 and any(rule(x).result != native for x in inputs):
         native = dtype
-    views = [kernel_view(x, axis, native) for x in inputs]
-    view = views[0] if out is None or out is inputs[0] else kernel_view(out, axis, native)
+    block = _direct(axis, native, inputs, out)
+    return _staged_bits(axis, native, inputs, out) if block is None else (block,)
+
+
+def _direct(axis: int, native: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Block | None:
+    """Return one block of views of the arrays, or None where one of them has to be staged."""
+    views: list[Array] = []
+    for x in inputs if out is None or out is inputs[0] else (*inputs, out):
+        view = kernel_view(x, axis, native)
+        if view is None or (views and view.shape != views[0].shape):
+            return None
+        views.append(view)
     first = views[0]
-    if first is not None and view is not None and all(v is not None and v.shape == first.shape for v in (*views, view)):
-        yield Block(0, first.size // first.shape[1], views, None if out is None else view)  # type: ignore[arg-type]
-        return
+    goal = None if out is None else first if out is inputs[0] else views.pop()
+    return Block(0, first.size // first.shape[1], views, goal)
+
+
+def _staged_bits(axis: int, native: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
     for block in staged(axis, native, inputs, out):
         goal = None if block.out is None else _as_bits(block.out)
         yield Block(block.start, block.stop, [_as_bits(x) for x in block.inputs], goal)
@@ -173,13 +185,14 @@ def _as_bits(x: Array) -> Array:
 
 def kernel_view(x: Array, axis: int, dtype: np.dtype[Any]) -> Array | None:
     """Return ``x`` as (N, C) or (outer, C, inner) without a copy, or None."""
-    if x.dtype != dtype or not x.flags.aligned:
+    flags = x.flags
+    if x.dtype != dtype or not flags.aligned:
         return None
     x = _as_bits(x)
     classes = x.shape[axis]
-    if x.flags.c_contiguous:
+    if flags.c_contiguous:
         if axis == x.ndim - 1:
-            return x if x.ndim == 2 else x.reshape(-1, classes)
+            return x if axis == 1 else x.reshape(-1, classes)
         inner = math.prod(x.shape[axis + 1 :])
         return x.reshape(-1, classes) if inner == 1 else x.reshape(-1, classes, inner)
     others = [(x.shape[k], x.strides[k]) for k in range(x.ndim) if k != axis]

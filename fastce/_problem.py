@@ -104,20 +104,19 @@ class Problem:
         """Compute the losses of all samples, and the gradient times scale and upstream."""
         inputs = [self.logits] if self.labels is not None else [self.logits, self.target]
         for block in blocks(self.axis, self.dtype, inputs, grad):
-            part = slice(block.start, block.stop)
             options = (
                 self.weight,
                 _part(self.sample_weight, block),
                 self.smoothing,
                 _part(upstream, block),
                 scale,
-                loss[part],
+                _part(loss, block),
                 block.out,
             )
             if self.labels is None:
                 launch.run_soft(*block.inputs, *options)
             else:
-                launch.run_hard(block.inputs[0], self.labels[part], self.ignore_index, *options)
+                launch.run_hard(block.inputs[0], _part(self.labels, block), self.ignore_index, *options)
 
     def _scale(self, grad_output: npt.ArrayLike | None) -> tuple[float, Array | None]:
         """Return what the gradient is multiplied by: one factor and, or None, one a sample."""
@@ -138,5 +137,8 @@ def _smoothing(amount: float, classes: int, weight: Array | None) -> tuple[float
     return 1.0 - amount, spread, spread * (float(classes) if weight is None else float(weight.sum()))
 
 
-def _part(values: Array | None, block: Block) -> Array | None:
-    return None if values is None else values[block.start : block.stop]
+def _part(values: Any, block: Block) -> Any:
+    """Return the values of a block's samples, None for None."""
+    if values is None or block.stop - block.start == len(values):
+        return values
+    return values[block.start : block.stop]

@@ -154,6 +154,14 @@ class Kernel:
         return dispatcher
 
 
+def cache_place() -> str | None:
+    """Return the folder of the disk cache, None where there is none."""
+    try:
+        return str(_Cache(cache_place).cache_path)
+    except RuntimeError:
+        return None
+
+
 def kernel(function: Callable[..., Any]) -> Kernel:
     """Make a kernel of a function; see :class:`Kernel`."""
     return Kernel(function)

@@ -12,6 +12,7 @@ the process down: in a child forked after threads had started, and, with Numba's
 layer, while another Python thread is inside a parallel kernel.
 """
 
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -123,7 +124,7 @@ def _computed(x: Array) -> np.dtype[Any]:
 
 def _is_split(x: Array) -> bool:
     """Tell whether rows are too few and too long to give the threads one each."""
-    return x.ndim == 2 and x.shape[1] >= 2 * CHUNK and len(x) < ROWS_A_THREAD * _threads.count()
+    return x.shape[1] >= 2 * CHUNK and x.ndim == 2 and len(x) < ROWS_A_THREAD * _threads.count()
 
 
 def _split_stats(x: Array) -> Array:
@@ -135,8 +136,10 @@ def _split_stats(x: Array) -> Array:
 
 
 def _run(op: Op, x: Array, *args: Any) -> None:
-    if x.ndim == 3 or x.shape[1] <= MAX_CLASSES:
+    if x.ndim == 3:
         _launch(op.lanes, x, *args, _panel(x))
+    elif x.shape[1] <= MAX_CLASSES:
+        _launch(op.lanes, x, *args, 1)
     else:
         lanes = 64 // _computed(x).itemsize
         per_block = min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes)
@@ -146,7 +149,7 @@ def _run(op: Op, x: Array, *args: Any) -> None:
 def _panel(x: Array) -> int:
     """Return how many values wide the panels of ``x`` are: wide, but enough for all threads."""
     panel = PANEL
-    if x.ndim == 3 and x.size >= PARALLEL_ELEMENTS:
+    if x.size >= PARALLEL_ELEMENTS:
         values = -(-x.shape[2] * _computed(x).itemsize // 64)
         while panel > 1 and x.shape[0] * -(-values // panel) < PANELS_A_THREAD * _threads.count():
             panel //= 2
@@ -158,6 +161,31 @@ def _launch(kernel: Kernel, x: Array, *args: Any) -> None:
         kernel(False, x, *args)
     else:
         _threads.run(kernel, (x, *args))
+
+
+def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
+    """Return in words (regime, twin) of an array of this shape; ``itemsize`` is that computed in."""
+    classes, lanes = shape[1], 64 // itemsize
+    threads = started_threads() or numba.config.NUMBA_NUM_THREADS
+    if len(shape) == 3:
+        regime = f"columns: the class axis is not last; panels of up to {PANEL * lanes} neighbouring samples"
+    elif classes <= MAX_CLASSES:
+        regime = f"tiles: at most {MAX_CLASSES} classes; {lanes} rows at a time, transposed in registers"
+    elif classes >= 2 * CHUNK and shape[0] < ROWS_A_THREAD * threads:
+        regime = f"split: fewer than {ROWS_A_THREAD} rows a thread; chunks of {CHUNK} classes go to the threads"
+    else:
+        regime = f"rows: more than {MAX_CLASSES} classes; one row after the other"
+    size = math.prod(shape)
+    if size < PARALLEL_ELEMENTS:
+        return regime, f"serial: {size} elements, fewer than {PARALLEL_ELEMENTS}"
+    if threads == 1 or _threads.forked:
+        return regime, "serial: one thread" if threads == 1 else "serial: forked after threads had started"
+    return regime, f"parallel: {threads} threads"
+
+
+def started_threads() -> int:
+    """Return how many threads kernels use, 0 while none was started."""
+    return _threads.count() if _threads.started else 0
 
 
 def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:

@@ -1,0 +1,23 @@
+"""``python -m fastce``: what fastce runs on, and how it would compute a shape."""
+
+import argparse
+
+from fastce._config import show_config
+
+
+def main() -> None:
+    """Print the configuration; with a shape, how that is computed."""
+    parser = argparse.ArgumentParser(prog="python -m fastce", description="Show what fastce runs on.")
+    parser.add_argument("shape", nargs="?", help="for example 65536x10")
+    parser.add_argument("--dtype", default="float32", help="of the logits (default: float32)")
+    parser.add_argument("--axis", type=int, default=-1, help="the class axis (default: the last)")
+    options = parser.parse_args()
+    try:
+        shape = tuple(int(size) for size in options.shape.split("x")) if options.shape else None
+        show_config(shape, options.dtype, options.axis)
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

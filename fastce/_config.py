@@ -1,0 +1,104 @@
+"""What fastce runs on, and how it would compute a given shape."""
+
+from __future__ import annotations
+
+import math
+import platform
+
+import llvmlite.binding
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from fastce._arrays import as_real, normalize_axis, rule
+from fastce.kernels import launch
+from fastce.kernels.jit import cache_place
+
+_VECTORS = {"avx512f": "512 bits (AVX-512)", "avx2": "256 bits (AVX2)", "avx": "256 bits (AVX)", "sve": "SVE"}
+
+
+def show_config(shape: int | tuple[int, ...] | None = None, dtype: npt.DTypeLike = np.float32, axis: int = -1) -> None:
+    """Print versions, processor, threads, cache and, for a shape, how it is computed.
+
+    Nothing is compiled and no thread is started.
+
+    Parameters
+    ----------
+    shape : int or tuple of int, optional
+        The shape of C-ordered logits whose regime is to be told.
+    dtype : dtype, default float32
+        Their dtype.
+    axis : int, default -1
+        Their class axis.
+
+    Raises
+    ------
+    TypeError
+        If fastce does not compute with the dtype.
+    numpy.exceptions.AxisError
+        If there is no such axis.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> fastce.show_config((65536, 10))  # doctest: +ELLIPSIS
+    fastce ...
+    """
+    lines = _machine()
+    if shape is not None:
+        lines += _regime((shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype), axis)
+    width = max(len(name) for name, _ in lines) + 2
+    print("\n".join(f"{name:{width}}{value}" for name, value in lines))
+
+
+def _machine() -> list[tuple[str, str]]:
+    from fastce import __version__
+
+    return [
+        ("fastce", __version__),
+        ("numba", f"{numba.__version__}, LLVM {'.'.join(map(str, llvmlite.binding.llvm_version_info))}"),
+        ("numpy", np.__version__),
+        ("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
+        ("processor", numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()),
+        ("vectors", _vectors()),
+        ("threads", f"{_threads()}, of {numba.config.NUMBA_NUM_THREADS}; numba.set_num_threads changes them"),
+        ("threading layer", _layer()),
+        ("kernel cache", cache_place() or "none: no writable place; NUMBA_CACHE_DIR names one"),
+    ]
+
+
+def _vectors() -> str:
+    chosen = numba.config.CPU_FEATURES
+    if chosen:
+        has = set(chosen.split(","))
+    else:
+        has = {f"+{name}" for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
+    return next((text for name, text in _VECTORS.items() if f"+{name}" in has), "128 bits")
+
+
+def _threads() -> int:
+    return launch.started_threads() or numba.config.NUMBA_NUM_THREADS
+
+
+def _layer() -> str:
+    try:
+        return str(numba.threading_layer())
+    except ValueError:
+        return f"none started yet; {numba.config.THREADING_LAYER} is asked for"
+
+
+def _regime(shape: tuple[int, ...], dtype: np.dtype, axis: int) -> list[tuple[str, str]]:
+    sample = as_real(np.empty(0, dtype), "logits")
+    axis = normalize_axis(axis, len(shape), "logits")
+    inner = math.prod(shape[axis + 1 :])
+    outer, classes = math.prod(shape[:axis]), shape[axis]
+    arranged = (outer, classes) if inner == 1 else (outer, classes, inner)
+    computed = rule(sample).compute
+    regime, twin = launch.explain(arranged, computed.itemsize)
+    staged = sample.dtype.kind in "biu" or not sample.dtype.isnative
+    return [
+        ("logits", f"{shape}, {dtype}, classes along axis {axis}; computed in {computed}"),
+        ("arranged", f"{arranged}" + (", a block at a time: the dtype has to be converted" if staged else ", a view")),
+        ("regime", regime),
+        ("run", twin),
+    ]
