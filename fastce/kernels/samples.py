@@ -7,12 +7,7 @@ from fastce.kernels.memory import (
     load_n,
     row,
 )
-from fastce.kernels.simd import (
-    full,
-    get_lane,
-    lanes,
-    widen,
-)
+from fastce.kernels.simd import full, get_lane, lanes, reduce_add, where, widen
 
 
 @kernel
@@ -21,19 +16,21 @@ def scan_labels(target, classes, ignore_index, class_weight, sample_weight):
 
     A kept sample weighs its class weight times its sample weight, each 1 where it is None.
     """
-    kept = 0
-    bad = 0
-    for i in range(target.size):
-        label = target[i]
-        is_kept = label != ignore_index
-        kept += is_kept
-        bad += is_kept & ((label < 0) | (label >= classes))
-    if bad:
+    p = row(target, 0)
+    one = full(target, 1)
+    kept = good = full(target, 0)
+    for i in range(0, target.size, lanes(target)):
+        labels = load_n(p, i, target.size - i, ignore_index)
+        is_kept = labels != ignore_index
+        kept = kept + where(is_kept, one, 0)
+        good = good + where(is_kept & (labels >= 0) & (labels < classes), one, 0)
+    count = reduce_add(kept)
+    if count != reduce_add(good):
         for i in range(target.size):
             if target[i] != ignore_index and not 0 <= target[i] < classes:
                 return i, 0.0
     if class_weight is None and sample_weight is None:
-        return -1, float(kept)
+        return -1, float(count)
     total = 0.0
     for i in range(target.size):
         if target[i] != ignore_index:
