@@ -225,3 +225,43 @@ def soft_gradient(d, share, factor, rest, amount, slope):
     """
     at_top = (amount - share) * slope - factor * rest
     return where(d == 0.0, at_top, exp(d) * factor - share * slope)
+
+
+@inline
+def dots(p, step, g, g_step, classes, n, results):
+    """Write the sums of p g over the classes, of g where ``p`` is None."""
+    width = lanes(g)
+    wide = widen(full(g, 0.0))
+    sums = scratch(wide, PANEL)
+    for j in range(0, n, width):
+        store(sums, j, wide)
+    for c in range(classes):
+        for j in range(0, n, width):
+            term = load_n(g, c * g_step + j, n - j, 0.0)
+            if p is not None:
+                term = term * load_n(p, c * step + j, n - j, 0.0)
+            store(sums, j, load_as(sums, j, wide) + widen(term))
+    for j in range(0, n, width):
+        store(results, j, narrow(load_as(sums, j, wide), g))
+
+
+@inline
+def write_softmax_vjp(p, step, g, g_step, q, q_step, classes, n, dots):
+    """Write p (g - dot)."""
+    width = lanes(p)
+    for c in range(classes):
+        for j in range(0, n, width):
+            upstream = load_n(g, c * g_step + j, n - j, 0.0)
+            value = load_n(p, c * step + j, n - j, 0.0) * (upstream - load(dots, j))
+            store_n(q, c * q_step + j, n - j, value)
+
+
+@inline
+def write_log_softmax_vjp(p, step, g, g_step, q, q_step, classes, n, totals):
+    """Write g - exp(p) total."""
+    width = lanes(p)
+    for c in range(classes):
+        for j in range(0, n, width):
+            upstream = load_n(g, c * g_step + j, n - j, 0.0)
+            value = upstream - exp(load_n(p, c * step + j, n - j, 0.0)) * load(totals, j)
+            store_n(q, c * q_step + j, n - j, value)

@@ -22,7 +22,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from fastce.kernels import binary, cross_entropy, samples, soft_targets, softmax, split
+from fastce.kernels import binary, cross_entropy, samples, soft_targets, softmax, split, vjp
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
 from fastce.kernels.rows import CHUNK
@@ -46,6 +46,9 @@ class Op(NamedTuple):
 SOFTMAX = Op(softmax.softmax_rows, softmax.softmax_lanes)
 HARD = Op(cross_entropy.hard_rows, cross_entropy.hard_lanes)
 SOFT = Op(soft_targets.soft_rows, soft_targets.soft_lanes)
+LOGSUMEXP_VJP = Op(vjp.lse_rows, vjp.lse_lanes)
+SOFTMAX_VJP = Op(vjp.softmax_rows, vjp.softmax_lanes)
+LOG_SOFTMAX_VJP = Op(vjp.log_softmax_rows, vjp.log_softmax_lanes)
 
 
 class _Threads:
@@ -135,11 +138,22 @@ def _split_stats(x: Array) -> Array:
     return stats
 
 
-def _run(op: Op, x: Array, *args: Any) -> None:
-    if x.ndim == 3:
+def run_vjp(op: Op, x: Array, *args: Any) -> None:
+    """Run a backward pass of the softmax family; see ``kernels.vjp``."""
+    if _has_lanes(x):
         _launch(op.lanes, x, *args, _panel(x))
-    elif x.shape[1] <= MAX_CLASSES:
-        _launch(op.lanes, x, *args, 1)
+    else:
+        _launch(op.rows, x, *args)
+
+
+def _has_lanes(x: Array) -> bool:
+    """Tell whether samples lie in the lanes, or one row follows the other."""
+    return x.ndim == 3 or x.shape[1] <= MAX_CLASSES
+
+
+def _run(op: Op, x: Array, *args: Any) -> None:
+    if _has_lanes(x):
+        _launch(op.lanes, x, *args, _panel(x))
     else:
         lanes = 64 // _computed(x).itemsize
         per_block = min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes)
@@ -148,6 +162,8 @@ def _run(op: Op, x: Array, *args: Any) -> None:
 
 def _panel(x: Array) -> int:
     """Return how many values wide the panels of ``x`` are: wide, but enough for all threads."""
+    if x.ndim == 2:
+        return 1
     panel = PANEL
     if x.size >= PARALLEL_ELEMENTS:
         values = -(-x.shape[2] * _computed(x).itemsize // 64)

@@ -262,3 +262,38 @@ def _share(t, j, n, class_weight, smoothing):
     if smoothing is not None:
         return where(first_lanes(t, n), share, 0.0)
     return share
+
+
+@block
+def dot(p, g, classes):
+    """Return the sum of p g over the classes in float64, of g where ``p`` is None."""
+    width = lanes(g)
+    total = 0.0
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
+        part = full(g, 0.0)
+        for j in range(start, stop, width):
+            term = load_n(g, j, stop - j, 0.0)
+            if p is not None:
+                term = term * load_n(p, j, stop - j, 0.0)
+            part = part + term
+        total += reduce_add(part)
+    return total
+
+
+@block
+def write_softmax_vjp(p, g, q, classes, dot):
+    """Write p (g - dot)."""
+    width = lanes(p)
+    for j in range(0, classes, width):
+        n = classes - j
+        store_n(q, j, n, load_n(p, j, n, 0.0) * (load_n(g, j, n, 0.0) - dot))
+
+
+@block
+def write_log_softmax_vjp(p, g, q, classes, total):
+    """Write g - exp(p) total."""
+    width = lanes(p)
+    for j in range(0, classes, width):
+        n = classes - j
+        store_n(q, j, n, load_n(g, j, n, 0.0) - exp(load_n(p, j, n, 0.0)) * total)
