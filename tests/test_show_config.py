@@ -1,0 +1,53 @@
+"""What show_config and ``python -m fastce`` tell."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastce
+
+
+def told(capsys, *args):
+    fastce.show_config(*args)
+    return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if not line.startswith("t"))
+
+
+def test_machine(capsys):
+    lines = told(capsys)
+    assert lines["fastce"] == fastce.__version__
+    assert lines["numpy"] == np.__version__
+    assert set(lines) >= {"numba", "python", "processor", "vectors", "kernel"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "axis", "regime", "run"),
+    [
+        ((32, 10), "float32", -1, "tiles: at most 32 classes; 16 rows", "serial: 320 elements"),
+        ((32, 10), "float64", -1, "tiles: at most 32 classes; 8 rows", "serial"),
+        ((4096, 1000), "float32", -1, "rows: more than 32 classes", "parallel"),
+        ((1, 1_000_000), "float32", -1, "split: fewer than 4 rows a thread", "parallel"),
+        ((16, 100, 64, 64), "float16", 1, "columns: the class axis is not last", "parallel"),
+        (10, "int32", 0, "tiles", "serial"),
+    ],
+    ids=str,
+)
+def test_regime(capsys, shape, dtype, axis, regime, run):
+    lines = told(capsys, shape, dtype, axis)
+    assert lines["regime"].startswith(regime)
+    assert lines["run"].startswith(run) or fastce.kernels.launch._threads.count() == 1
+    assert ("converted" in lines["arranged"]) == (dtype == "int32")
+
+
+def test_command():
+    run = subprocess.run([sys.executable, "-m", "fastce", "65536x10"], capture_output=True, text=True, check=True)
+    assert "tiles" in run.stdout
+    bad = subprocess.run([sys.executable, "-m", "fastce", "2xa"], capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert "invalid literal" in bad.stderr
+
+
+def test_wrong_dtype():
+    with pytest.raises(TypeError, match="logits must hold real numbers"):
+        fastce.show_config((3, 4), "complex64")

@@ -1,0 +1,130 @@
+"""The vector-Jacobian products of the softmax family."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import fastce
+
+DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+# tiles, rows, columns, several panels, and what has to be staged
+SHAPES = pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((5, 7), 1), ((33, 100), 1), ((9, 1500), -1), ((4, 10, 6, 5), 1), ((2, 40, 70), 1), ((300, 3), 0), ((6,), 0)],
+    ids=str,
+)
+
+
+def exact(name, g, x, axis):
+    """The product, from the formulas, in extended precision."""
+    x, g = x.astype(np.longdouble), g.astype(np.longdouble)
+    e = np.exp(x - x.max(axis, keepdims=True))
+    p = e / e.sum(axis, keepdims=True)
+    if name == "softmax":
+        return p * (g - (g * p).sum(axis, keepdims=True))
+    if name == "log_softmax":
+        return g - p * g.sum(axis, keepdims=True)
+    return np.expand_dims(g, axis) * p
+
+
+def product(name, g, x, axis, **options):
+    result = getattr(fastce, name)(x, axis)
+    function = getattr(fastce, f"{name}_vjp")
+    return function(g, x, result, axis, **options) if name == "logsumexp" else function(g, result, axis, **options)
+
+
+def arguments(name, shape, axis, dtype, seed=0):
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal(shape) * 3).astype(dtype)
+    of = np.delete(shape, axis) if name == "logsumexp" else shape
+    return rng.standard_normal(tuple(of)).astype(dtype), x
+
+
+NAMES = pytest.mark.parametrize("name", ["logsumexp", "softmax", "log_softmax"])
+
+
+@NAMES
+@SHAPES
+@DTYPES
+def test_against_the_formula(name, shape, axis, dtype):
+    g, x = arguments(name, shape, axis, dtype)
+    before = g.copy(), x.copy()
+    got = product(name, g, x, axis)
+    want = exact(name, g, x, axis)
+    assert got.dtype == dtype
+    assert got.shape == x.shape
+    # the sums cancel: errors are relative to their terms
+    assert np.max(np.abs(got - want)) < 200 * np.finfo(dtype).eps * np.abs(g).max()
+    np.testing.assert_array_equal(g, before[0])
+    np.testing.assert_array_equal(x, before[1])
+
+
+@NAMES
+def test_against_numeric_derivatives(name):
+    g, x = arguments(name, (4, 12), 1, np.float64)
+    v = np.random.default_rng(1).standard_normal(x.shape)
+    function = getattr(fastce, name)
+    step = 1e-6
+    numeric = np.sum(g * (function(x + step * v) - function(x - step * v))) / (2 * step)
+    assert np.sum(product(name, g, x, 1) * v) == pytest.approx(numeric, rel=1e-7)
+
+
+@NAMES
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
+def test_halves_are_rounded_once(name, dtype):
+    g, x = arguments(name, (20, 50), 1, dtype)
+    result = getattr(fastce, name)(x)
+    more = () if name != "logsumexp" else (result,)
+    first = x if name == "logsumexp" else result
+    function = getattr(fastce, f"{name}_vjp")
+    got = function(g, first, *more)
+    wide = function(*(a.astype(np.float32) for a in (g, first, *more)))
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got.astype(np.float32), wide.astype(dtype).astype(np.float32))
+
+
+@NAMES
+@pytest.mark.parametrize("shape", [(40, 10), (20, 80)], ids=str)
+def test_layouts_give_the_same_bits(name, shape):
+    g, x = arguments(name, shape, 1, np.float32)
+    want = product(name, g, x, 1)
+    wide = np.zeros((*shape, 2), np.float32)
+    wide[..., 0] = x
+    np.testing.assert_array_equal(product(name, g, wide[..., 0], 1), want)
+    np.testing.assert_array_equal(product(name, g, x.astype(">f4"), 1), want)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("shape", [(40, 10), (20, 80), (3, 40, 70)], ids=str)
+def test_out_may_be_an_argument(name, shape):
+    axis = 1
+    g, x = arguments(name, shape, axis, np.float32)
+    want = product(name, g, x, axis)
+    y = getattr(fastce, name)(x, axis)
+    function = getattr(fastce, f"{name}_vjp")
+    for position in (0, 1):
+        args = [g.copy(), y.copy()]
+        assert function(*args, axis, out=args[position]) is args[position]
+        np.testing.assert_array_equal(args[position], want)
+
+
+def test_lse_may_keep_its_axis():
+    g, x = arguments("logsumexp", (5, 7), 1, np.float64)
+    lse = fastce.logsumexp(x)
+    np.testing.assert_array_equal(fastce.logsumexp_vjp(g[:, None], x, lse[:, None]), fastce.logsumexp_vjp(g, x, lse))
+
+
+def test_empty():
+    assert fastce.softmax_vjp(np.empty((0, 3)), np.empty((0, 3))).shape == (0, 3)
+    assert fastce.logsumexp_vjp(np.empty(3), np.empty((3, 0)), np.full(3, -np.inf)).shape == (3, 0)
+
+
+def test_wrong_shapes():
+    x = np.zeros((4, 3))
+    with pytest.raises(ValueError, match=r"g must have the shape of p, \(4, 3\), got \(4,\)"):
+        fastce.softmax_vjp(np.zeros(4), x)
+    with pytest.raises(ValueError, match=r"lse must have shape \(4,\) or \(4, 1\), got \(3,\)"):
+        fastce.logsumexp_vjp(np.zeros(4), x, np.zeros(3))
+    memory = np.zeros((5, 3))
+    with pytest.raises(ValueError, match="out must not overlap logp"):
+        fastce.log_softmax_vjp(x, memory[:4], out=memory[1:])
