@@ -14,7 +14,7 @@ import numpy as np
 from fastce.kernels.jit import inline
 from fastce.kernels.memory import load, load_as, load_n, offset, scratch, store, store_n
 from fastce.kernels.simd import bits, full, lanes, maximum, narrow, where, widen
-from fastce.kernels.vecmath import exp
+from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 32  # values across
 BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
@@ -36,7 +36,7 @@ def stats(p, step, classes, n, buffer, tops, rests):
     width = lanes(p)
     across = -(-n // width) * width
     wide = widen(full(p, 0.0))
-    sums = scratch(wide, PANEL)
+    sums, losts = scratch(wide, PANEL), scratch(wide, PANEL)  # the sum, and what its rounding lost
     ones = scratch(wide, PANEL)  # classes equal to the maximum
     highers = scratch(p, PANEL)  # the maxima up to and with the block at hand
     for j in range(0, across, width):
@@ -48,6 +48,7 @@ def stats(p, step, classes, n, buffer, tops, rests):
         store(tops, j, full(p, -np.inf))
         store(highers, j, higher)
         store(sums, j, wide)
+        store(losts, j, wide)
         store(ones, j, wide)
     for start in range(0, classes, BLOCK):
         count = min(BLOCK, classes - start)
@@ -57,7 +58,9 @@ def stats(p, step, classes, n, buffer, tops, rests):
         goal = offset(buffer, (start // BLOCK + 1) % 2 * BLOCK * across)
         for j in range(0, across, width):
             higher = load(highers, j)
-            total, one = _raise(load(tops, j), higher, load_as(sums, j, wide), load_as(ones, j, wide))
+            total, lost, one = _raise(
+                load(tops, j), higher, load_as(sums, j, wide), load_as(losts, j, wide), load_as(ones, j, wide)
+            )
             shift = where(higher > -np.inf, higher, 0.0)
             store(tops, j, higher)
             block_rest = block_ones = full(p, 0.0)
@@ -69,20 +72,24 @@ def stats(p, step, classes, n, buffer, tops, rests):
             for c in range(ahead, count):
                 block_rest, block_ones = _add(load(near, c * across + j), shift, block_rest, block_ones)
             store(highers, j, higher)
-            store(sums, j, total + widen(block_rest))
+            total, rounded = two_sum(total, widen(block_rest))
+            store(sums, j, total)
+            store(losts, j, lost + rounded)
             store(ones, j, one + widen(block_ones))
     for j in range(0, across, width):
-        total, one = load_as(sums, j, wide), load_as(ones, j, wide)
+        total = load_as(sums, j, wide) + load_as(losts, j, wide)
+        one = load_as(ones, j, wide)
         store(rests, j, narrow(where(one > 0.0, total + (one - 1.0), np.nan), p))
 
 
 @inline
-def _raise(top, higher, total, ones):
-    """Move (total, ones) from the maximum ``top`` to one that may be higher."""
+def _raise(top, higher, total, lost, ones):
+    """Move (total, lost, ones) from the maximum ``top`` to one that may be higher."""
     shift = where(higher > -np.inf, higher, 0.0)
     grown = higher > top
-    total = where(grown, (total + ones) * widen(exp(top - shift)), total)
-    return total, where(grown, 0.0, ones)
+    fade = widen(exp(top - shift))
+    total = where(grown, (total + ones) * fade, total)
+    return total, where(grown, lost * fade, lost), where(grown, 0.0, ones)
 
 
 @inline
@@ -143,22 +150,48 @@ def write_gradient(p, step, q, q_step, classes, n, tops, factors, labels, at_lab
 
 
 @inline
+def _clear(sums, losts, wide, n):
+    """Start compensated sums in float64, whose memory the caller provides, of ``n`` samples."""
+    for j in range(0, n, lanes(wide)):
+        store(sums, j, wide)
+        store(losts, j, wide)
+
+
+@inline
+def _add_to(sums, losts, j, term):
+    """Add a value to the sums, and what the addition rounds off to ``losts``."""
+    term = widen(term)
+    total, rounded = two_sum(load_as(sums, j, term), term)
+    store(sums, j, total)
+    store(losts, j, load_as(losts, j, term) + rounded)
+
+
+@inline
+def _write_sums(sums, losts, n, like, results):
+    """Write the sums in the precision of ``like``."""
+    wide = widen(full(like, 0.0))
+    for j in range(0, n, lanes(like)):
+        total = load_as(sums, j, wide)
+        lost = load_as(losts, j, wide)
+        # an infinite total has NaN for what it lost
+        store(results, j, narrow(where(total - total == 0.0, total + lost, total), like))
+
+
+@inline
 def gap_sums(p, step, class_weight, classes, n, tops, results):
     """Write the sums of w (top - x) over the classes."""
     width = lanes(p)
     wide = widen(full(p, 0.0))
-    sums = scratch(wide, PANEL)
-    for j in range(0, n, width):
-        store(sums, j, wide)
+    sums, losts = scratch(wide, PANEL), scratch(wide, PANEL)
+    _clear(sums, losts, wide, n)
     for c in range(classes):
         source = offset(p, c * step)
         for j in range(0, n, width):
             gap = load(tops, j) - load_n(source, j, n - j, 0.0)
             if class_weight is not None:
                 gap = gap * class_weight[c]
-            store(sums, j, load_as(sums, j, wide) + widen(gap))
-    for j in range(0, n, width):
-        store(results, j, narrow(load_as(sums, j, wide), p))
+            _add_to(sums, losts, j, gap)
+    _write_sums(sums, losts, n, p, results)
 
 
 @inline
@@ -166,22 +199,20 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
     """Write the sums of t and of t (top - x), for targets after smoothing and weights."""
     width = lanes(p)
     wide = widen(full(p, 0.0))
-    wide_amounts = scratch(wide, PANEL)
-    wide_dots = scratch(wide, PANEL)
-    for j in range(0, n, width):
-        store(wide_amounts, j, wide)
-        store(wide_dots, j, wide)
+    amount_sums, amount_losts = scratch(wide, PANEL), scratch(wide, PANEL)
+    dot_sums, dot_losts = scratch(wide, PANEL), scratch(wide, PANEL)
+    _clear(amount_sums, amount_losts, wide, n)
+    _clear(dot_sums, dot_losts, wide, n)
     for c in range(classes):
         source = offset(p, c * step)
         for j in range(0, n, width):
             share = _share(offset(t, c * t_step), j, n, c, class_weight, smoothing)
             gap = load(tops, j) - load_n(source, j, n - j, 0.0)
             product = where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
-            store(wide_amounts, j, load_as(wide_amounts, j, wide) + widen(share))
-            store(wide_dots, j, load_as(wide_dots, j, wide) + widen(product))
-    for j in range(0, n, width):
-        store(amounts, j, narrow(load_as(wide_amounts, j, wide), p))
-        store(dots, j, narrow(load_as(wide_dots, j, wide), p))
+            _add_to(amount_sums, amount_losts, j, share)
+            _add_to(dot_sums, dot_losts, j, product)
+    _write_sums(amount_sums, amount_losts, n, p, amounts)
+    _write_sums(dot_sums, dot_losts, n, p, dots)
 
 
 @inline
@@ -220,11 +251,11 @@ def soft_share(t, smoothing):
 def soft_gradient(d, share, factor, rest, amount, slope):
     """Return slope * (amount * softmax - share) for x - maximum = d.
 
-    At the maximum the softmax is 1 - rest / total, and amount - share is formed first: exact
-    where a one-hot target and a confident prediction agree.
+    Where both softmax and target are nearer to all than to nothing, what they lack is
+    compared: exact where a one-hot target and a confident prediction agree.
     """
-    at_top = (amount - share) * slope - factor * rest
-    return where(d == 0.0, at_top, exp(d) * factor - share * slope)
+    near = (d == 0.0) & (rest < 1.0) & (share + share > amount)
+    return where(near, (amount - share) * slope - factor * rest, exp(d) * factor - share * slope)
 
 
 @inline
@@ -232,17 +263,15 @@ def dots(p, step, g, g_step, classes, n, results):
     """Write the sums of p g over the classes, of g where ``p`` is None."""
     width = lanes(g)
     wide = widen(full(g, 0.0))
-    sums = scratch(wide, PANEL)
-    for j in range(0, n, width):
-        store(sums, j, wide)
+    sums, losts = scratch(wide, PANEL), scratch(wide, PANEL)
+    _clear(sums, losts, wide, n)
     for c in range(classes):
         for j in range(0, n, width):
             term = load_n(g, c * g_step + j, n - j, 0.0)
             if p is not None:
                 term = term * load_n(p, c * step + j, n - j, 0.0)
-            store(sums, j, load_as(sums, j, wide) + widen(term))
-    for j in range(0, n, width):
-        store(results, j, narrow(load_as(sums, j, wide), g))
+            _add_to(sums, losts, j, term)
+    _write_sums(sums, losts, n, g, results)
 
 
 @inline

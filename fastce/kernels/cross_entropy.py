@@ -73,17 +73,21 @@ def _loss(top, rest, at_label, label_weight, gap_sum, smoothing):
 
 @inline
 def _gradient(top, rest, at_label, label_weight, smoothing):
-    """Return (a / sum, a p_y - t_y): what exponentials are multiplied by, and the label's gradient."""
-    amount = label_weight
+    """Return (a / sum, a p_y - t_y): what exponentials are multiplied by, and the label's gradient.
+
+    Where both the label's softmax and its target are nearer to all than to nothing, what they
+    lack is compared: (a - t_y) - a rest / sum.
+    """
+    amount = at_target = label_weight
     others = full(top, 0.0)  # a - t_y
     if smoothing is not None:
         keep, spread, spread_total = smoothing
         amount = label_weight * keep + spread_total
+        at_target = label_weight * (keep + spread)
         others = full(top, spread_total) - label_weight * spread
-    total = rest + 1.0
-    without_label = where(at_label == top, rest, total - exp(at_label - top))
-    factor = amount / total
-    return factor, others - factor * without_label
+    factor = amount / (rest + 1.0)
+    near = (at_label == top) & (rest < 1.0) & (at_target + at_target > amount)
+    return factor, where(near, others - factor * rest, exp(at_label - top) * factor - at_target)
 
 
 @kernel

@@ -26,9 +26,9 @@ from fastce.kernels.simd import (
     reduce_max,
     where,
 )
-from fastce.kernels.vecmath import exp
+from fastce.kernels.vecmath import exp, two_sum
 
-BLOCK = 512  # classes whose exponentials are added in the logits' precision
+VALUES = 32  # a block: values whose exponentials are added in the logits' precision
 CHUNK = 1 << 15  # classes that one thread sums at a time
 
 
@@ -79,13 +79,14 @@ def _sum_and_next_max(p, start, shift):
     The next block comes from memory while this one's exponentials keep the core busy.
     """
     width = lanes(p)
+    size = VALUES * width
     rest_a = rest_b = ones_a = ones_b = full(p, 0.0)
     top_a = top_b = full(p, -np.inf)
-    for j in range(start, start + BLOCK, 2 * width):
+    for j in range(start, start + size, 2 * width):
         rest_a, ones_a = _add(load(p, j), shift, rest_a, ones_a)
-        top_a = maximum(load(p, j + BLOCK), top_a)
+        top_a = maximum(load(p, j + size), top_a)
         rest_b, ones_b = _add(load(p, j + width), shift, rest_b, ones_b)
-        top_b = maximum(load(p, j + width + BLOCK), top_b)
+        top_b = maximum(load(p, j + width + size), top_b)
     return reduce_add(rest_a + rest_b), reduce_add(ones_a + ones_b), reduce_max(maximum(top_a, top_b))
 
 
@@ -110,21 +111,31 @@ def chunk_stats(p, start, stop):
     It is read once: the maximum looks one block ahead of the sum, which is rescaled when the
     maximum grows.
     """
-    ahead = max((stop - start) // BLOCK - 1, 0)
-    top = _max(p, start, start + BLOCK if ahead else stop)
-    rest = ones = 0.0
+    size = VALUES * lanes(p)
+    ahead = max((stop - start) // size - 1, 0)
+    top = _max(p, start, start + size if ahead else stop)
+    rest = lost = ones = 0.0
     for _ in range(ahead):
         block_rest, block_ones, next_top = _sum_and_next_max(p, start, _shift(p, top))
-        higher = max(top, next_top)
-        rest, ones = _raise(top, higher, rest + block_rest, ones + block_ones)
-        top = higher
-        start += BLOCK
+        rest, rounded = two_sum(rest, np.float64(block_rest))
+        lost += rounded
+        ones += block_ones
+        if next_top > top:
+            fade = math.exp(np.float64(top) - np.float64(next_top))
+            rest, lost, ones, top = (rest + ones) * fade, lost * fade, 0.0, next_top
+        start += size
     if ahead:
-        higher = max(top, _max(p, start + BLOCK, stop))
-        rest, ones = _raise(top, higher, rest, ones)
-        top = higher
-    block_rest, block_ones = _sum(p, start, stop, _shift(p, top))
-    return top, rest + block_rest, ones + block_ones
+        higher = max(top, _max(p, start + size, stop))
+        rest, ones = _raise(top, higher, rest + lost, ones)
+        lost, top = 0.0, higher
+    while start < stop:
+        end = min(start + size, stop)
+        block_rest, block_ones = _sum(p, start, end, _shift(p, top))
+        rest, rounded = two_sum(rest, np.float64(block_rest))
+        lost += rounded
+        ones += block_ones
+        start = end
+    return top, rest + lost, ones
 
 
 @inline
@@ -185,8 +196,9 @@ def gap_sum(p, class_weight, classes, top):
     """Return the sum of w (top - x) over the classes, in float64."""
     width = lanes(p)
     total = 0.0
-    for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
+    size = VALUES * width
+    for start in range(0, classes, size):
+        stop = min(start + size, classes)
         part = full(p, 0.0)
         for j in range(start, stop, width):
             n = stop - j
@@ -226,8 +238,9 @@ def soft_sums(p, t, class_weight, classes, top, smoothing):
     """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
     width = lanes(p)
     amount = dot = 0.0
-    for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
+    size = VALUES * width
+    for start in range(0, classes, size):
+        stop = min(start + size, classes)
         block_amount = block_dot = full(p, 0.0)
         for j in range(start, stop, width):
             n = stop - j
@@ -269,8 +282,9 @@ def dot(p, g, classes):
     """Return the sum of p g over the classes in float64, of g where ``p`` is None."""
     width = lanes(g)
     total = 0.0
-    for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
+    size = VALUES * width
+    for start in range(0, classes, size):
+        stop = min(start + size, classes)
         part = full(g, 0.0)
         for j in range(start, stop, width):
             term = load_n(g, j, stop - j, 0.0)

@@ -2,12 +2,13 @@
 
 import math
 
-from fastce.kernels.jit import inline, kernel
+from fastce.kernels.jit import kernel
 from fastce.kernels.memory import (
     load_n,
     row,
 )
 from fastce.kernels.simd import full, get_lane, lanes, reduce_add, where, widen
+from fastce.kernels.vecmath import two_sum
 
 
 @kernel
@@ -43,14 +44,6 @@ def scan_labels(target, classes, ignore_index, class_weight, sample_weight):
     return -1, total
 
 
-@inline
-def _two_sum(a, b):
-    """Return a + b and what its rounding lost."""
-    total = a + b
-    back = total - a
-    return total, (a - (total - back)) + (b - back)
-
-
 @kernel
 def total(values):
     """Return the sum in float64, in a fixed order and as if rounded once."""
@@ -58,11 +51,11 @@ def total(values):
     p = row(values, 0)
     high = low = widen(full(values, 0.0))
     for j in range(0, values.size, width):
-        high, lost = _two_sum(high, widen(load_n(p, j, values.size - j, 0.0)))
+        high, lost = two_sum(high, widen(load_n(p, j, values.size - j, 0.0)))
         low = low + lost
     result = compensation = plain = 0.0
     for lane in range(width):
-        result, lost = _two_sum(result, get_lane(high, lane))
+        result, lost = two_sum(result, get_lane(high, lane))
         compensation += lost + get_lane(low, lane)
         plain += get_lane(high, lane)
     if math.isfinite(result):

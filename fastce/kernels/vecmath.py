@@ -13,6 +13,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from fastce.kernels.jit import inline
 from fastce.kernels.simd import (
     Simd,
     bits,
@@ -182,3 +183,11 @@ def _log_plus_impl(x, small):
         return where(x < np.inf, k * ln2_hi - ((half_square - tail) - f), x)
 
     return impl
+
+
+@inline
+def two_sum(a, b):
+    """Return a + b and exactly what its rounding lost; scalars or values (Knuth 1969)."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
