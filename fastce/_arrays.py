@@ -55,8 +55,7 @@ class Block(NamedTuple):
 
 def as_real(values: npt.ArrayLike, name: str) -> Array:
     """Return an array of real numbers that fastce computes with, or raise TypeError."""
-    if isinstance(values, np.ma.MaskedArray):
-        raise TypeError(f"{name} must not be a masked array: fill it or drop what is masked")
+    refuse_masked(values, name)
     array = np.asarray(values)
     if _rule(array.dtype) is None:
         raise TypeError(
@@ -64,6 +63,12 @@ def as_real(values: npt.ArrayLike, name: str) -> Array:
             f"got dtype {array.dtype}"
         )
     return array
+
+
+def refuse_masked(values: object, name: str) -> None:
+    """Raise TypeError for a masked array, whose mask would be lost."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: fill it or drop what is masked")
 
 
 def rule(array: Array) -> Rule:

@@ -296,10 +296,11 @@ class CrossEntropyLoss:
         problem = self._problem
         if problem is None:
             raise RuntimeError("backward needs a loss first: call the object with logits and target")
-        if out is None and self._grad is not None and problem.fits(self._grad):
-            out = self._grad
+        if out is not None:
+            grad = problem.grad_array(out)
         else:
-            kept, out = out is None, problem.grad_array(out)
-            self._grad = out if kept else self._grad
-        problem.solve(out, grad_output)
-        return out
+            if self._grad is None or not problem.fits(self._grad):
+                self._grad = problem.grad_array()
+            grad = self._grad
+        problem.solve(grad, grad_output)
+        return grad

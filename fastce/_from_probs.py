@@ -152,6 +152,11 @@ class _FromProbs(Problem):
             if block.out is not None:
                 np.divide(shares, probs, out=block.out)
                 np.multiply(block.out, -slope[part, None], out=block.out)
+            if self.labels is not None:
+                ignored = self.labels[part] == self.ignore_index
+                loss[part][ignored] = 0.0
+                if block.out is not None:
+                    block.out[ignored] = 0.0
 
     def _fill_picked(self, loss: Array, grad: Array | None, weight: Array, slope: Array) -> None:
         """Handle class indices without smoothing: one probability a sample."""
@@ -180,7 +185,6 @@ class _FromProbs(Problem):
         kept = labels != self.ignore_index
         shares = np.full_like(block.inputs[0], spread)
         shares[kept, labels[kept]] += self.dtype.type(keep)
-        shares[~kept] = 0.0
         return self._weighted(shares)
 
     def _weighted(self, shares: Array) -> Array:

@@ -13,6 +13,7 @@ from fastce._arrays import (
     blocks,
     check_out,
     normalize_axis,
+    refuse_masked,
     rule,
     without_axis,
 )
@@ -51,6 +52,7 @@ class Problem:
     ) -> None:
         self.logits = logits = as_real(logits, self.what)
         self.axis = axis = normalize_axis(axis, logits.ndim, self.what)
+        refuse_masked(target, "target")
         self.target = target = np.asarray(target)
         check_reduction(reduction)
         self.reduction = reduction
@@ -86,7 +88,9 @@ class Problem:
 
     def fits(self, out: Array) -> bool:
         """Tell whether a gradient buffer of an earlier call serves this one."""
-        return out.shape == self.logits.shape and out.dtype == rule(self.logits).result
+        if out.shape != self.logits.shape or out.dtype != rule(self.logits).result:
+            return False
+        return not any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in self.given.values())
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
