@@ -96,6 +96,8 @@ def hard_rows(
 ):  # fmt: skip
     """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
     count, classes = x.shape
+    # exponentials of short rows wait for their factor where the gradient goes
+    stored = smoothing is None and x.itemsize > 2 and rows.is_short(x, classes)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
@@ -105,10 +107,13 @@ def hard_rows(
             label = target[start + r]
             if label != ignore_index:
                 p = row(x, start + r)
-                row_top, row_rest = rows.stats(p, classes)
+                at_label = set_lane(at_label, r, load_one(p, label))
+                if stored and grad is not None:
+                    row_top, row_rest = rows.stats_and_exp(p, row(grad, start + r), classes)
+                else:
+                    row_top, row_rest = rows.stats(p, classes)
                 top = set_lane(top, r, row_top)
                 rest = set_lane(rest, r, row_rest)
-                at_label = set_lane(at_label, r, load_one(p, label))
                 kept = set_lane(kept, r, 1.0)
                 if class_weight is not None:
                     label_weight = set_lane(label_weight, r, class_weight[label])
@@ -128,7 +133,9 @@ def hard_rows(
                 if label == ignore_index:
                     rows.fill_zero(q, classes)
                 else:
-                    if smoothing is None:
+                    if smoothing is None and stored:
+                        rows.scale(q, classes, get_lane(factor, r))
+                    elif smoothing is None:
                         rows.write_softmax(p, q, classes, get_lane(top, r), get_lane(factor, r))
                     else:
                         minus = get_lane(slope, r) * smoothing[1]

@@ -52,8 +52,13 @@ def _max(p, start, stop):
 def _add(x, shift, rest, ones):
     """Add exp(x - shift) to ``rest`` where x is below the shift, else 1 to ``ones``."""
     d = x - shift
+    return _count(d, exp(d), rest, ones)
+
+
+@inline
+def _count(d, exp_d, rest, ones):
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, exp(d), 0.0), ones + where(below, full(x, 0.0), 1.0)
+    return rest + where(below, exp_d, 0.0), ones + where(below, full(d, 0.0), 1.0)
 
 
 @block
@@ -161,6 +166,62 @@ def stats(p, classes):
         part_top, part_rest, part_ones = chunk_stats(p, start, min(start + CHUNK, classes))
         top, rest, ones = merge(top, rest, ones, part_top, part_rest, part_ones)
     return top, rest + (ones - 1.0) if ones else np.nan
+
+
+@inline
+def is_short(p, classes):
+    """Tell whether ``stats`` knows a row's maximum before it sums, and ``stats_and_exp`` serves."""
+    return classes < 2 * VALUES * lanes(p)
+
+
+@block
+def stats_and_exp(p, q, classes):
+    """Return what ``stats`` does of a short row and leave exp(x - maximum) in ``q``.
+
+    Only where ``q`` holds what is computed: not in 16 bits.
+    """
+    width = lanes(p)
+    size = VALUES * width
+    top = _max(p, 0, classes)
+    shift = _shift(p, top)
+    rest = lost = ones = 0.0
+    for start in range(0, classes, size):
+        stop = min(start + size, classes)
+        rest_a = rest_b = ones_a = ones_b = full(p, 0.0)
+        j = start
+        while j + 2 * width <= stop:
+            a, b = load(p, j) - shift, load(p, j + width) - shift
+            exp_a, exp_b = exp(a), exp(b)
+            store(q, j, exp_a)
+            store(q, j + width, exp_b)
+            rest_a, ones_a = _count(a, exp_a, rest_a, ones_a)
+            rest_b, ones_b = _count(b, exp_b, rest_b, ones_b)
+            j += 2 * width
+        while j < stop:
+            a = load_n(p, j, stop - j, -np.inf) - shift
+            exp_a = exp(a)
+            store_n(q, j, stop - j, exp_a)
+            rest_a, ones_a = _count(a, exp_a, rest_a, ones_a)
+            j += width
+        rest, rounded = two_sum(rest, np.float64(reduce_add(rest_a + rest_b)))
+        lost += rounded
+        ones += reduce_add(ones_a + ones_b)
+    rest += lost
+    return top, rest + (ones - 1.0) if ones else np.nan
+
+
+@block
+def scale(q, classes, factor):
+    """Multiply by a factor."""
+    width = lanes(q)
+    j = 0
+    while j + 2 * width <= classes:
+        store(q, j, load(q, j) * factor)
+        store(q, j + width, load(q, j + width) * factor)
+        j += 2 * width
+    while j < classes:
+        store_n(q, j, classes - j, load_n(q, j, classes - j, 0.0) * factor)
+        j += width
 
 
 @block

@@ -32,12 +32,17 @@ def _lse(top, rest):
 def softmax_rows(x, lse, probs, logs, per_block):
     """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
     count, classes = x.shape
+    # exponentials of short rows wait for their factor where the result goes
+    stored = x.itemsize > 2 and rows.is_short(x, classes)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
         top = rest = full(x, 0.0)
         for r in range(n):
-            row_top, row_rest = rows.stats(row(x, start + r), classes)
+            if stored and probs is not None:
+                row_top, row_rest = rows.stats_and_exp(row(x, start + r), row(probs, start + r), classes)
+            else:
+                row_top, row_rest = rows.stats(row(x, start + r), classes)
             top = set_lane(top, r, row_top)
             rest = set_lane(rest, r, row_rest)
         if lse is not None:
@@ -46,7 +51,10 @@ def softmax_rows(x, lse, probs, logs, per_block):
             factor = full(x, 1.0) / (rest + 1.0)
             for r in range(n):
                 q = row(probs, start + r)
-                rows.write_softmax(row(x, start + r), q, classes, get_lane(top, r), get_lane(factor, r))
+                if stored:
+                    rows.scale(q, classes, get_lane(factor, r))
+                else:
+                    rows.write_softmax(row(x, start + r), q, classes, get_lane(top, r), get_lane(factor, r))
         if logs is not None:
             log_sum = log1p(rest)
             for r in range(n):
