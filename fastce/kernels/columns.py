@@ -80,6 +80,9 @@ def stats(p, step, classes, n, buffer, tops, rests):
         total = load_as(sums, j, wide) + load_as(losts, j, wide)
         one = load_as(ones, j, wide)
         store(rests, j, narrow(where(one > 0.0, total + (one - 1.0), np.nan), p))
+        # without a maximum: -inf, or NaN where a NaN is in the sum
+        top = load(tops, j)
+        store(tops, j, where(top > -np.inf, top, top + narrow(total, p)))
 
 
 @inline

@@ -152,6 +152,16 @@ def merge(top, rest, ones, other_top, other_rest, other_ones):
     return higher, rest + other_rest, ones + other_ones
 
 
+@inline
+def finish(top, rest, ones):
+    """Return (maximum, rest) of a whole row from (maximum, rest, ones)."""
+    if ones:
+        return np.float64(top), rest + (ones - 1.0)
+    if top > -np.inf:
+        return np.float64(top), np.nan
+    return top + rest, np.nan  # -inf, or NaN where a NaN is in the sum
+
+
 @block
 def stats(p, classes):
     """Return (maximum, rest): rest sums exp(x - maximum) over all but one greatest class.
@@ -165,7 +175,7 @@ def stats(p, classes):
     for start in range(CHUNK, classes, CHUNK):
         part_top, part_rest, part_ones = chunk_stats(p, start, min(start + CHUNK, classes))
         top, rest, ones = merge(top, rest, ones, part_top, part_rest, part_ones)
-    return top, rest + (ones - 1.0) if ones else np.nan
+    return finish(top, rest, ones)
 
 
 @inline
@@ -206,8 +216,7 @@ def stats_and_exp(p, q, classes):
         rest, rounded = two_sum(rest, np.float64(reduce_add(rest_a + rest_b)))
         lost += rounded
         ones += reduce_add(ones_a + ones_b)
-    rest += lost
-    return top, rest + (ones - 1.0) if ones else np.nan
+    return finish(top, rest + lost, ones)
 
 
 @block

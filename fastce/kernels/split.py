@@ -4,7 +4,6 @@ Statistics first, a chunk at a time; merged in order, they are those that ``rows
 Then each chunk of the result is written on its own.
 """
 
-import numpy as np
 from numba import prange
 
 from fastce.kernels import rows
@@ -46,5 +45,4 @@ def merge_stats(x, parts, stats):
         for chunk in range(1, parts.shape[1]):
             part = parts[i, chunk]
             top, rest, ones = rows.merge(top, rest, ones, part[0], part[1], part[2])
-        stats[0, i] = top
-        stats[1, i] = rest + (ones - 1.0) if ones else np.nan
+        stats[0, i], stats[1, i] = rows.finish(top, rest, ones)
