@@ -2,6 +2,7 @@
 #
 #   make test [ARGS="-k softmax"]     the tests, with coverage of the public layer
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
+#   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about half an hour
 #   make readme                       the README's table from the committed benchmark run
 #   make lint / make types            ruff / mypy --strict
 #   make clean                        the environment, caches and raw benchmark output
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 
-.PHONY: test bench bench-smoke readme lint types clean
+.PHONY: test bench bench-full bench-smoke readme lint types clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -24,6 +25,10 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
+
+bench-full: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench,peers]"
+	$(BIN)/python -m bench --full $(ARGS)
 
 bench-smoke: $(READY)
 	$(BIN)/python -m bench --smoke

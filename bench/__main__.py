@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench import report, tables
+from bench import full, report, scoreboard, tables
 from bench.cases import BATCHES, CLASSES, MAX_ELEMENTS, OPS, TRAINING_BATCHES, Plan
-from bench.contenders import CONTENDERS, LIMIT
+from bench.contenders import CONTENDERS, LIMIT, STANDARD, missing
+from bench.progress import Display
 from bench.results import collect
 from bench.runner import Runner
 
@@ -41,8 +43,8 @@ def positive(text: str) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Time fastce against other libraries.")
     several = {"nargs": "+", "metavar": "X"}
-    names = [name for name in CONTENDERS if name != LIMIT]
-    parser.add_argument("--contenders", choices=names, default=names, help=f"of {' '.join(names)}", **several)
+    names = [name for name, contender in CONTENDERS.items() if not contender.yardstick]
+    parser.add_argument("--contenders", choices=names, default=STANDARD, help=f"of {' '.join(names)}", **several)
     parser.add_argument("--ops", choices=OPS, default=OPS, help=f"of {' '.join(OPS)}", **several)
     parser.add_argument("--batch", type=positive, default=BATCHES, help=f"({_listed(BATCHES)})", **several)
     parser.add_argument("--classes", type=positive, default=CLASSES, help=f"({_listed(CLASSES)})", **several)
@@ -53,18 +55,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--seconds",
         type=float,
-        default=150.0,
-        help="for the speed cases (150); the largest are left out when it is over",
+        help="for the speed cases (150, full run 600); when it is over, the largest are left out, but in a full run",
     )
     parser.add_argument("--max-elements", type=positive, default=MAX_ELEMENTS, help="no larger logits (67 million)")
     parser.add_argument("--no-training", action="store_true", help="without the training loop")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, all machinery, about 20 s")
+    parser.add_argument(
+        "--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; 20 minutes"
+    )
+    parser.add_argument("--fresh", action="store_true", help="with --full: play again what an earlier run has finished")
     parser.add_argument("--save", action="store_true", help="also write the run to bench/results/")
     parser.add_argument("--png", action="store_true", help="plots as PNG instead of SVG")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder of the output (bench/out)")
     options = parser.parse_args(arguments)
     if options.smoke and options.save:
         parser.error("a smoke run is nothing to save")
+    if options.seconds is None:
+        options.seconds = 10.0 if options.smoke else 600.0 if options.full else 150.0
+    absent = {name: missing(name) for name in options.contenders if missing(name)}
+    if absent and not options.full:
+        parser.error(f"not installed: {', '.join(absent.values())}; the extra `peers` has them")
     return options
 
 
@@ -84,43 +94,52 @@ def make_plan(options: argparse.Namespace) -> Plan:
 
 
 def play(plan: Plan, folder: Path, console: Console):
-    """Run the plan with a progress display, which is redrawn only while nothing is timed."""
-    columns = TextColumn("{task.description:<36}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn()
-    with Runner(plan, folder) as runner, Progress(*columns, console=console, auto_refresh=False) as progress:
-        task = progress.add_task("starting")
-        last = ""
+    """Run the plan with a progress display."""
+    with Runner(plan, folder) as runner, Display(console) as display:
+        return runner.run(display.tell)
 
-        def tell(item, number: int, of: int) -> None:
-            nonlocal last
-            progress.update(task, description=str(item), completed=number, total=of, refresh=console.is_terminal)
-            group = str(item).split(" ", 1)[-1]
-            if not console.is_terminal and group != last:  # in a log: a line a shape
-                console.print(f"[{number}/{of}] {group}")
-            last = group
 
-        return runner.run(tell)
+def play_full(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Play what is left of the full run, then put all together."""
+    kept = options.out / ("full-smoke" if options.smoke else "full")
+    if options.fresh:
+        shutil.rmtree(kept, ignore_errors=True)
+    start = time.monotonic()
+    same, facts = full.code_and_machine(options.threads)
+    todo = full.stages(options.threads, options.seconds, options.smoke)
+    with Display(console, sum(len(stage.plan.cases()) for stage in todo)) as display:
+        run = full.play(todo, kept, same, display)
+    facts |= {"busy_before": run.pop("busy"), "seconds": time.monotonic() - start, "smoke": options.smoke}
+    return {"facts": facts, **run}
+
+
+def play_standard(options: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Play the ordinary benchmark."""
+    start = time.monotonic()
+    raw = options.out / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    plan = make_plan(options)
+    busy = psutil.cpu_percent(1.0)
+    notes = play(plan, raw, console)
+    return collect(plan, raw, notes, {"busy_before": busy, "seconds": time.monotonic() - start})
 
 
 def main() -> int:
     options = parse()
     start = time.monotonic()
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    raw = options.out / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
-    plan = make_plan(options)
-    busy = psutil.cpu_percent(1.0)
-    notes = play(plan, raw, console)
-    run = collect(plan, raw, notes, {"busy_before": busy, "seconds": time.monotonic() - start})
-    report.show(run, console)
-    saved = [HERE / "results"] if options.save and not notes.failures else []
-    folders = [options.out, *saved]
-    for folder in folders:
-        written = report.write(run, folder, "png" if options.png else "svg")
+    run, board = (
+        (play_full(options, console), scoreboard) if options.full else (play_standard(options, console), report)
+    )
+    board.show(run, console)
+    saved = [HERE / "results"] if options.save and not run["failures"] else []
+    for folder in [options.out, *saved]:
+        written = board.write(run, folder, "png" if options.png else "svg")
         console.print(f"\nWritten to {folder}: {', '.join(path.name for path in written)}")
-    console.print(f"pytest-benchmark's own files and the logs: {raw}; {time.monotonic() - start:.0f} s in all")
+    console.print(f"{time.monotonic() - start:.0f} s in all")
     for line in tables.failure_lines(run):
         console.print(line, style="bold red")
-    return int(bool(notes.failures))
+    return int(bool(run["failures"]))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from bench.cases import LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, SOFTMAX, Inputs
+from bench import peers
+from bench.cases import INPLACE, LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, SOFTMAX
+from bench.inputs import Calls, Inputs
 
-Calls = dict[str, Callable[[], Any]]
 Step = Callable[[np.ndarray, np.ndarray], tuple[Any, np.ndarray]]
 
 
@@ -27,32 +29,44 @@ class Contender:
     bind: Callable[[Inputs], Calls]
     step: Callable[[], Step] | None = None  # makes (logits, target) -> (loss, gradient) for the training loop
     checked: bool = True
+    needs: str = ""  # an optional package: without it, or where it fails, the contender is left out
+    yardstick: bool = False  # fastce itself under other conditions: compared with, not competed with
+    to_numpy: Callable[[Any], np.ndarray] = np.asarray
 
 
 def _fastce(inputs: Inputs) -> Calls:
     import fastce
 
-    x, y = inputs.logits, inputs.target
+    x, y, axis = inputs.logits, inputs.target, _axis(inputs)
     return {
-        LOSS: lambda: fastce.cross_entropy(x, y),
-        LOSS_GRAD: lambda: fastce.cross_entropy_and_grad(x, y),
-        SOFTMAX: lambda: fastce.softmax(x),
-        LOG_SOFTMAX: lambda: fastce.log_softmax(x),
-        LSE: lambda: fastce.logsumexp(x),
+        LOSS: lambda: fastce.cross_entropy(x, y, **axis),
+        LOSS_GRAD: lambda: fastce.cross_entropy_and_grad(x, y, **axis),
+        SOFTMAX: lambda: fastce.softmax(x, **axis),
+        LOG_SOFTMAX: lambda: fastce.log_softmax(x, **axis),
+        LSE: lambda: fastce.logsumexp(x, **axis),
     }
 
 
 def _fastce_out(inputs: Inputs) -> Calls:
     import fastce
 
-    x, y, out = inputs.logits, inputs.target, inputs.out
-    rows = np.empty(len(x), x.dtype)
+    x, y, out, axis = inputs.logits, inputs.target, inputs.out, _axis(inputs)
+    rows = np.empty(y.shape, x.dtype)
+
+    def in_place():
+        return fastce.cross_entropy_and_grad(out, y, out=out, **axis)
+
     return {  # no loss: without an array result there is no out=
-        LOSS_GRAD: lambda: fastce.cross_entropy_and_grad(x, y, out=out),
-        SOFTMAX: lambda: fastce.softmax(x, out=out),
-        LOG_SOFTMAX: lambda: fastce.log_softmax(x, out=out),
-        LSE: lambda: fastce.logsumexp(x, out=rows),
+        LOSS_GRAD: lambda: fastce.cross_entropy_and_grad(x, y, out=out, **axis),
+        SOFTMAX: lambda: fastce.softmax(x, out=out, **axis),
+        LOG_SOFTMAX: lambda: fastce.log_softmax(x, out=out, **axis),
+        LSE: lambda: fastce.logsumexp(x, out=rows, **axis),
+        INPLACE: in_place,
     }
+
+
+def _axis(inputs: Inputs) -> dict[str, int]:
+    return {} if inputs.logits.ndim == 2 else {"axis": 1}
 
 
 def _fastce_step() -> Step:
@@ -135,14 +149,14 @@ def _torch(inputs: Inputs) -> Calls:
     import torch
     import torch.nn.functional as F
 
-    x, y = torch.from_numpy(inputs.logits), torch.from_numpy(inputs.target)
+    x, y = peers.torch_tensor(inputs.logits), torch.from_numpy(inputs.target)
     leaf = x.detach().requires_grad_()
 
     def loss_and_grad():
-        leaf.grad = None
         loss = F.cross_entropy(leaf, y)
         loss.backward()
-        return loss.detach(), leaf.grad
+        grad, leaf.grad = leaf.grad, None
+        return loss.detach(), grad
 
     return {
         LOSS: lambda: F.cross_entropy(x, y),  # x needs no gradient, so no graph is kept
@@ -180,6 +194,37 @@ CONTENDERS = {
     "numpy": Contender("NumPy textbook", _numpy_textbook, lambda: partial(_numpy_loss_and_grad, _textbook_softmax)),
     "numpy-stable": Contender("NumPy stable", _numpy_stable),
     "scipy": Contender("SciPy", _scipy),
-    "torch": Contender("torch eager", _torch, _torch_step),
-    LIMIT: Contender("memory limit", _limit, checked=False),
+    "torch": Contender("torch eager", _torch, _torch_step, to_numpy=peers.torch_to_numpy),
+    "torch-out": Contender("torch eager out=", peers.torch_out, to_numpy=peers.torch_to_numpy),
+    "torch-compile": Contender("torch.compile", peers.torch_compile, needs="torch", to_numpy=peers.torch_to_numpy),
+    "jax": Contender("JAX jit", peers.jax, needs="jax"),
+    "sklearn": Contender("scikit-learn loss", peers.sklearn_loss, needs="sklearn"),
+    "mygrad": Contender("MyGrad", peers.mygrad, needs="mygrad"),
+    "autograd": Contender("autograd", peers.autograd, needs="autograd"),
+    "fastce-rows": Contender("fastce, classes last", peers.fastce_rows, checked=False, yardstick=True),
+    "fastce-float32": Contender("fastce, float32", peers.fastce_float32, checked=False, yardstick=True),
+    LIMIT: Contender("memory limit", _limit, checked=False, yardstick=True),
 }
+STANDARD = ("fastce-out", "fastce", "numpy", "numpy-stable", "scipy", "torch")  # of ``make bench``
+
+
+def split(name: str) -> tuple[str, int | None]:
+    """Part ``torch@1`` into the contender and its own number of threads; None is that of the plan."""
+    base, _, threads = name.partition("@")
+    return base, int(threads) if threads else None
+
+
+def contender(name: str) -> Contender:
+    """Return the contender of a name, which may have a number of threads."""
+    return CONTENDERS[split(name)[0]]
+
+
+def is_rival(name: str) -> bool:
+    """Tell the libraries fastce competes with from fastce itself and from limits."""
+    return split(name)[0] not in REFERENCE and not contender(name).yardstick
+
+
+def missing(name: str) -> str:
+    """Return the package that a contender needs and that is not installed, if any."""
+    needs = contender(name).needs
+    return needs if needs and find_spec(needs) is None else ""

@@ -25,6 +25,7 @@ LOOK: dict[str, dict[str, Any]] = {
     "torch": {"color": "#CC79A7", "marker": "P"},
     LIMIT: {"color": "#999999", "linestyle": "--", "linewidth": 1.2},
 }
+KINDS = ("speed-", "memory-limit", "training")  # how the files' names begin
 
 
 def draw_all(results: Results, folder: Path, suffix: str = "svg") -> list[Path]:
@@ -33,15 +34,15 @@ def draw_all(results: Results, folder: Path, suffix: str = "svg") -> list[Path]:
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastce", "font.size": 9}):
         for (op, dtype), group in contests(results):
             name = f"speed-{op.replace('+', '-')}-{dtype}"
-            paths.append(_write(_speed(op, dtype, group), folder / f"{name}.{suffix}"))
+            paths.append(write_figure(_speed(op, dtype, group), folder / f"{name}.{suffix}"))
         if any(LIMIT in rows and beyond_cache(results, c) for _, group in contests(results) for c, rows in group):
-            paths.append(_write(_shares(results), folder / f"memory-limit.{suffix}"))
+            paths.append(write_figure(_shares(results), folder / f"memory-limit.{suffix}"))
         if results["training"]:
-            paths.append(_write(_training(results), folder / f"training.{suffix}"))
+            paths.append(write_figure(_training(results), folder / f"training.{suffix}"))
     return paths
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def write_figure(figure: Figure, path: Path) -> Path:
     metadata = {"Date": None} if path.suffix == ".svg" else None
     figure.savefig(path, dpi=110, metadata=metadata)
     plt.close(figure)

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import tables
+from bench import scoreboard, tables
 from bench.report import facts_line
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
-BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+SPEED, HEADLINE = "speed", "headline"  # of the marks <!-- speed:begin --> and <!-- speed:end -->, for instance
 
 
 def section(run: dict[str, Any]) -> str:
@@ -46,7 +46,11 @@ def _untitled(table: tables.Table) -> str:
     return table.markdown()
 
 
-def replaced(readme: str, text: str) -> str:
+def marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def replaced(readme: str, text: str, name: str = SPEED) -> str:
     """Return the README with the part between the marks replaced.
 
     Raises
@@ -54,10 +58,23 @@ def replaced(readme: str, text: str) -> str:
     ValueError
         If the README does not have both marks, once each.
     """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1:
-        raise ValueError(f"README.md needs one {BEGIN} and one {END}")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}"
+    begin, end = marks(name)
+    if readme.count(begin) != 1 or readme.count(end) != 1:
+        raise ValueError(f"README.md needs one {begin} and one {end}")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n{text}\n{end}{rest.split(end)[1]}"
+
+
+def filled(readme: str) -> str:
+    """Return the README with all that the committed runs say; the headline only where run and marks exist."""
+    new = replaced(readme, section(_load("results.json")))
+    if (RESULTS / "full.json").exists() and any(mark in readme for mark in marks(HEADLINE)):
+        new = replaced(new, scoreboard.headline(_load("full.json")), HEADLINE)
+    return new
+
+
+def _load(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
 def main() -> int:
@@ -66,7 +83,7 @@ def main() -> int:
     check = parser.parse_args().check
     path = ROOT / "README.md"
     readme = path.read_text(encoding="utf-8")
-    new = replaced(readme, section(json.loads((RESULTS / "results.json").read_text(encoding="utf-8"))))
+    new = filled(readme)
     if check:
         print("README.md is up to date" if new == readme else "README.md is not up to date: run make readme")
         return int(new != readme)

@@ -56,7 +56,7 @@ def show(run: dict[str, Any], console: Console) -> None:
 def write(run: dict[str, Any], folder: Path, suffix: str = "svg") -> list[Path]:
     """Write results.json, report.md and the plots; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
+    for old in [p for kind in plots.KINDS for end in ("svg", "png") for p in folder.glob(f"{kind}*.{end}")]:
         old.unlink()
     drawn = plots.draw_all(run, folder, suffix)
     results.save(run, folder / "results.json")

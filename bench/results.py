@@ -14,30 +14,20 @@ from typing import Any
 
 import psutil
 
-from bench.cases import Case, Plan
+from bench.cases import ROWS, Case, Plan
 from bench.contenders import CONTENDERS, LIMIT, REFERENCE
 from bench.runner import Notes
 
 PACKAGES = ("fastce", "numpy", "numba", "llvmlite", "scipy", "torch", "scikit-learn", "pytest-benchmark")
+PEERS = ("jax", "mygrad", "autograd")  # named only where they played
 ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 
 
 def collect(plan: Plan, raw: Path, notes: Notes, facts: dict[str, Any]) -> dict[str, Any]:
     """Gather the raw files of all contenders, with the facts of the machine."""
-    speed: list[Row] = []
-    training: list[Row] = []
-    processes: dict[str, Any] = {}
-    for name in plan.contenders:
-        document = _load(raw / f"{name}.json")
-        processes[name] = document.get("machine_info", {})
-        for entry in document.get("benchmarks", []):
-            (speed if "op" in entry["extra_info"] else training).append(_row(name, entry))
-    order = list(CONTENDERS)
-    cases = {case: i for i, case in enumerate(plan.cases())}
-    speed.sort(key=lambda r: (cases[case_of(r)], order.index(r["contender"])))
-    training.sort(key=lambda r: (r["batch"], order.index(r["contender"])))
-    _relate(speed)
+    speed, training, processes = gather(plan, raw)
+    relate(speed)
     _judge_accuracy(training, notes)
     facts = machine_facts(plan) | facts
     return {
@@ -50,6 +40,23 @@ def collect(plan: Plan, raw: Path, notes: Notes, facts: dict[str, Any]) -> dict[
     }
 
 
+def gather(plan: Plan, raw: Path) -> tuple[list[Row], list[Row], dict[str, Any]]:
+    """Read the raw files: the rows of the speed cases, of the training, and what each process said of its threads."""
+    speed: list[Row] = []
+    training: list[Row] = []
+    processes: dict[str, Any] = {}
+    for name in plan.contenders:
+        document = _load(raw / f"{name}.json")
+        processes[name] = document.get("machine_info", {})
+        for entry in document.get("benchmarks", []):
+            (speed if "op" in entry["extra_info"] else training).append(_row(name, entry))
+    order = plan.contenders if plan.chosen else list(CONTENDERS)
+    cases = {case: i for i, case in enumerate(plan.cases())}
+    speed.sort(key=lambda r: (cases[case_of(r)], order.index(r["contender"])))
+    training.sort(key=lambda r: (r["batch"], order.index(r["contender"])))
+    return speed, training, processes
+
+
 def _load(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
@@ -59,13 +66,15 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _row(name: str, entry: dict[str, Any]) -> Row:
     info, stats = dict(entry["extra_info"]), entry["stats"]
+    if info.get("layout") == ROWS:  # the rule
+        del info["layout"]
     calls = info.pop("loops", None) or info["steps"]
     seconds = {key: stats[key] / calls for key in ("median", "min", "iqr")}
     return {"contender": name, **info, "rounds": stats["rounds"], "calls": calls, **seconds}
 
 
 def case_of(row: Row) -> Case:
-    return Case(row["op"], row["batch"], row["classes"], row["dtype"])
+    return Case(row["op"], row["batch"], row["classes"], row["dtype"], row.get("layout", ROWS))
 
 
 def by_case(speed: list[Row]) -> Iterator[tuple[Case, dict[str, Row]]]:
@@ -76,7 +85,7 @@ def by_case(speed: list[Row]) -> Iterator[tuple[Case, dict[str, Row]]]:
     yield from cases.items()
 
 
-def _relate(speed: list[Row]) -> None:
+def relate(speed: list[Row]) -> None:
     """Add to each row its time as a multiple of fastce's, its GB/s and its share of the memory limit."""
     for case, rows in by_case(speed):
         reference = next((rows[name] for name in REFERENCE if name in rows), None)
@@ -103,6 +112,7 @@ def machine_facts(plan: Plan) -> dict[str, Any]:
     import cpuinfo
 
     cpu = cpuinfo.get_cpu_info()
+    peers = [name for name in PEERS if name in plan.contenders]
     flags = set(cpu.get("flags", ()))
     vectors = next((name for flag, name in VECTORS if flag in flags), "unknown")
     return {
@@ -116,7 +126,7 @@ def machine_facts(plan: Plan) -> dict[str, Any]:
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: found for name in PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in (*PACKAGES, *peers) if (found := _version(name))},
         "commit": _commit(),
         "smoke": plan.smoke,
     }

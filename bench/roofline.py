@@ -12,7 +12,8 @@ from functools import partial
 import numba as nb
 import numpy as np
 
-from bench.cases import LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, SCALE, SOFTMAX, Inputs
+from bench.cases import INPLACE, LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, SCALE, SOFTMAX
+from bench.inputs import Inputs
 
 SERIAL_BELOW = 1 << 17  # bytes; under it starting threads costs more than it gains
 
@@ -60,14 +61,17 @@ def _scale_all(x, factor, parts):
 
 def bind(inputs: Inputs) -> dict[str, Callable[[], None]]:
     """For each operation the memory traffic it cannot do without: reading, or reading and writing elsewhere."""
-    x, out = inputs.logits.reshape(-1), inputs.out.reshape(-1)
-    words = x[: x.size - x.size % 2].view(np.int64)
+    x, out = (array.ravel(order="K") for array in (inputs.logits, inputs.out))  # views, whatever the layout
+    words = x[: x.size - x.size % (8 // x.itemsize)].view(np.int64)
+    room = out[: out.size - out.size % (8 // x.itemsize)].view(np.int64)
     threads = nb.get_num_threads()
-    factor = x.dtype.type(1)  # a variable to the compiled loop, so the work is done, and the logits stay as they are
+    parts = 4 * threads
     if x.nbytes < SERIAL_BELOW:
-        read, copy, scale = partial(_read, words), partial(_copy, x, out), partial(_scale, x, factor)
+        read, copy = partial(_read, words), partial(_copy, words, room)
     else:
-        read = partial(_read_all, words, np.zeros(4 * threads, np.int64))
-        copy = partial(_copy_all, x, out, 4 * threads)
-        scale = partial(_scale_all, x, factor, 4 * threads)
-    return {LOSS: read, LSE: read, LOSS_GRAD: copy, SOFTMAX: copy, LOG_SOFTMAX: copy, SCALE: scale}
+        read, copy = partial(_read_all, words, np.zeros(parts, np.int64)), partial(_copy_all, words, room, parts)
+
+    def scale() -> None:  # by a variable to the compiled loop, so the work is done, and the logits stay as they are
+        _scale_all(x, x.dtype.type(1), parts)
+
+    return {LOSS: read, LSE: read, **dict.fromkeys((LOSS_GRAD, SOFTMAX, LOG_SOFTMAX, INPLACE), copy), SCALE: scale}

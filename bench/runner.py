@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from bench.cases import Case, Plan, Training
+from bench.contenders import split
 from bench.worker import play, thread_environment
 
 WARM_UP, ROUND, REST = 0.004, 0.002, 0.006  # seconds, the last what threads need to come to rest, on average
@@ -87,9 +88,9 @@ class Runner:
 
     def __enter__(self) -> Runner:
         """Start all processes."""
-        os.environ.update(thread_environment(self.plan.threads))
         context = multiprocessing.get_context("spawn")
         for name in self.plan.contenders:
+            os.environ.update(thread_environment(split(name)[1] or self.plan.threads))
             raw, log = self.folder / f"{name}.json", self.folder / f"{name}.log"
             raw.unlink(missing_ok=True)
             ours, theirs = context.Pipe()
@@ -126,7 +127,7 @@ class Runner:
         """Say why a case must be left out, if it must."""
         if isinstance(item, Training):
             return None
-        if self.seconds_left() < 0:
+        if self.seconds_left() < 0 and not self.plan.complete:
             return "out of time"
         # All prepare at once, and need about this much for results and temporaries.
         if 4 * len(self.players) * item.nbytes > psutil.virtual_memory().available:
@@ -155,8 +156,10 @@ class Runner:
         if isinstance(item, Training):
             rounds = item.epochs
         else:
-            seconds = self.seconds_left() * _weight(item) / sum(map(_weight, cases_left))
-            rounds = min(max(int(seconds / (_cost(times, ready) or 1)), self.plan.rounds[0]), self.plan.rounds[1])
+            seconds = self.seconds_left() * weight(item) / sum(map(weight, cases_left))
+            rounds = min(
+                max(int(max(seconds, 0) / (_cost(times, ready) or 1)), self.plan.rounds[0]), self.plan.rounds[1]
+            )
         ready = self.each(item, ready, lambda p: p.say("terms", (rounds, loops_for(times[p.name]))))
 
         def turn(player: Player) -> None:
@@ -207,7 +210,7 @@ class _Out(Exception):
     """A contender takes no part in this case."""
 
 
-def _weight(case: Case) -> float:
+def weight(case: Case) -> float:
     return 1.5e6 + case.elements
 
 

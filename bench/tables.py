@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.cases import LOSS, LSE, SCALE, Case
-from bench.contenders import CONTENDERS, LIMIT, REFERENCE
+from bench.cases import INPLACE, READING, ROWS, SCALE, Case
+from bench.contenders import CONTENDERS, LIMIT, contender, is_rival, split
 from bench.results import Row, by_case, case_of
 
 Results = dict[str, Any]
@@ -69,7 +69,7 @@ def three_digits(value: float) -> str:
 
 
 def shape(case: Case) -> str:
-    return f"{case.batch:,} × {case.classes:,}"
+    return f"{case.batch:,} × {case.classes:,}" + ("" if case.layout == ROWS else f" {case.layout}")
 
 
 def beyond_cache(results: Results, case: Case) -> bool:
@@ -97,11 +97,15 @@ def speed_tables(results: Results) -> Iterator[Table]:
 
 
 def label(name: str) -> str:
-    return CONTENDERS[name].label
+    threads = split(name)[1]
+    own = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
+    return contender(name).label + own
 
 
 def fastest(rows: dict[str, Row]) -> str:
-    return min((name for name in rows if name != LIMIT), key=lambda name: rows[name]["median"], default="")
+    return min(
+        (name for name in rows if not contender(name).yardstick), key=lambda name: rows[name]["median"], default=""
+    )
 
 
 def time_cell(rows: dict[str, Row], name: str) -> Cell:
@@ -113,8 +117,13 @@ def time_cell(rows: dict[str, Row], name: str) -> Cell:
         text += f" ({three_digits(row['ratio'])})"
     if name == LIMIT:
         return Cell(text, FAINT)
-    ahead = name not in REFERENCE and row.get("ratio", 1) < 1
+    ahead = is_rival(name) and row.get("ratio", 1) < 1
     return Cell(text, BEST if name == fastest(rows) else AHEAD if ahead else "")
+
+
+def limit_kind(op: str) -> str:
+    """Name the limit that an operation is held to."""
+    return "reading" if op in READING else "scaling in place" if op == SCALE else "copying"
 
 
 def limits_table(results: Results) -> Table:
@@ -123,7 +132,7 @@ def limits_table(results: Results) -> Table:
     found: dict[tuple[int, str], float] = {}
     for row in results["speed"]:
         if row["contender"] == LIMIT:
-            kind = {LOSS: "reading", LSE: "reading", SCALE: "scaling in place"}.get(row["op"], "copying")
+            kind = limit_kind(row["op"])
             key = (case_of(row).nbytes, kind)
             found[key] = max(found.get(key, 0.0), row["gb_per_s"])
     for size in sorted({size for size, _ in found if size >= 1e6}):
@@ -169,18 +178,18 @@ def training_table(results: Results) -> Table:
 
 def best_rival(rows: dict[str, Row]) -> str:
     """Return the fastest contender that is not fastce."""
-    return fastest({name: row for name, row in rows.items() if name not in REFERENCE})
+    return fastest({name: row for name, row in rows.items() if is_rival(name)})
 
 
 def rivals_table(results: Results, dtype: str) -> Table:
     """How many times as long the fastest of all others takes, for every operation: below 1, fastce loses."""
-    groups = {op: dict_of_shapes(group) for (op, kind), group in contests(results) if kind == dtype}
-    shapes = sorted({s for group in groups.values() for s in group}, key=lambda s: (s[1], s[0]))
+    groups = {op: dict_of_shapes(group) for (op, kind), group in contests(results) if kind == dtype and op != INPLACE}
+    shapes = sorted({s for group in groups.values() for s in group}, key=lambda s: s[:2])
     table = Table("", ["batch × classes", *groups])
-    for batch, classes in shapes:
-        cells = [Cell(f"{batch:,} × {classes:,}")]
+    for key in shapes:
+        cells = [Cell(key[2])]
         for group in groups.values():
-            rows = group.get((batch, classes), {})
+            rows = group.get(key, {})
             rival = best_rival(rows)
             if not rival or "ratio" not in rows[rival]:
                 cells.append(Cell("–"))
@@ -191,8 +200,8 @@ def rivals_table(results: Results, dtype: str) -> Table:
     return table
 
 
-def dict_of_shapes(group: list[tuple[Case, dict[str, Row]]]) -> dict[tuple[int, int], dict[str, Row]]:
-    return {(case.batch, case.classes): rows for case, rows in group}
+def dict_of_shapes(group: list[tuple[Case, dict[str, Row]]]) -> dict[tuple[int, int, str], dict[str, Row]]:
+    return {(case.classes, case.batch, shape(case)): rows for case, rows in group}
 
 
 def failure_lines(results: Results) -> list[str]:

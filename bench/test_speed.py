@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import asdict
 from itertools import repeat
@@ -9,7 +10,8 @@ from itertools import repeat
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bench.cases import LOSS_GRAD, Inputs, check, make_inputs
+from bench.cases import LOSS_GRAD
+from bench.inputs import Inputs, check, inputs_of
 from bench.training import DigitsNetwork
 
 
@@ -30,15 +32,32 @@ def seconds_per_call(call, at_least=0.004):
             return elapsed / calls
 
 
-def test_speed(case, contender, largest, turns, benchmark):
-    inputs = make_inputs(case.batch, case.classes, case.dtype, largest)
-    call = contender.bind(inputs).get(case.op)
+def prepared(case, contender, largest, turns):
+    """Return the case's call, its result held to the oracle; an optional library that cannot do it declines."""
+    inputs = inputs_of(case, largest)
+    try:
+        call = contender.bind(inputs).get(case.op)
+        if call is not None:
+            result = call()
+            if contender.checked:
+                check(case.op, inputs, result, contender.to_numpy)
+    except Exception as error:
+        if not contender.needs:
+            raise
+        turns.decline(f"cannot: {in_short(error)}")
     if call is None:
         turns.decline("has no such function")
-    result = call()
-    if contender.checked:
-        check(case.op, inputs, result)
-    del result
+    return call
+
+
+def in_short(error):
+    """Name an error in a line, without the machine's paths."""
+    lines = str(error).strip().splitlines() or [""]
+    return re.sub(r"(/[^\s:'\"]+)+/", "", f"{type(error).__name__}: {lines[0]}")[:160]
+
+
+def test_speed(case, contender, largest, turns, benchmark):
+    call = prepared(case, contender, largest, turns)
 
     def warm_up():
         seconds_per_call(call)

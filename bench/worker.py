@@ -23,7 +23,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from bench.cases import Case, Plan, Training
-from bench.contenders import CONTENDERS, Contender
+from bench.contenders import Contender, contender, split
 
 TESTS = Path(__file__).with_name("test_speed.py")
 
@@ -121,12 +121,12 @@ class Worker:
     @pytest.fixture
     def contender(self) -> Contender:
         """Return who plays in this process."""
-        return CONTENDERS[self.name]
+        return contender(self.name)
 
     @pytest.fixture
     def largest(self) -> int:
         """Count the logits of the largest case, which the data is made for."""
-        return max(n * c for n, c in self.plan.shapes())
+        return max(case.elements for case in self.plan.cases())
 
     @pytest.fixture
     def turns(self, request: pytest.FixtureRequest) -> Turns:
@@ -166,7 +166,15 @@ def thread_environment(threads: int) -> dict[str, str]:
     call then waits out whole time slices.
     """
     pools = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
-    return {**{f"{pool}_NUM_THREADS": str(threads) for pool in pools}, "OMP_PROC_BIND": "true"}
+    jax = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1",
+        "NPROC": str(threads),  # XLA's pool
+        "PJRT_NPROC": str(threads),
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
+    }
+    compiler = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # in the process itself, leaving none behind that could spin
+    return {**{f"{pool}_NUM_THREADS": str(threads) for pool in pools}, "OMP_PROC_BIND": "true", **jax, **compiler}
 
 
 def play(name: str, plan: Plan, link: Connection, raw: str, log: str) -> None:
@@ -174,12 +182,14 @@ def play(name: str, plan: Plan, link: Connection, raw: str, log: str) -> None:
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    if name == "torch":
+    base, own = split(name)
+    threads = own or plan.threads
+    if base.startswith("torch"):
         import torch
 
-        torch.set_num_threads(plan.threads)
+        torch.set_num_threads(threads)
     options = ["-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider"]
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # others cost time, and may change the order
     timing = ["-p", "pytest_benchmark.plugin", "--benchmark-disable-gc", f"--benchmark-json={raw}", "-q"]
-    with threadpool_limits(plan.threads):
+    with threadpool_limits(threads):
         sys.exit(pytest.main([str(TESTS), *options, *timing], plugins=[Worker(name, plan, link)]))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import DTYPES, assert_same_bits, labels_for, logits, name_of, soft_for
+from tests.helpers import DTYPES, assert_same_bits, computed, labels_for, logits, name_of, soft_for
 
 OPTIONS = {
     "defaults": {},
@@ -14,17 +14,29 @@ OPTIONS = {
     "label_smoothing": {"label_smoothing": 0.2},
     "sum": {"reduction": "sum"},
     "none": {"reduction": "none"},
-    "all": {"weight": [1.0, 2, 0.5, 3, 1], "label_smoothing": 0.2, "ignore_index": 0, "reduction": "none"},
+    "all": {
+        "weight": [1.0, 2, 0.5, 3, 1],
+        "sample_weight": np.linspace(0.5, 2, 8),
+        "label_smoothing": 0.2,
+        "ignore_index": 0,
+        "reduction": "none",
+    },
 }
 
 
-@pytest.mark.parametrize("name", OPTIONS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
-def test_agrees_with_the_functions(dtype, name, rng):
-    options = OPTIONS[name]
+def test_agrees_with_the_functions(dtype, rng):
+    check(logits(rng, (8, 5), dtype), {}, rng)
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options(name, rng):
+    check(logits(rng, (8, 5)), OPTIONS[name], rng)
+
+
+def check(x, options, rng):
     criterion = fastce.CrossEntropyLoss(**options)
-    x = logits(rng, (8, 5), dtype)
-    for target in (labels_for(rng, x.shape), soft_for(rng, x.shape, dtype=np.float32)):
+    for target in (labels_for(rng, x.shape), soft_for(rng, x.shape, dtype=computed(x.dtype))):
         expected = fastce.cross_entropy_and_grad(x, target, **options)
         loss = criterion(x, target)
         assert type(loss) is type(expected.loss)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 import fastce
+from fastce import __main__ as command
+from tests.helpers import in_new_process
 
 
 def told(capsys, *args):
@@ -48,6 +50,41 @@ def test_command():
     assert "invalid literal" in bad.stderr
 
 
-def test_wrong_dtype():
+def test_command_line(monkeypatch, capsys):
+    for arguments in ([], ["65536x10"], ["5x40x7", "--axis", "1", "--dtype", "float64"]):
+        monkeypatch.setattr("sys.argv", ["fastce", *arguments])
+        command.main()
+        assert capsys.readouterr().out.startswith("fastce ")
+    for arguments in (["5xten"], ["5x10", "--dtype", "complex"], ["5x10", "--axis", "7"]):
+        monkeypatch.setattr("sys.argv", ["fastce", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            command.main()
+        assert caught.value.code == 2
+        assert "error" in capsys.readouterr().err
+
+
+def test_wrong_arguments():
     with pytest.raises(TypeError, match="logits must hold real numbers"):
         fastce.show_config((3, 4), "complex64")
+    with pytest.raises(np.exceptions.AxisError):
+        fastce.show_config((3, 4), axis=2)
+
+
+def test_asking_compiles_nothing_and_starts_no_thread():
+    in_new_process("""
+import numba
+from numba.core import event
+import fastce
+from fastce import __main__ as command
+from tests.helpers import in_new_process
+
+with event.install_recorder("numba:compile") as compiled:
+    fastce.show_config((65536, 1000))
+assert not compiled.buffer
+try:
+    numba.threading_layer()
+except ValueError:
+    pass  # none was started
+else:
+    raise AssertionError("threads were started")
+""")

@@ -174,9 +174,8 @@ def test_empty_batch(soft, dtype):
 
 
 @pytest.mark.parametrize("classes", [3, 70])
-@WIDE_DTYPES
-def test_zero_total_weight(classes, dtype):
-    x = np.random.default_rng(8).normal(size=(4, classes)).astype(dtype)
+def test_zero_total_weight(classes):
+    x = np.random.default_rng(8).normal(size=(4, classes))
     target = np.array([1, 1, -100, 1])
     weight = np.where(np.arange(classes) == 1, 0, 2.0)
     for options in ({"weight": weight}, {"sample_weight": np.array([0.0, 0, 5, 0])}):
