@@ -21,7 +21,7 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 test: $(READY)
-	$(BIN)/python -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -p no:benchmark --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
