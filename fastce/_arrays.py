@@ -12,7 +12,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,8 @@ class Block(NamedTuple):
 
 def as_real(values: npt.ArrayLike, name: str) -> Array:
     """Return an array of real numbers that fastce computes with, or raise TypeError."""
+    if type(values) is np.ndarray and (values.dtype is _FLOAT32 or values.dtype is _FLOAT64):
+        return values
     refuse_masked(values, name)
     array = np.asarray(values)
     if _rule(array.dtype) is None:
@@ -73,17 +75,40 @@ def refuse_masked(values: object, name: str) -> None:
 
 def rule(array: Array) -> Rule:
     """Return what results of an array from `as_real` are computed in and stored as."""
-    return cast(Rule, _rule(array.dtype))
+    return _rule(array.dtype)  # type: ignore[return-value]
 
 
 def normalize_axis(axis: int, ndim: int, name: str) -> int:
     """Return the class axis counted from the front, or raise AxisError."""
     if ndim == 0:
         raise ValueError(f"{name} must have at least one dimension, the classes; got a scalar")
-    index = as_index(axis, "axis")
+    index = axis if type(axis) is int else as_index(axis, "axis")
     if not -ndim <= index < ndim:
         raise np.exceptions.AxisError(index, ndim)
     return index % ndim
+
+
+def normalize_axes(axis: int | Sequence[int] | None, ndim: int, name: str) -> tuple[int, ...]:
+    """Return the class axes counted from the front, all for None, or raise AxisError or ValueError."""
+    if axis is None:
+        return tuple(range(ndim))
+    if not isinstance(axis, Sequence):
+        return (normalize_axis(axis, ndim, name),)
+    axes = tuple(normalize_axis(i, ndim, name) for i in axis)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis must not name an axis twice, got {tuple(axis)}")
+    return axes
+
+
+def as_mask(where: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return ``where`` as a boolean view of this shape, or raise."""
+    mask = np.asarray(where)
+    if mask.dtype != np.bool_:
+        raise TypeError(f"where must be boolean, got dtype {mask.dtype}")
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(f"where must broadcast to the shape {shape}, got {mask.shape}") from None
 
 
 def as_index(value: Any, name: str) -> int:
@@ -102,24 +127,31 @@ def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 # --- results -----------------------------------------------------------------
 
 
-def check_out(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: dict[str, Any]) -> Array:
+def check_out(
+    out: object, shape: tuple[int, ...], dtype: np.dtype[Any], names: Sequence[str], inputs: Sequence[object]
+) -> Array:
     """Return ``out`` if a result of this shape and dtype can be written to it safely.
 
-    ``inputs`` are by name what is still read while ``out`` is written. It may be one of
-    them, but not overlap one in another way.
+    ``inputs``, whose ``names`` go into messages, are still read while ``out`` is written. It
+    may be one of them, but not overlap one in another way.
     """
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
-    if out.shape != shape or out.dtype.newbyteorder("=") != dtype:
+    if out.shape != shape or (out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype):
         raise ValueError(f"out must have shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}")
-    if not out.flags.writeable:
+    flags = out.flags
+    if not flags.writeable:
         raise ValueError("out must be writable, got a read-only array")
-    if not out.flags.forc and _may_overlap_itself(out):
+    if not flags.forc and _may_overlap_itself(out):
         raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
-    for name, other in inputs.items():
-        if other is not None and other is not out and isinstance(other, np.ndarray) and _overlap(out, other):
+    for i, other in enumerate(inputs):
+        if other is None or other is out or not isinstance(other, np.ndarray):
+            continue
+        if flags.owndata and other.flags.owndata:  # arrays of their own
+            continue
+        if _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""
-            raise ValueError(f"out must not overlap {name}{same}")
+            raise ValueError(f"out must not overlap {names[i]}{same}")
     return out
 
 
@@ -155,30 +187,80 @@ def blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array 
     The caller finishes with a block before it asks for the next; what it wrote to
     ``block.out`` is then in ``out``. A block's out may be its first input.
     """
-    native = rule(inputs[0]).result
+    views = direct(axis, dtype, inputs, out)
+    if views is None:
+        return staged_bits(axis, dtype, inputs, out)
+    return (Block(0, inputs[0].size // inputs[0].shape[axis], *views),)
+
+
+def _native(dtype: np.dtype[Any], inputs: Sequence[Array]) -> np.dtype[Any]:
+    """Return the dtype of kernel-ready arrays: that of the inputs, or that computed in where they differ."""
+    native = inputs[0].dtype
+    if native is _FLOAT32 or native is _FLOAT64:
+        if len(inputs) == 1:
+            return native
+    else:
+        native = rule(inputs[0]).result
     if len(inputs) > 1 and any(rule(x).result != native for x in inputs):
-        native = dtype
-    block = _direct(axis, native, inputs, out)
-    return _staged_bits(axis, native, inputs, out) if block is None else (block,)
+        return dtype
+    return native
 
 
-def _direct(axis: int, native: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Block | None:
-    """Return one block of views of the arrays, or None where one of them has to be staged."""
+def direct(
+    axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None
+) -> tuple[Sequence[Array], Array | None] | None:
+    """Return kernel-ready views of the arrays and of ``out``, or None where one of them has to be staged."""
+    native = _native(dtype, inputs)
+    if len(inputs) == 1:
+        view = kernel_view(inputs[0], axis, native)
+        if view is None or out is None or out is inputs[0]:
+            return None if view is None else ((view,), None if out is None else view)
+        goal = kernel_view(out, axis, native)
+        return None if goal is None or goal.shape != view.shape else ((view,), goal)
     views: list[Array] = []
     for x in inputs if out is None or out is inputs[0] else (*inputs, out):
         view = kernel_view(x, axis, native)
         if view is None or (views and view.shape != views[0].shape):
             return None
         views.append(view)
-    first = views[0]
-    goal = None if out is None else first if out is inputs[0] else views.pop()
-    return Block(0, first.size // first.shape[1], views, goal)
+    if out is None:
+        return views, None
+    goal = views[0] if out is inputs[0] else views.pop()
+    return views, goal
 
 
-def _staged_bits(axis: int, native: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
-    for block in staged(axis, native, inputs, out):
+def staged_bits(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
+    """Yield what `staged` does, 16-bit floats as integers."""
+    for block in staged(axis, _native(dtype, inputs), inputs, out):
         goal = None if block.out is None else _as_bits(block.out)
         yield Block(block.start, block.stop, [_as_bits(x) for x in block.inputs], goal)
+
+
+def row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
+    """Yield blocks of rows (rows, C) that fit the cache: views where there are some, else as `staged_bits`.
+
+    Two inputs come in the dtype computed in.
+    """
+    if len(inputs) > 1:
+        yield from staged(axis, dtype, inputs, out)
+        return
+    views = direct(axis, dtype, inputs, out)
+    if views is None or views[0][0].ndim == 3:
+        yield from staged_bits(axis, dtype, inputs, out)
+        return
+    (x,), goal = views
+    rows = max(STAGED_ELEMENTS // x.shape[1], 1)
+    for start in range(0, len(x), rows):
+        part = slice(start, start + rows)
+        yield Block(start, min(start + rows, len(x)), (x[part],), None if goal is None else goal[part])
+
+
+def rows_of(x: Array, axis: int | tuple[int, ...], start: int, stop: int) -> Array:
+    """Return samples ``start`` to ``stop`` as rows (rows, C), copied."""
+    moved = _axes_last(x, axis)
+    lead = moved.shape[: x.ndim - (len(axis) if isinstance(axis, tuple) else 1)]
+    rows = moved[np.unravel_index(np.arange(start, stop), lead)] if lead else moved[np.newaxis]
+    return rows.reshape(stop - start, -1)
 
 
 def _as_bits(x: Array) -> Array:
@@ -191,9 +273,10 @@ def _as_bits(x: Array) -> Array:
 def kernel_view(x: Array, axis: int, dtype: np.dtype[Any]) -> Array | None:
     """Return ``x`` as (N, C) or (outer, C, inner) without a copy, or None."""
     flags = x.flags
-    if x.dtype != dtype or not flags.aligned:
+    if (x.dtype is not dtype and x.dtype != dtype) or not flags.aligned:
         return None
-    x = _as_bits(x)
+    if dtype.itemsize == 2:
+        x = _as_bits(x)
     classes = x.shape[axis]
     if flags.c_contiguous:
         if axis == x.ndim - 1:
@@ -224,11 +307,15 @@ def _merge(axes: list[tuple[int, int]]) -> tuple[int, int] | None:
     return math.prod(size for size, _ in axes), axes[-1][1]
 
 
-def staged(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
-    """Yield copies of some rows at a time, (rows, C) in C order; see `blocks`."""
-    moved = [np.moveaxis(x, axis, -1) for x in inputs]
-    moved_out = None if out is None else np.moveaxis(out, axis, -1)
-    *lead, classes = moved[0].shape
+def staged(
+    axis: int | tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None
+) -> Iterator[Block]:
+    """Yield copies of some rows at a time, (rows, C) in C order; see `blocks`. Several axes are taken as one."""
+    moved = [_axes_last(x, axis) for x in inputs]
+    moved_out = None if out is None else _axes_last(out, axis)
+    shape = moved[0].shape
+    lead = shape[: len(shape) - (len(axis) if isinstance(axis, tuple) else 1)]
+    classes = math.prod(shape[len(lead) :])
     rows = max(STAGED_ELEMENTS // classes, 1)
     buffers = [np.empty((min(rows, math.prod(lead)), classes), dtype) for _ in inputs]
     for start, stop, index in _boxes(lead, rows):
@@ -241,6 +328,10 @@ def staged(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array 
             goal = moved_out[index]
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # rounding to 16 bits
                 np.copyto(goal, parts[0].reshape(goal.shape), casting="unsafe")
+
+
+def _axes_last(x: Array, axis: int | tuple[int, ...]) -> Array:
+    return np.moveaxis(x, axis, range(-len(axis), 0) if isinstance(axis, tuple) else -1)
 
 
 def _boxes(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:

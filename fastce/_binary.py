@@ -120,7 +120,7 @@ def binary_cross_entropy_with_logits_and_grad(
     if out is None:
         out = np.empty_like(problem.logits, rule(problem.logits).result, subok=False)
     else:
-        check_out(out, problem.logits.shape, rule(problem.logits).result, problem.given)
+        check_out(out, problem.logits.shape, rule(problem.logits).result, *problem.given)
     return LossAndGrad(problem.solve(out, grad_output), out)
 
 
@@ -143,7 +143,7 @@ class _Binary:
             raise ValueError(f"target must have the shape of logits, {self.logits.shape}, got {self.target.shape}")
         self.weight = self._broadcast(weight, "weight")
         self.pos_weight = self._broadcast(pos_weight, "pos_weight")
-        self.given = {"logits": logits, "target": target, "weight": weight, "pos_weight": pos_weight}
+        self.given = ("logits", "target", "weight", "pos_weight"), (logits, target, weight, pos_weight)
         self.dtype = rule(self.logits).compute
         self.denominator = float(self.logits.size) if reduction == "mean" else 1.0
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_index, as_real
+from fastce._arrays import Array
 from fastce._problem import Problem
-from fastce._targets import Reduction, as_ignore_index, check_reduction, check_smoothing
+from fastce._targets import Reduction
 
 
 class LossAndGrad(NamedTuple):
@@ -36,7 +35,12 @@ def cross_entropy(
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
     reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    where: npt.ArrayLike | None = None,
 ) -> Any:
     r"""Compute the cross-entropy between logits and class indices or probabilities.
 
@@ -45,7 +49,7 @@ def cross_entropy(
 
     .. math::
         t_{ij} = w_j \left((1 - \varepsilon)\, y_{ij} + \frac{\varepsilon}{C}\right), \qquad
-        \ell_i = -u_i \sum_j t_{ij} \log \operatorname{softmax}(x_i)_j
+        \ell_i = u_i \left(z \operatorname{lse}(x_i)^2 - \sum_j t_{ij} \log \operatorname{softmax}(x_i)_j\right)
 
     Parameters
     ----------
@@ -65,9 +69,22 @@ def cross_entropy(
         It has no effect on class probabilities.
     label_smoothing : float, default 0.0
         From 0 to 1: how much of each target is spread evenly over all classes.
+    z_loss : float, default 0.0
+        z: how much of the squared log-sum-exp is added, which keeps logits from drifting [2]_.
+    logit_scale : float, default 1.0
+        What the logits are multiplied by first: one over a temperature.
+    softcap : float, optional
+        c: scaled logits are then capped smoothly, to c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
         For "mean", the sum is divided by the sum of class weight times sample weight over
         the samples that count; for class probabilities by the sum of the sample weights.
+    normalizer : float, optional
+        What "mean" divides by instead: for batches that are parts of a larger one. The mean
+        of nothing is then 0.
+    where : array_like of bool, broadcast to the shape of ``logits``, optional
+        Classes where it is False take no part, as if they were not there: smoothing spreads
+        over the others, and the gradient is 0. A label there costs +inf. Samples without any
+        class are ignored.
 
     Returns
     -------
@@ -98,6 +115,7 @@ def cross_entropy(
     References
     ----------
     .. [1] https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+    .. [2] A. Chowdhery et al., "PaLM: Scaling language modeling with Pathways", section 5 (2022).
 
     Examples
     --------
@@ -114,7 +132,10 @@ def cross_entropy(
     >>> fastce.cross_entropy(images, np.zeros((2, 4, 4), int), axis=1).round(4)
     np.float64(1.0986)
     """
-    problem = Problem(logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+    problem = Problem(
+        logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction,
+        normalizer, z_loss, logit_scale, softcap, where,
+    )  # fmt: skip
     return problem.solve(None, None)
 
 
@@ -127,7 +148,12 @@ def cross_entropy_and_grad(
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
     reduction: Reduction = "mean",
+    normalizer: float | None = None,
+    where: npt.ArrayLike | None = None,
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> LossAndGrad:
@@ -137,7 +163,9 @@ def cross_entropy_and_grad(
     reduction (1 for "sum" and "none") and the upstream gradient g,
 
     .. math:: \frac{\partial}{\partial x_{ij}} =
-        \frac{g_i u_i}{D} \left(a_i \operatorname{softmax}(x_i)_j - t_{ij}\right)
+        \frac{g_i u_i}{D} \left((a_i + 2 z \operatorname{lse}(x_i)) \operatorname{softmax}(x_i)_j - t_{ij}\right)
+
+    times the slope of scale and cap, so that it is with respect to the logits as they came.
 
     Parameters
     ----------
@@ -148,7 +176,9 @@ def cross_entropy_and_grad(
         class axis, or class probabilities, floating-point and in the shape of ``logits``.
     axis : int, default -1
         The axis of the classes.
-    weight, sample_weight, ignore_index, label_smoothing, reduction
+    weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
+        As in `cross_entropy`.
+    reduction, normalizer, where
         As in `cross_entropy`.
     grad_output : scalar or array_like in the shape of the loss, optional
         The gradient of whatever the loss goes into with respect to the loss, 1 by default.
@@ -185,122 +215,9 @@ def cross_entropy_and_grad(
     >>> fastce.cross_entropy_and_grad(np.array([[20.0, 0.0]], np.float32), [0])
     LossAndGrad(loss=np.float32(2.0611537e-09), grad=array([[-2.0611537e-09,  2.0611537e-09]], dtype=float32))
     """
-    problem = Problem(logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+    problem = Problem(
+        logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction,
+        normalizer, z_loss, logit_scale, softcap, where,
+    )  # fmt: skip
     out = problem.grad_array(out)
     return LossAndGrad(problem.solve(out, grad_output), out)
-
-
-class CrossEntropyLoss:
-    """Cross-entropy as an object that keeps its options and its gradient buffer.
-
-    Parameters
-    ----------
-    axis, weight, sample_weight, ignore_index, label_smoothing, reduction
-        As in `cross_entropy`.
-
-    See Also
-    --------
-    cross_entropy_and_grad : loss and gradient in one call, which reads the logits once.
-
-    Examples
-    --------
-    >>> import numpy as np, fastce
-    >>> criterion = fastce.CrossEntropyLoss(label_smoothing=0.1)
-    >>> criterion(np.array([[2.0, 1.0, 0.1]]), [0]).round(6)
-    np.float64(0.513697)
-    >>> criterion.backward().round(4)
-    array([[-0.2743,  0.2091,  0.0652]])
-    """
-
-    def __init__(
-        self,
-        *,
-        axis: int = -1,
-        weight: npt.ArrayLike | None = None,
-        sample_weight: npt.ArrayLike | None = None,
-        ignore_index: int = -100,
-        label_smoothing: float = 0.0,
-        reduction: Reduction = "mean",
-    ) -> None:
-        check_reduction(reduction)
-        check_smoothing(label_smoothing)
-        as_ignore_index(ignore_index)
-        as_index(axis, "axis")
-        if weight is not None:
-            weight = as_real(weight, "weight")
-        self._options: dict[str, Any] = {
-            "axis": axis,
-            "weight": weight,
-            "sample_weight": sample_weight,
-            "ignore_index": ignore_index,
-            "label_smoothing": label_smoothing,
-            "reduction": reduction,
-        }
-        self._problem: Problem | None = None
-        self._grad: Array | None = None
-
-    def __repr__(self) -> str:
-        """Show the options that are not the defaults."""
-        defaults: dict[str, Any] = cross_entropy.__kwdefaults__  # type: ignore[assignment]
-        given = [f"{k}={v!r}" for k, v in self._options.items() if np.ndim(v) or v != defaults[k]]
-        return f"CrossEntropyLoss({', '.join(given)})"
-
-    def forward(self, logits: npt.ArrayLike, target: npt.ArrayLike) -> Any:
-        """Compute the loss, and remember the arguments for `backward`.
-
-        Parameters
-        ----------
-        logits, target : array_like
-            As in `cross_entropy`. They are not copied: change them after `backward`.
-
-        Returns
-        -------
-        scalar or ndarray
-            As from `cross_entropy`.
-
-        Raises
-        ------
-        IndexError, TypeError, ValueError, numpy.exceptions.AxisError
-            As `cross_entropy`.
-        """
-        self._problem = None
-        problem = Problem(logits, target, **self._options)
-        loss = problem.solve(None, None)
-        self._problem = problem
-        return loss
-
-    __call__ = forward
-
-    def backward(self, grad_output: npt.ArrayLike | None = None, *, out: Array | None = None) -> Array:
-        """Compute the gradient of the last loss with respect to its logits.
-
-        Parameters
-        ----------
-        grad_output : scalar or array_like in the shape of the loss, optional
-            The gradient with respect to the loss, 1 by default.
-        out : ndarray, optional
-            Where to write the gradient. By default to a buffer that the next call of
-            `backward` for logits of the same shape and dtype writes to again.
-
-        Returns
-        -------
-        ndarray, shape and dtype of the logits
-
-        Raises
-        ------
-        RuntimeError
-            If no loss was computed yet.
-        TypeError, ValueError
-            If ``grad_output`` or ``out`` does not fit.
-        """
-        problem = self._problem
-        if problem is None:
-            raise RuntimeError("backward needs a loss first: call the object with logits and target")
-        if out is not None:
-            grad = problem.grad_array(out)
-        else:
-            if self._grad is None or not problem.fits(self._grad):
-                self._grad = problem.grad_array()
-            grad = self._grad
-        problem.solve(grad, grad_output)
-        return grad

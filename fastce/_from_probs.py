@@ -10,7 +10,8 @@ import numpy.typing as npt
 from fastce._arrays import Array, Block, staged
 from fastce._cross_entropy import LossAndGrad
 from fastce._problem import Problem
-from fastce._targets import Reduction
+from fastce._targets import Reduction, mean
+from fastce.kernels import launch
 
 
 def cross_entropy_from_probs(
@@ -135,7 +136,20 @@ class _FromProbs(Problem):
 
     what = "probs"
 
-    def _fill(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
+    def _fill(
+        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
+    ) -> tuple[float, float]:
+        assert loss is not None
+        kept = self._kept()
+        if self.reduction == "mean":
+            scale *= mean(1.0, kept)
+        if self.logits.size:
+            self._fill_blocks(loss, grad, scale, upstream)
+        else:
+            loss.fill(0.0)
+        return launch.total(loss), kept
+
+    def _fill_blocks(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
         weight = np.ones_like(loss) if self.sample_weight is None else self.sample_weight
         slope = weight * self.dtype.type(scale)
         if upstream is not None:

@@ -1,7 +1,8 @@
 """What all cross-entropies share: checked arguments, the loop over blocks, the reduction."""
 
 import math
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,24 +10,30 @@ import numpy.typing as npt
 from fastce._arrays import (
     Array,
     Block,
+    as_mask,
     as_real,
-    blocks,
     check_out,
+    direct,
     normalize_axis,
     refuse_masked,
+    row_blocks,
+    rows_of,
     rule,
+    staged_bits,
     without_axis,
 )
 from fastce._targets import (
     are_probabilities,
+    as_bend,
     as_ignore_index,
     as_labels,
     as_number,
     as_weights,
     check_reduction,
     check_smoothing,
-    kept_weight,
     mean,
+    positive,
+    raise_label,
 )
 from fastce.kernels import launch
 
@@ -49,6 +56,11 @@ class Problem:
         ignore_index: int,
         label_smoothing: float,
         reduction: str,
+        normalizer: float | None = None,
+        z_loss: float = 0.0,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+        where: npt.ArrayLike | None = None,
     ) -> None:
         self.logits = logits = as_real(logits, self.what)
         self.axis = axis = normalize_axis(axis, logits.ndim, self.what)
@@ -56,93 +68,205 @@ class Problem:
         self.target = target = np.asarray(target)
         check_reduction(reduction)
         self.reduction = reduction
-        self.dtype = rule(logits).compute
+        self.dtype = dtype = rule(logits).compute
         self.shape = shape = without_axis(logits.shape, axis)
         self.ignore_index = as_ignore_index(ignore_index)
-        self.given = {self.what: logits, "target": target, "weight": weight, "sample_weight": sample_weight}
-        classes = logits.shape[axis]
-        soft = are_probabilities(target, logits, axis, self.what)
-        weight64 = as_weights(weight, (classes,), "weight", "one per class")
-        sample_weight64 = as_weights(sample_weight, shape, "sample_weight", "one per sample")
-        if sample_weight64 is not None:
-            sample_weight64 = sample_weight64.reshape(-1)
-        self.weight = None if weight64 is None else weight64.astype(self.dtype)
-        self.sample_weight = None if sample_weight64 is None else sample_weight64.astype(self.dtype)
-        self.smoothing = _smoothing(check_smoothing(label_smoothing), classes, weight64)
+        self.weight: Array | None = None
+        self.sample_weight: Array | None = None
+        self.smoothing: tuple[float, float, float] | None = None
         self.labels: Array | None = None
-        if not soft:
+        self.found: Array | None = None
+        self.given = (target, weight, sample_weight, where)
+        classes = logits.shape[axis]
+        if not are_probabilities(target, logits, axis, self.what):
             self.labels = as_labels(target)
-            kept = kept_weight(self.labels, target, classes, self.ignore_index, weight64, sample_weight64)
-        elif sample_weight64 is None:
-            kept = float(logits.size // max(classes, 1))
-        else:
-            kept = launch.total(sample_weight64)
-        self.denominator = kept if reduction == "mean" else 1.0
+        if weight is not None:
+            self.weight = as_weights(weight, (classes,), "weight", "one per class").astype(dtype)
+        if sample_weight is not None:
+            weights = as_weights(sample_weight, shape, "sample_weight", "one per sample")
+            self.sample_weight = weights.astype(dtype).reshape(-1)
+        if label_smoothing != 0.0 or type(label_smoothing) is not float:
+            self.smoothing = smoothing_terms(check_smoothing(label_smoothing), classes, weight)
+        self.normalizer = None if normalizer is None else positive(normalizer, "normalizer")
+        self.z_loss = as_number(z_loss, "z_loss") or None
+        self.bend = None if logit_scale == 1.0 and softcap is None else as_bend(logit_scale, softcap)
+        self.mask = None if where is None else self._as_mask(where)
+
+    def _as_mask(self, where: npt.ArrayLike) -> Array:
+        """Return the mask in the shape of the logits; samples without a class are ignored from here on."""
+        mask = as_mask(where, self.logits.shape)
+        counts = mask.any(axis=self.axis).reshape(-1)
+        if self.labels is not None:
+            self.labels = np.where(counts, self.labels, self.ignore_index)
+            counts = self.labels != self.ignore_index
+        if not counts.all() and (self.labels is None or self.smoothing is not None):
+            weights = np.ones(counts.size, self.dtype) if self.sample_weight is None else self.sample_weight
+            self.sample_weight = np.where(counts, weights, self.dtype.type(0))
+        return mask
 
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
         dtype = rule(self.logits).result
         if out is None:
             return np.empty_like(self.logits, dtype, subok=False)
-        return check_out(out, self.logits.shape, dtype, self.given)
+        names = self.what, "target", "weight", "sample_weight", "where"
+        return check_out(out, self.logits.shape, dtype, names, (self.logits, *self.given))
 
     def fits(self, out: Array) -> bool:
         """Tell whether a gradient buffer of an earlier call serves this one."""
         if out.shape != self.logits.shape or out.dtype != rule(self.logits).result:
             return False
-        return not any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in self.given.values())
+        return not any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in (self.logits, *self.given))
+
+    def remember(self) -> None:
+        """Have `solve` keep every sample's maximum and sum, for `lse` and a gradient without a second forward."""
+        self.found = np.full((2, math.prod(self.shape)), np.nan, self.dtype)
+
+    def lse(self) -> Array:
+        """Return the log-sum-exp of every sample after `solve`, NaN for samples that were not looked at."""
+        assert self.found is not None
+        top, rest = self.found
+        return np.asarray(top + np.log1p(rest)).reshape(self.shape)
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
-        scale, upstream = self._scale(grad_output)
+        scale, upstream = self._upstream(grad_output)
         loss = np.empty(math.prod(self.shape), self.dtype)
-        if self.logits.size:
-            self._fill(loss, grad, scale, upstream)
-        else:
-            loss.fill(0.0)
+        total, kept = self._fill(loss, grad, scale, upstream)
+        self.kept = kept
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]
-        return self.dtype.type(mean(launch.total(loss), self.denominator))
+        return self.dtype.type(mean(total, kept) if self.reduction == "mean" else total)
 
-    def _fill(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
-        """Compute the losses of all samples, and the gradient times scale and upstream."""
-        inputs = [self.logits] if self.labels is not None else [self.logits, self.target]
-        for block in blocks(self.axis, self.dtype, inputs, grad):
-            options = (
-                self.weight,
-                _part(self.sample_weight, block),
-                self.smoothing,
-                _part(upstream, block),
-                scale,
-                _part(loss, block),
-                block.out,
-            )
-            if self.labels is None:
-                launch.run_soft(*block.inputs, *options)
-            else:
-                launch.run_hard(block.inputs[0], _part(self.labels, block), self.ignore_index, *options)
+    def backward(self, grad: Array, grad_output: npt.ArrayLike | None) -> None:
+        """Write the gradient after `remember` and `solve`."""
+        scale, upstream = self._upstream(grad_output)
+        self._fill(None, grad, scale, upstream)
 
-    def _scale(self, grad_output: npt.ArrayLike | None) -> tuple[float, Array | None]:
+    def _upstream(self, grad_output: npt.ArrayLike | None) -> tuple[float, Array | None]:
         """Return what the gradient is multiplied by: one factor and, or None, one a sample."""
-        scale = mean(1.0, self.denominator)
         if grad_output is None:
-            return scale, None
+            return 1.0, None
         if self.reduction == "none" and np.ndim(grad_output):
-            upstream = as_weights(grad_output, self.shape, "grad_output", "the loss's")
-            return scale, cast(Array, upstream).astype(self.dtype).reshape(-1)
-        return scale * as_number(grad_output, "grad_output"), None
+            return 1.0, as_weights(grad_output, self.shape, "grad_output", "the loss's").astype(self.dtype).reshape(-1)
+        return as_number(grad_output, "grad_output"), None
+
+    def _fill(
+        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
+    ) -> tuple[float, float]:
+        """Compute the losses of all samples, and the gradient; return the sum of losses and what means divide by."""
+        inputs = (self.logits,) if self.labels is not None else (self.logits, self.target)
+        plain = self.bend is None and self.mask is None and self.logits.size
+        views = direct(self.axis, self.dtype, inputs, grad) if plain else None
+        if views is not None and self.labels is not None and self.normalizer is None:
+            weights = self.weight, self.sample_weight, self.smoothing, self.z_loss, upstream
+            position, kept, total = launch.run_hard(
+                views[0][0], self.labels, self.ignore_index, *weights, scale, self.reduction == "mean", self.found,
+                loss, views[1],
+            )  # fmt: skip
+            if position >= 0:
+                self._raise_label(position)
+            return total, kept
+        kept = self._kept()
+        if self.reduction == "mean":
+            scale *= mean(1.0, kept)
+        if not self.logits.size:
+            if loss is not None:
+                loss.fill(0.0)
+            return 0.0, kept
+        parts = self._parts(inputs, grad) if views is None else (Block(0, math.prod(self.shape), *views),)
+        for block in parts:
+            self._run(block, loss, scale, upstream)
+        return 0.0 if loss is None else launch.total(loss), kept
+
+    def _run(self, block: Block, loss: Array | None, scale: float, upstream: Array | None) -> None:
+        """Launch the kernel on a block, whose gradient is divided by nothing more."""
+
+        def part(values: Any) -> Any:
+            return None if values is None else values[..., block.start : block.stop]
+
+        found = None if self.found is None else np.ascontiguousarray(part(self.found))
+        weight, smoothing = self.weight, self.smoothing
+        if self.mask is not None and len(block.inputs) > 1:
+            weight = smoothing = None  # they are in the targets already
+        rest = weight, part(self.sample_weight), smoothing, self.z_loss, part(upstream), scale
+        if len(block.inputs) > 1:
+            launch.run_soft(*block.inputs, *rest, found, part(loss), block.out)
+        else:
+            options = (*rest, False, found, part(loss), block.out)
+            launch.run_hard(block.inputs[0], part(self.labels), self.ignore_index, *options)
+        if found is not None:
+            part(self.found)[...] = found
+
+    def _parts(self, inputs: Sequence[Array], grad: Array | None) -> Iterator[Block]:
+        """Yield blocks of rows; logits that are bent or masked are so in a buffer, which is the gradient's as well."""
+        if self.bend is None and self.mask is None:
+            yield from staged_bits(self.axis, self.dtype, inputs, grad)
+            return
+        scale, cap = self.bend or (1.0, None)
+        for block in row_blocks(self.axis, self.dtype, inputs, grad):
+            x, *targets = block.inputs
+            buffer = np.empty(x.shape, self.dtype)
+            launch.run_bend(x, scale, cap, buffer)
+            mask = None
+            if self.mask is not None:
+                mask = rows_of(self.mask, self.axis, block.start, block.stop)
+                counts = mask.any(axis=1, keepdims=True)
+                if self.labels is not None:
+                    counts &= (self.labels[block.start : block.stop] != self.ignore_index)[:, np.newaxis]
+                np.copyto(buffer, -np.inf, where=~mask & counts)
+                np.copyto(buffer, 0.0, where=~counts)
+                targets = self._masked_targets(block, mask)
+            yield Block(block.start, block.stop, (buffer, *targets), None if block.out is None else buffer)
+            if block.out is not None:
+                launch.run_unbend(x, scale, cap, buffer, block.out)
+                if mask is not None:
+                    np.copyto(block.out, 0, where=~mask)
+
+    def _masked_targets(self, block: Block, mask: Array) -> list[Array]:
+        """Return the targets of a block as class probabilities after smoothing and weights, of the classes there are.
+
+        Class indices without smoothing stay what they are.
+        """
+        keep = 1.0 if self.smoothing is None else self.smoothing[0]
+        if self.labels is None:
+            targets = np.multiply(block.inputs[1], keep, dtype=self.dtype)
+        elif self.smoothing is None:
+            return []
+        else:
+            labels = self.labels[block.start : block.stop]
+            rows = np.flatnonzero(labels != self.ignore_index)
+            targets = np.zeros(mask.shape, self.dtype)
+            targets[rows, labels[rows]] = keep
+            mask = mask & (labels != self.ignore_index)[:, np.newaxis]
+        if self.smoothing is not None:
+            targets += (1.0 - keep) / np.maximum(mask.sum(axis=1, keepdims=True), 1).astype(self.dtype)
+        if self.weight is not None:
+            targets *= self.weight
+        np.copyto(targets, 0.0, where=~mask)
+        return [targets]
+
+    def _kept(self) -> float:
+        """Return the weight of the samples that count, or raise IndexError for a bad label."""
+        classes = self.logits.shape[self.axis]
+        kept = float(self.logits.size // max(classes, 1))
+        if self.labels is not None:
+            weights = [None if w is None else w.astype(np.float64) for w in (self.weight, self.sample_weight)]
+            position, kept = launch.scan_labels(self.labels, classes, self.ignore_index, *weights)
+            if position >= 0:
+                self._raise_label(position)
+        elif self.sample_weight is not None:
+            kept = launch.total(self.sample_weight)
+        return kept if self.normalizer is None else self.normalizer
+
+    def _raise_label(self, position: int) -> None:
+        raise_label(self.target, position, self.logits.shape[self.axis], self.ignore_index)
 
 
-def _smoothing(amount: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
+def smoothing_terms(amount: float, classes: int, weight: npt.ArrayLike | None) -> tuple[float, float, float] | None:
     """Return what the kernels take for label smoothing."""
     if not amount or not classes:
         return None
     spread = amount / classes
-    return 1.0 - amount, spread, spread * (float(classes) if weight is None else float(weight.sum()))
-
-
-def _part(values: Any, block: Block) -> Any:
-    """Return the values of a block's samples, None for None."""
-    if values is None or block.stop - block.start == len(values):
-        return values
-    return values[block.start : block.stop]
+    total = classes if weight is None else np.sum(weight, dtype=np.float64)
+    return 1.0 - amount, spread, spread * float(total)

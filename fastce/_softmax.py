@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeGuard
+
 import numpy as np
 import numpy.typing as npt
 
 from fastce._arrays import (
     Array,
+    Block,
+    as_mask,
     as_real,
     blocks,
     check_out,
+    normalize_axes,
     normalize_axis,
+    rows_of,
     rule,
-    without_axis,
+    staged,
 )
+from fastce._weighted import weighted_logsumexp
 from fastce.kernels import launch
 
+Axis = int | Sequence[int] | None
 
-def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: Array | None = None) -> Array:
+
+def logsumexp(
+    x: npt.ArrayLike,
+    axis: Axis = -1,
+    *,
+    b: npt.ArrayLike | None = None,
+    keepdims: bool = False,
+    return_sign: bool = False,
+    where: npt.ArrayLike | None = None,
+    out: Array | None = None,
+) -> Any:
     r"""Compute the logarithm of the sum of exponentials.
 
     .. math:: \operatorname{lse}(x) = \log \sum_j e^{x_j}
@@ -26,26 +45,37 @@ def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: 
     ----------
     x : array_like, shape (..., C, ...)
         Real numbers; integers and booleans are taken as float64.
-    axis : int, default -1
-        The axis that is summed over.
+    axis : int, tuple of int or None, default -1
+        The axes that are summed over, all for None.
+    b : array_like, broadcast with ``x``, optional
+        What each exponential is multiplied by; it may be negative or 0. Elements with weight
+        0 take no part.
     keepdims : bool, default False
-        Keep that axis with length 1.
+        Keep those axes with length 1.
+    return_sign : bool, default False
+        Return the logarithm of the sum's magnitude, and its sign; without it, a negative sum
+        gives NaN.
+    where : array_like of bool, broadcast to the shape of ``x``, optional
+        Elements where it is False take no part.
     out : ndarray, optional
         Where to write the result; it has the result's shape and dtype.
 
     Returns
     -------
-    ndarray, shape (..., ...)
-        In the dtype of ``x`` (float64 for integers), ``out`` where that was given. A scalar
-        for one-dimensional ``x``. Rows of nothing but -inf and empty rows give -inf, rows
-        with +inf give +inf, rows with NaN give NaN.
+    lse : ndarray, shape (..., ...)
+        In the dtype of ``x`` (float64 for integers), or with ``b`` in what NumPy promotes both
+        to; ``out`` where that was given. A scalar where all axes are summed over. Rows of
+        nothing but -inf and empty rows give -inf, rows with +inf give +inf, rows with NaN
+        give NaN.
+    sign : ndarray, shape and dtype of ``lse``
+        -1, 0, 1 or NaN; only with ``return_sign``.
 
     Raises
     ------
     TypeError
         If ``x`` is not real.
     ValueError
-        If ``x`` is a scalar or ``out`` does not fit.
+        If ``x`` is a scalar and ``axis`` is not None, or another argument does not fit.
     numpy.exceptions.AxisError
         If ``x`` has no such axis.
 
@@ -71,40 +101,96 @@ def logsumexp(x: npt.ArrayLike, axis: int = -1, *, keepdims: bool = False, out: 
     array([   3.40761, 1000.69315])
     """
     x = as_real(x, "x")
-    axis = normalize_axis(axis, x.ndim, "x")
-    shape = without_axis(x.shape, axis)
-    full_shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :]) if keepdims else shape
+    if b is not None or return_sign:
+        return weighted_logsumexp(x, axis, b, keepdims, return_sign, where, out)
+    dtype, result = rule(x)
+    x_, axis_ = _arrange(x, axis)
+    shape, full_shape = _reduced(x, axis, keepdims)
     if out is not None:
-        check_out(out, full_shape, rule(x).result, {"x": x})
-    dtype = rule(x).compute
-    lse = np.empty(shape, dtype)
-    if x.shape[axis] == 0:
+        check_out(out, full_shape, result, ("x",), (x,))
+    lse = out if _serves(out, dtype) else np.empty(shape, dtype)
+    if lse.size and not x.size:
         lse.fill(-np.inf)
     elif x.size:
-        flat = lse.reshape(-1)
-        for block in blocks(axis, dtype, (x,)):
+        flat = lse if lse.ndim == 1 else lse.reshape(-1)
+        for block in _blocks(x_, axis_, where, x.shape, None, 0.0):
             launch.run_softmax(block.inputs[0], flat[block.start : block.stop], None, None)
-        _tell_nan(lse, x, axis)
-    lse = lse.reshape(full_shape)
-    if out is not None:
-        with np.errstate(over="ignore"):
-            np.copyto(out, lse, casting="unsafe")
+    if lse is out:
         return out
-    with np.errstate(over="ignore"):
-        return lse.astype(rule(x).result, copy=False)[()]
+    lse = lse.reshape(full_shape)
+    if out is None and result is dtype:
+        return lse[()]
+    with np.errstate(over="ignore"):  # rounding to 16 bits
+        if out is None:
+            return lse.astype(result, copy=False)[()]
+        np.copyto(out, lse, casting="unsafe")
+    return out
 
 
-def _tell_nan(lse: Array, x: Array, axis: int) -> None:
-    """Give NaN to rows with both +inf and NaN; the kernel gives +inf to all that have +inf."""
-    infinite = lse == np.inf
-    if infinite.any():
-        rows = np.moveaxis(x, axis, -1)
-        for start in range(0, len(places := np.argwhere(infinite)), 1024):
-            index = tuple(places[start : start + 1024].T)
-            lse[index] = np.where(np.isnan(rows[index]).any(axis=-1), np.nan, np.inf)
+def _arrange(x: Array, axis: Axis) -> tuple[Array, int | tuple[int, ...]]:
+    """Return an array and one axis of it, or several that no view joins."""
+    if type(axis) is int and x.ndim:
+        return x, normalize_axis(axis, x.ndim, "x")
+    axes = normalize_axes(axis, x.ndim, "x")
+    if len(axes) == 1:
+        return x, axes[0]
+    lead = x.ndim - len(axes)
+    if axes == tuple(range(lead, x.ndim)) and x.flags.c_contiguous and x.size:
+        return x.reshape(*x.shape[:lead], -1), lead
+    return x, axes
 
 
-def softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
+def _reduced(x: Array, axis: Axis, keepdims: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape without the axes, and with them of length 1 if they are kept."""
+    if type(axis) is int:
+        axis %= x.ndim
+        shape = x.shape[:axis] + x.shape[axis + 1 :]
+        return shape, (*x.shape[:axis], 1, *x.shape[axis + 1 :]) if keepdims else shape
+    axes = normalize_axes(axis, x.ndim, "x")
+    shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
+    return shape, tuple(1 if i in axes else n for i, n in enumerate(x.shape)) if keepdims else shape
+
+
+def _blocks(
+    x: Array,
+    axis: int | tuple[int, ...],
+    where: npt.ArrayLike | None,
+    shape: tuple[int, ...],
+    out: Array | None,
+    fill: float,
+) -> Iterable[Block]:
+    """Return kernel-ready blocks, in which masked logits are -inf; results there become ``fill``.
+
+    ``shape`` is that of the argument, to which the mask is broadcast.
+    """
+    if where is None and type(axis) is int:
+        return blocks(axis, rule(x).compute, (x,), out)
+    mask = None if where is None else as_mask(where, shape).reshape(x.shape)
+    return _masked_blocks(x, axis, mask, out, fill)
+
+
+def _masked_blocks(
+    x: Array, axis: int | tuple[int, ...], mask: Array | None, out: Array | None, fill: float
+) -> Iterator[Block]:
+    for block in staged(axis, rule(x).compute, (x,), out):
+        if mask is None:
+            yield block
+            continue
+        others = ~rows_of(mask, axis, block.start, block.stop)
+        np.copyto(block.inputs[0], -np.inf, where=others)
+        yield block
+        if block.out is not None:
+            np.copyto(block.out, fill, where=others)
+
+
+def _serves(out: Array | None, dtype: np.dtype[Any]) -> TypeGuard[Array]:
+    """Tell whether kernels can write to ``out`` themselves."""
+    return out is not None and out.dtype is dtype and out.flags.carray
+
+
+def softmax(
+    x: npt.ArrayLike, axis: Axis = -1, *, where: npt.ArrayLike | None = None, out: Array | None = None
+) -> Array:
     r"""Compute the softmax.
 
     .. math:: p_j = \frac{e^{x_j}}{\sum_k e^{x_k}}
@@ -113,8 +199,10 @@ def softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Ar
     ----------
     x : array_like, shape (..., C, ...)
         Real numbers; integers and booleans are taken as float64.
-    axis : int, default -1
-        The axis along which the result sums to 1.
+    axis : int, tuple of int or None, default -1
+        The axes along which the result sums to 1, all for None.
+    where : array_like of bool, broadcast to the shape of ``x``, optional
+        Elements where it is False take no part and give 0, even where there are no others.
     out : ndarray, optional
         Where to write the result; it has the result's shape and dtype and may be ``x``.
 
@@ -144,10 +232,12 @@ def softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Ar
     >>> fastce.softmax([1, 2, 3]).round(8)
     array([0.09003057, 0.24472847, 0.66524096])
     """
-    return _shaped_like(x, axis, out, logs=False)
+    return _shaped_like(x, axis, where, out, logs=False)
 
 
-def log_softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
+def log_softmax(
+    x: npt.ArrayLike, axis: Axis = -1, *, where: npt.ArrayLike | None = None, out: Array | None = None
+) -> Array:
     r"""Compute the logarithm of the softmax.
 
     .. math:: \log p_j = x_j - \operatorname{lse}(x)
@@ -156,8 +246,10 @@ def log_softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -
     ----------
     x : array_like, shape (..., C, ...)
         Real numbers; integers and booleans are taken as float64.
-    axis : int, default -1
-        The axis of the classes.
+    axis : int, tuple of int or None, default -1
+        The axes of the classes, all for None.
+    where : array_like of bool, broadcast to the shape of ``x``, optional
+        Elements where it is False take no part and give -inf, even where there are no others.
     out : ndarray, optional
         Where to write the result; it has the result's shape and dtype and may be ``x``.
 
@@ -188,18 +280,29 @@ def log_softmax(x: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -
     >>> fastce.log_softmax(np.array([40.0, 0.0]))
     array([-4.24835426e-18, -4.00000000e+01])
     """
-    return _shaped_like(x, axis, out, logs=True)
+    return _shaped_like(x, axis, where, out, logs=True)
 
 
-def _shaped_like(x: npt.ArrayLike, axis: int, out: Array | None, logs: bool) -> Array:
+def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None, logs: bool) -> Array:
     x = as_real(x, "x")
-    axis = normalize_axis(axis, x.ndim, "x")
+    x_, axis_ = _arrange(x, axis)
+    fresh = out is None
+    if where is not None:
+        as_mask(where, x.shape)
     if out is None:
         out = np.empty_like(x, rule(x).result, subok=False)
     else:
-        check_out(out, x.shape, rule(x).result, {"x": x})
+        check_out(out, x.shape, rule(x).result, ("x",), (x,))
+    goal = out
+    if x_ is not x:
+        if out.flags.c_contiguous:
+            goal = x_ if out is x else out.reshape(x_.shape)
+        else:
+            x_, axis_ = x, normalize_axes(axis, x.ndim, "x")
     if x.size:
-        for block in blocks(axis, rule(x).compute, (x,), out):
-            probs, log_probs = (None, block.out) if logs else (block.out, None)
-            launch.run_softmax(block.inputs[0], None, probs, log_probs)
-    return out
+        for block in _blocks(x_, axis_, where, x.shape, goal, -np.inf if logs else 0.0):
+            if logs:
+                launch.run_softmax(block.inputs[0], None, None, block.out)
+            else:
+                launch.run_softmax(block.inputs[0], None, block.out, None)
+    return out[()] if fresh and not x.ndim else out  # a scalar for a scalar, as in NumPy

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._arrays import Array, as_index, as_real, without_axis
-from fastce.kernels import launch
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -97,18 +96,33 @@ def as_number(value: Any, name: str) -> float:
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
 
 
+def positive(value: Any, name: str) -> float:
+    """Return a real scalar greater than 0 as a float, or raise."""
+    number = as_number(value, name)
+    if not 0.0 < number < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+    return number
+
+
+def as_bend(logit_scale: float, softcap: float | None) -> tuple[float, float | None] | None:
+    """Return what acts on the logits first, (scale, cap), None for nothing."""
+    scale = as_number(logit_scale, "logit_scale")
+    if not math.isfinite(scale):
+        raise ValueError(f"logit_scale must be finite, got {logit_scale!r}")
+    cap = None if softcap is None else positive(softcap, "softcap")
+    return None if scale == 1.0 and cap is None else (scale, cap)
+
+
 def as_ignore_index(ignore_index: Any) -> int:
     """Return ignore_index as an int that labels can be compared with."""
-    index = as_index(ignore_index, "ignore_index")
+    index = ignore_index if type(ignore_index) is int else as_index(ignore_index, "ignore_index")
     if not _INT64_MIN <= index <= _INT64_MAX:
         raise ValueError(f"ignore_index must fit 64 bits, got {index}")
     return index
 
 
-def as_weights(values: npt.ArrayLike | None, shape: tuple[int, ...], name: str, what: str) -> Array | None:
-    """Return weights as contiguous float64 of this shape, None for None."""
-    if values is None:
-        return None
+def as_weights(values: npt.ArrayLike, shape: tuple[int, ...], name: str, what: str) -> Array:
+    """Return weights as contiguous float64 of this shape."""
     array = as_real(values, name)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, {what}, got {array.shape}")
@@ -120,13 +134,3 @@ def mean(total: float, denominator: float) -> float:
     if denominator:
         return total / denominator
     return math.nan if total == 0.0 else total * math.inf
-
-
-def kept_weight(
-    labels: Array, target: Array, classes: int, ignore_index: int, weight: Array | None, sample_weight: Array | None
-) -> float:
-    """Return the weight of the samples that are not ignored, or raise IndexError for a bad label."""
-    position, kept = launch.scan_labels(labels, classes, ignore_index, weight, sample_weight)
-    if position >= 0:
-        raise_label(target, position, classes, ignore_index)
-    return kept

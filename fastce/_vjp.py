@@ -142,7 +142,7 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
     return _like_result(g, logp, "logp", axis, out, launch.LOG_SOFTMAX_VJP)
 
 
-def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, op: launch.Op) -> Array:
+def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, op: launch.Vjp) -> Array:
     y = as_real(y, name)
     g = as_real(g, "g")
     axis = normalize_axis(axis, y.ndim, name)
@@ -159,7 +159,7 @@ def _result(x: Array, out: Array | None, given: dict[str, Array]) -> Array:
     dtype = rule(x).result
     if out is None:
         return np.empty_like(x, dtype, subok=False)
-    return check_out(out, x.shape, dtype, given)
+    return check_out(out, x.shape, dtype, tuple(given), tuple(given.values()))
 
 
 def _flat(values: Array, name: str, shape: tuple[int, ...], axis: int) -> Array:

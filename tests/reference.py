@@ -42,10 +42,22 @@ def softmax(x, axis=-1):
 # --- cross-entropy -------------------------------------------------------------
 
 
-def coefficients(shape, target, *, axis=-1, weight=None, sample_weight=None, ignore_index=-100, label_smoothing=0.0):
-    """Return (t, kept, denominator): t has the class axis last; ``denominator`` is that of the mean."""
+def coefficients(
+    shape,
+    target,
+    *,
+    axis=-1,
+    weight=None,
+    sample_weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    normalizer=None,
+    where=True,
+):
+    """Return (t, kept, denominator, u): t has the class axis last; ``denominator`` is that of the mean."""
     classes = shape[axis]
     target = np.asarray(target)
+    there = np.moveaxis(np.broadcast_to(where, shape), axis, -1)
     weight = np.ones(classes, REAL) if weight is None else real(weight)
     if np.issubdtype(target.dtype, np.integer):
         kept = target != ignore_index
@@ -60,10 +72,15 @@ def coefficients(shape, target, *, axis=-1, weight=None, sample_weight=None, ign
         kept = np.ones(t.shape[:-1], bool)
         class_weight = np.ones(t.shape[:-1], REAL)
     each = np.ones(kept.shape, REAL) if sample_weight is None else real(sample_weight)
+    kept = kept & there.any(-1)
+    class_weight, each = np.where(kept, class_weight, 0), np.where(kept, each, 0)
     smoothing = REAL(label_smoothing)
-    t = (t * (1 - smoothing) + smoothing / max(classes, 1)) * weight * each[..., None]
+    spread = np.where(there, smoothing / np.maximum(there.sum(-1, keepdims=True), 1), 0)
+    if not np.issubdtype(target.dtype, np.integer):
+        t = np.where(there, t, 0)  # a label that is not there stays, and costs an infinite loss
+    t = (t * (1 - smoothing) + spread) * weight * each[..., None]
     t[~kept] = 0
-    return t, kept, np.sum(class_weight * each)
+    return t, kept, np.sum(class_weight * each) if normalizer is None else real(normalizer), each
 
 
 def _reduce(losses, denominator, reduction):
@@ -87,23 +104,58 @@ def _invalid(x):
     return (np.isnan(x) | (x == np.inf)).any(-1) | (x == -np.inf).all(-1)
 
 
-def cross_entropy(logits, target, *, axis=-1, reduction="mean", **options):
-    x = np.moveaxis(real(logits), axis, -1)
-    t, kept, denominator = coefficients(np.shape(logits), target, axis=axis, **options)
+def bend(logits, axis, logit_scale=1.0, softcap=None, where=True):
+    """Return scaled, capped and masked logits and the slope of that, the class axis last."""
+    x = np.moveaxis(real(logits) * real(logit_scale), axis, -1)
+    slope = np.full(x.shape, real(logit_scale))
+    if softcap is not None:
+        cap = real(softcap)
+        slope = slope / np.cosh(np.clip(x / cap, -5000, 5000)) ** 2
+        x = cap * np.tanh(x / cap)
+    there = np.moveaxis(np.broadcast_to(where, np.shape(logits)), axis, -1)
+    return np.where(there, x, -np.inf), np.where(there, slope, 0)
+
+
+def cross_entropy(
+    logits, target, *, axis=-1, reduction="mean", z_loss=0.0, logit_scale=1.0, softcap=None, where=True, **options
+):
+    x, _ = bend(logits, axis, logit_scale, softcap, where)
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
     with np.errstate(invalid="ignore"):
-        terms = np.where(t == 0, 0, t * (logsumexp(x, keepdims=True) - x))
-    losses = np.where(kept & _invalid(x), np.nan, terms.sum(-1))
+        lse = logsumexp(x, keepdims=True)
+        terms = np.where(t == 0, 0, t * (lse - x))
+        z = real(z_loss) * u * lse[..., 0] ** 2 if z_loss else 0
+    losses = np.where(kept, np.where(_invalid(x), np.nan, terms.sum(-1) + z), 0)
     return _reduce(losses, denominator, reduction)
 
 
-def cross_entropy_grad(logits, target, *, axis=-1, reduction="mean", grad_output=None, terms=False, **options):
+def cross_entropy_grad(
+    logits,
+    target,
+    *,
+    axis=-1,
+    reduction="mean",
+    grad_output=None,
+    terms=False,
+    z_loss=0.0,
+    logit_scale=1.0,
+    softcap=None,
+    where=True,
+    **options,
+):
     """The gradient; with ``terms`` the sum of its two terms' magnitudes, by which a cancelling one is measured."""
-    x = np.moveaxis(real(logits), axis, -1)
-    t, kept, denominator = coefficients(np.shape(logits), target, axis=axis, **options)
+    x, slope = bend(logits, axis, logit_scale, softcap, where)
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
     with np.errstate(invalid="ignore"):
-        falling, rising = t, softmax(x) * t.sum(-1, keepdims=True)
+        pull = 2 * real(z_loss) * u[..., None] * logsumexp(x, keepdims=True) if z_loss else 0
+        falling, rising = t, softmax(x) * (t.sum(-1, keepdims=True) + pull)
         grad = np.abs(rising) + np.abs(falling) if terms else rising - falling
-        grad = grad * _scale(reduction, denominator, grad_output)
+        grad = (
+            grad
+            * _scale(reduction, denominator, grad_output)
+            * np.where(slope == 0, 0, np.abs(slope) if terms else slope)
+        )
+        grad = np.where(slope == 0, 0, grad)
     return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)
 
 
@@ -112,13 +164,13 @@ def cross_entropy_grad(logits, target, *, axis=-1, reduction="mean", grad_output
 
 def cross_entropy_from_probs(probs, target, *, axis=-1, reduction="mean", tiny, **options):
     p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
-    t, _, denominator = coefficients(np.shape(probs), target, axis=axis, **options)
+    t, _, denominator, _ = coefficients(np.shape(probs), target, axis=axis, **options)
     return _reduce(-np.sum(t * np.log(p), axis=-1), denominator, reduction)
 
 
 def cross_entropy_from_probs_grad(probs, target, *, axis=-1, reduction="mean", tiny, grad_output=None, **options):
     p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
-    t, kept, denominator = coefficients(np.shape(probs), target, axis=axis, **options)
+    t, kept, denominator, _ = coefficients(np.shape(probs), target, axis=axis, **options)
     with np.errstate(invalid="ignore"):
         grad = -t / p * _scale(reduction, denominator, grad_output)
     return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)

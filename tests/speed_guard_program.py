@@ -97,10 +97,10 @@ def twins():
     original = Kernel.__call__
     seen = []
 
-    def noted(kernel, parallel, *args):
+    def noted(kernel, parallel, args):
         if kernel.__name__.startswith("hard"):
             seen.append((kernel.__name__, parallel))
-        return original(kernel, False, *args)
+        return original(kernel, False, args)
 
     numba.set_num_threads(2)
     Kernel.__call__ = noted
@@ -213,13 +213,13 @@ class Counter:
         inside = 0
         original = Kernel.__call__
 
-        def stepped(kernel, twin, *args):
+        def stepped(kernel, twin, args):
             nonlocal inside
             if parallel and not kernel.__name__.startswith("hard"):
-                return original(kernel, twin, *args)
-            original(kernel, parallel, *args)  # compiles
+                return original(kernel, twin, args)
+            original(kernel, parallel, args)  # compiles
             results = []
-            inside += self.step(lambda: results.append(original(kernel, parallel, *args)))
+            inside += self.step(lambda: results.append(original(kernel, parallel, args)))
             return results[0]
 
         Kernel.__call__ = stepped

@@ -28,7 +28,8 @@ def test_machine(capsys):
     [
         ((32, 10), "float32", -1, "tiles: at most 32 classes; 16 rows", "serial: 320 elements"),
         ((32, 10), "float64", -1, "tiles: at most 32 classes; 8 rows", "serial"),
-        ((4096, 1000), "float32", -1, "rows: more than 32 classes", "parallel"),
+        ((4096, 1000), "float32", -1, "short rows: 33 to 1024 classes; up to 16 rows", "parallel"),
+        ((4096, 1000), "float64", -1, "rows: more than 512 classes", "parallel"),
         ((1, 1_000_000), "float32", -1, "split: fewer than 4 rows a thread", "parallel"),
         ((16, 100, 64, 64), "float16", 1, "columns: the class axis is not last", "parallel"),
         (10, "int32", 0, "tiles", "serial"),

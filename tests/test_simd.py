@@ -12,6 +12,7 @@ from fastce.kernels.memory import (
     load_n,
     load_one,
     load_square,
+    max_rows,
     narrow_labels,
     offset,
     row,
@@ -20,10 +21,13 @@ from fastce.kernels.memory import (
     store_n,
     store_one,
     store_square,
+    sum_rows,
+    will_write,
 )
 from fastce.kernels.simd import (
     any_lane,
     bits,
+    count_true,
     first_lanes,
     fma,
     full,
@@ -330,3 +334,45 @@ def test_squares(dtype):
                 expected = np.full_like(back, -1)
                 expected[:rows, :classes] = x[:rows, :classes]
                 np.testing.assert_array_equal(back, expected)
+
+
+def test_reductions_of_rows(dtype):
+    """Bit for bit what the reduction of a single value gives."""
+
+    @numba.njit
+    def run(x, sums, tops, single):
+        square = scratch(x, 16)
+        for r in range(lanes(x)):
+            value = load(row(x, r), 0)
+            store(square, r * lanes(x), value)
+            single[r] = reduce_add(value)
+        store(row(sums, 0), 0, sum_rows(square))
+        store(row(tops, 0), 0, max_rows(square))
+
+    x = np.random.default_rng(4).normal(size=(width(dtype), width(dtype))).astype(dtype)
+    x[1] = -np.inf
+    sums, tops, single = (np.empty(width(dtype), dtype) for _ in range(3))
+    run(x, sums, tops, single)
+    np.testing.assert_array_equal(sums, single)
+    np.testing.assert_array_equal(tops, x.max(1))
+
+
+def test_count_true(dtype):
+    @numba.njit
+    def run(x, bound):
+        return count_true(load(row(x, 0), 0) < bound)
+
+    x = np.random.default_rng(5).permutation(width(dtype)).astype(dtype)
+    for bound in range(width(dtype) + 1):
+        assert run(x, bound) == bound
+
+
+def test_announced_memory_stays_as_it_is(dtype):
+    @numba.njit
+    def run(x):
+        for k in range(x.size):
+            will_write(row(x, 0), k)
+
+    x = np.arange(100).astype(dtype)
+    run(x)
+    np.testing.assert_array_equal(x, np.arange(100))

@@ -87,11 +87,11 @@ SHARES = {
 SHARE_MARGIN = 2.0
 
 TWINS = {
-    "32x10": ["hard_lanes", False],
-    "16384x10": ["hard_lanes", True],
-    "1024x1000": ["hard_rows", True],
+    "32x10": ["hard_tiles", False],
+    "16384x10": ["hard_tiles", True],
+    "1024x1000": ["hard_short_rows", True],
     "32x32000": ["hard_rows", True],
-    "4x100x64x64": ["hard_lanes", True],
+    "4x100x64x64": ["hard_columns", True],
 }
 
 

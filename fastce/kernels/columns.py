@@ -1,10 +1,9 @@
-"""Building blocks with samples in the lanes: one class after the other, many samples at once.
+"""Building blocks for a class axis that is not last: one class after the other, many samples at once.
 
-They serve a class axis that is not last, where neighbouring samples are neighbours in
-memory, and narrow classes, once ``tiles`` has transposed them. A *panel* is a pointer to
-class 0 of the first sample, the distance ``step`` from class to class, and ``n`` samples,
-contiguous in memory, up to ``PANEL`` values of them. Per-sample terms (maxima, factors) lie
-in scratch memory, one value after the other.
+Arrays are (outer, C, inner) with a contiguous last axis, so that neighbouring samples are
+neighbours in memory. A *panel* is a pointer to class 0 of the first sample, the distance
+``step`` from class to class, and ``n`` samples, contiguous in memory, up to ``PANEL`` values
+of them. Per-sample terms (maxima, factors) lie in scratch memory, one value after the other.
 
 The loops run over the samples inside those over the classes: memory is read in streaks.
 """
@@ -12,13 +11,40 @@ The loops run over the samples inside those over the classes: memory is read in 
 import numpy as np
 
 from fastce.kernels.jit import inline
-from fastce.kernels.memory import load, load_as, load_n, offset, scratch, store, store_n
+from fastce.kernels.memory import load, load_as, load_n, offset, row, scratch, store, store_n
 from fastce.kernels.simd import bits, full, lanes, maximum, narrow, where, widen
 from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 32  # values across
 BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
 BUFFER = 2 * BLOCK * PANEL  # a block of classes and the next, as wide as a panel
+
+
+@inline
+def block_count(x, panel):
+    """Return how many panels, ``panel`` values wide, cover all samples."""
+    return x.shape[0] * -(-x.shape[2] // (panel * lanes(x)))
+
+
+@inline
+def block_range(x, b, panel):
+    """Return (the first sample of panel ``b``, the number of its samples)."""
+    inner = x.shape[2]
+    across = -(-inner // (panel * lanes(x)))
+    i = (b % across) * (panel * lanes(x))
+    return (b // across) * inner + i, min(panel * lanes(x), inner - i)
+
+
+@inline
+def origin(x, start):
+    """Return a pointer to class 0 of sample ``start``."""
+    return offset(row(x, start // x.shape[2]), start % x.shape[2])
+
+
+@inline
+def class_step(x):
+    """Return how many elements it is from class to class."""
+    return x.strides[1] // x.itemsize
 
 
 @inline
@@ -31,7 +57,7 @@ def stats(p, step, classes, n, buffer, tops, rests):
 
     Classes come in blocks. However far apart they lie, the next block is copied to
     ``buffer``, where the cache keeps it, and its maximum taken, while the exponentials of
-    this one are summed. A tile is its own buffer.
+    this one are summed.
     """
     width = lanes(p)
     across = -(-n // width) * width
@@ -101,6 +127,15 @@ def _add(x, shift, rest, ones):
     d = x - shift
     below = d != 0.0  # true of NaN, which so reaches the sum
     return rest + where(below, exp(d), 0.0), ones + where(below, full(x, 0.0), 1.0)
+
+
+@inline
+def or_nan(value, p, step, classes, n):
+    """Return one value of ``value``, NaN where a class of the sample is NaN."""
+    for c in range(classes):
+        x = load_n(p, c * step, n, 0.0)
+        value = where(x != x, np.nan, value)
+    return value
 
 
 @inline

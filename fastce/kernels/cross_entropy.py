@@ -3,24 +3,32 @@
 For sample i with label y, class weights w, sample weight u, upstream gradient g and label
 smoothing e over C classes, with t_j = w_j ((1 - e) [j = y] + e / C) and a = sum_j t_j:
 
-    loss_i  = u (a lse - sum_j t_j x_j)
-    grad_ij = u g scale (a p_j - t_j)
+    loss_i  = u (a lse - sum_j t_j x_j + z lse^2)
+    grad_ij = u g scale ((a + 2 z lse) p_j - t_j)
 
 Both are formed from rest, the sum of all exponentials but the greatest, as sums of terms of
 one sign, so that they keep full relative precision however confident the sample.
 
 ``class_weight``, ``sample_weight`` and ``upstream`` are arrays or None; ``smoothing`` is None
-or (1 - e, e / C, e / C * sum(w)). A label equal to ``ignore_index`` gives loss 0 and
+or (1 - e, e / C, e / C * sum(w)); ``z_loss`` is None or z. A label equal to ``ignore_index`` gives loss 0 and
 gradient 0, whatever the logits. ``grad`` may be ``x`` itself.
+
+All but ``hard_split`` return (position of the first label out of range or -1, weight of the
+kept samples, sum of the losses). With ``is_mean`` the gradient is divided by that weight.
+After a label out of range nothing has been written. ``found``, of shape (2, N) or None, is
+where maxima and rests are left, NaN for ignored samples; without ``loss`` they are taken from
+there where that saves anything.
 """
 
+import numpy as np
 from numba import prange
 
-from fastce.kernels import columns, rows
+from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import (
     gather,
+    given,
     load,
     load_labels,
     load_n,
@@ -33,18 +41,11 @@ from fastce.kernels.memory import (
     store_n,
     store_one,
 )
+from fastce.kernels.samples import scan, total_of
+from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import bits, full, get_lane, lane_index, lanes, set_lane, where
 from fastce.kernels.split import chunk_count, chunk_of
-from fastce.kernels.tiles import (
-    block_count,
-    block_range,
-    class_step,
-    fetch,
-    origin,
-    place,
-    put,
-    sample_step,
-)
+from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp, log1p
 
 
@@ -61,22 +62,39 @@ def sample_scales(like, sample_weight, upstream, scale, start, n):
 
 
 @inline
-def _loss(top, rest, at_label, label_weight, gap_sum, smoothing):
-    """Return a lse - sum_j t_j x_j."""
+def _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss):
+    """Return a lse - sum_j t_j x_j + z lse^2."""
     log_sum = log1p(rest)
     loss = label_weight * ((top - at_label) + log_sum)
     if smoothing is not None:
         keep, spread, spread_total = smoothing
         loss = loss * keep + (log_sum * spread_total + gap_sum * spread)
-    return loss
+    return loss + z_term(top, log_sum, z_loss)
 
 
 @inline
-def _gradient(top, rest, at_label, label_weight, smoothing):
+def z_term(top, log_sum, z_loss):
+    """Return z lse^2, or 0 where there is no z."""
+    if z_loss is None:
+        return full(top, 0.0)
+    lse = top + log_sum
+    return lse * lse * z_loss
+
+
+@inline
+def z_slope(top, rest, z_loss):
+    """Return the derivative of z lse^2 with respect to the lse, or 0 where there is no z."""
+    if z_loss is None:
+        return full(top, 0.0)
+    return (top + log1p(rest)) * (z_loss + z_loss)
+
+
+@inline
+def _gradient(top, rest, at_label, label_weight, smoothing, z_loss):
     """Return (a / sum, a p_y - t_y): what exponentials are multiplied by, and the label's gradient.
 
-    Where both the label's softmax and its target are nearer to all than to nothing, what they
-    lack is compared: (a - t_y) - a rest / sum.
+    The slope of z lse^2 is part of a. Where both the label's softmax and its target are nearer
+    to all than to nothing, what they lack is compared: (a - t_y) - a rest / sum.
     """
     amount = at_target = label_weight
     others = full(top, 0.0)  # a - t_y
@@ -85,106 +103,240 @@ def _gradient(top, rest, at_label, label_weight, smoothing):
         amount = label_weight * keep + spread_total
         at_target = label_weight * (keep + spread)
         others = full(top, spread_total) - label_weight * spread
+    slope = z_slope(top, rest, z_loss)
+    amount = amount + slope
+    others = others + slope
     factor = amount / (rest + 1.0)
     near = (at_label == top) & (rest < 1.0) & (at_target + at_target > amount)
     return factor, where(near, others - factor * rest, exp(at_label - top) * factor - at_target)
 
 
+@inline
+def keep_found(found, start, n, top, rest):
+    """Leave the maxima and rests of ``n`` samples in ``found``, unless that is None."""
+    if found is not None:
+        store_n(row(found, 0), start, n, top)
+        store_n(row(found, 1), start, n, rest)
+
+
+@inline
+def _at_labels(x, target, start, n, ignore_index, class_weight):
+    """Return the labels' logits and weights of ``n`` rows, and 1 for those that are not ignored."""
+    at_label = kept = full(x, 0.0)
+    label_weight = full(x, 1.0)
+    for r in range(n):
+        label = target[start + r]
+        if label != ignore_index:
+            at_label = set_lane(at_label, r, load_one(row(x, start + r), label))
+            kept = set_lane(kept, r, 1.0)
+            if class_weight is not None:
+                label_weight = set_lane(label_weight, r, class_weight[label])
+    return at_label, kept, label_weight
+
+
 @kernel
-def hard_rows(
-    x, target, ignore_index, class_weight, sample_weight, smoothing, upstream, scale, loss, grad, per_block
+def hard_short_rows(
+    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+    found, loss, grad, per_block,
 ):  # fmt: skip
-    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
     count, classes = x.shape
-    # exponentials of short rows wait for their factor where the gradient goes
-    stored = smoothing is None and x.itemsize > 2 and rows.is_short(x, classes)
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    if position >= 0:
+        return position, denominator, 0.0
+    if is_mean:
+        scale = scale / denominator
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
-        top = rest = at_label = gap_sum = kept = full(x, 0.0)
-        label_weight = full(x, 1.0)
-        for r in range(n):
-            label = target[start + r]
-            if label != ignore_index:
-                p = row(x, start + r)
-                at_label = set_lane(at_label, r, load_one(p, label))
-                if stored and grad is not None:
-                    row_top, row_rest = rows.stats_and_exp(p, row(grad, start + r), classes)
-                else:
-                    row_top, row_rest = rows.stats(p, classes)
-                top = set_lane(top, r, row_top)
-                rest = set_lane(rest, r, row_rest)
-                kept = set_lane(kept, r, 1.0)
-                if class_weight is not None:
-                    label_weight = set_lane(label_weight, r, class_weight[label])
-                if smoothing is not None:
-                    gap_sum = set_lane(gap_sum, r, rows.gap_sum(p, class_weight, classes, row_top))
+        at_label, kept, label_weight = _at_labels(x, target, start, n, ignore_index, class_weight)
+        exps = scratch(x, KEPT)
+        top, rest, gap_sum = short_rows.stats(
+            x, start, n, given(grad, exps), grad, target, ignore_index, class_weight, smoothing
+        )
+        keep_found(found, start, n, where(kept != 0.0, top, np.nan), rest)
         weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
-        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing)
-        store_n(row(loss, start), 0, n, where(kept != 0.0, value, 0.0))
+        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
+        if loss is not None:
+            store_n(row(loss, start), 0, n, where(kept != 0.0, value, 0.0))
         if grad is not None:
-            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing)
+            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
             factor = factor * slope
             label_gradient = label_gradient * slope
             for r in range(n):
-                p = row(x, start + r)
                 q = row(grad, start + r)
                 label = target[start + r]
                 if label == ignore_index:
                     rows.fill_zero(q, classes)
                 else:
-                    if smoothing is None and stored:
-                        rows.scale(q, classes, get_lane(factor, r))
-                    elif smoothing is None:
-                        rows.write_softmax(p, q, classes, get_lane(top, r), get_lane(factor, r))
-                    else:
-                        minus = get_lane(slope, r) * smoothing[1]
-                        rows.write_smoothed(p, q, class_weight, classes, get_lane(top, r), get_lane(factor, r), minus)
+                    e = offset(exps, r * short_rows.stride(x))
+                    minus = given(smoothing, get_lane(_spread(slope, smoothing), r))
+                    short_rows.write(e, q, classes, get_lane(factor, r), class_weight, minus)
                     store_one(q, label, get_lane(label_gradient, r))
+    return position, denominator, total_of(loss)
+
+
+@inline
+def _spread(slope, smoothing):
+    """Return what smoothing takes off all gradients of a row, before class weights."""
+    if smoothing is None:
+        return slope
+    return slope * smoothing[1]
+
+
+@inline
+def _stats(p, classes, loss, found, i):
+    """Return (maximum, rest) of row ``i``: what was found before, without ``loss``."""
+    if found is not None:
+        if loss is None:
+            return np.float64(found[0, i]), np.float64(found[1, i])
+    return rows.stats(p, classes)
 
 
 @kernel
-def hard_lanes(x, target, ignore_index, class_weight, sample_weight, smoothing, upstream, scale, loss, grad, panel):
-    """``x`` is one of the shapes of ``tiles``."""
-    classes = x.shape[1]
+def hard_rows(
+    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+    found, loss, grad, per_block,
+):  # fmt: skip
+    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+    count, classes = x.shape
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    if position >= 0:
+        return position, denominator, 0.0
+    if is_mean:
+        scale = scale / denominator
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        n = min(per_block, count - start)
+        at_label, kept, label_weight = _at_labels(x, target, start, n, ignore_index, class_weight)
+        top = rest = gap_sum = full(x, 0.0)
+        for r in range(n):
+            if target[start + r] != ignore_index:
+                p = row(x, start + r)
+                row_top, row_rest = _stats(p, classes, loss, found, start + r)
+                top = set_lane(top, r, row_top)
+                rest = set_lane(rest, r, row_rest)
+                if smoothing is not None:
+                    gap_sum = set_lane(gap_sum, r, rows.gap_sum(p, class_weight, classes, row_top))
+        keep_found(found, start, n, where(kept != 0.0, top, np.nan), rest)
+        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
+        if loss is not None:
+            store_n(row(loss, start), 0, n, where(kept != 0.0, value, 0.0))
+        if grad is not None:
+            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
+            factor = factor * slope
+            label_gradient = label_gradient * slope
+            for r in range(n):
+                q = row(grad, start + r)
+                label = target[start + r]
+                if label == ignore_index:
+                    rows.fill_zero(q, classes)
+                else:
+                    p = row(x, start + r)
+                    minus = given(smoothing, get_lane(_spread(slope, smoothing), r))
+                    rows.write_gradient(p, q, classes, get_lane(top, r), get_lane(factor, r), class_weight, minus)
+                    store_one(q, label, get_lane(label_gradient, r))
+    return position, denominator, total_of(loss)
+
+
+@kernel
+def hard_tiles(
+    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean, found, loss, grad
+):
+    """``x`` is (N, C) with contiguous rows of few classes."""
+    count, classes = x.shape
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    if position >= 0:
+        return position, denominator, 0.0
+    if is_mean:
+        scale = scale / denominator
     width = lanes(x)
-    for b in prange(block_count(x, panel)):
-        start, n = block_range(x, b, panel)
-        tile = scratch(x, BUFFER)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
+        tiles.announce(grad, start, n)
+        tiles.fetch(x, start, n, tile)
+        labels = load_labels(row(target, start), n, ignore_index, x)
+        kept = labels != ignore_index
+        at_label = gather(tile, where(kept, labels, 0) * width + lane_index(x))
+        label_weight = full(x, 1.0)
+        if class_weight is not None:
+            label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
+        top, rest = tiles.stats(tile, classes, exps)
+        gap_sum = full(x, 0.0)
+        if smoothing is not None:
+            gap_sum = tiles.gap_sum(tile, class_weight, classes, top)
+        keep_found(found, start, n, where(kept, top, np.nan), rest)
+        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
+        if loss is not None:
+            store_n(row(loss, start), 0, n, where(kept, value, 0.0))
+        if grad is not None:
+            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
+            marks = narrow_labels(where(kept, labels, -1), x)
+            minus = given(smoothing, _spread(slope, smoothing))
+            tiles.write_gradient(
+                exps, tile, classes, factor * slope, marks, label_gradient * slope, class_weight, minus
+            )  # fmt: skip
+            tiles.put(grad, start, n, tile)
+    return position, denominator, total_of(loss)
+
+
+@kernel
+def hard_columns(
+    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+    found, loss, grad, panel,
+):  # fmt: skip
+    """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
+    classes = x.shape[1]
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    if position >= 0:
+        return position, denominator, 0.0
+    if is_mean:
+        scale = scale / denominator
+    width = lanes(x)
+    step = columns.class_step(x)
+    for b in prange(columns.block_count(x, panel)):
+        start, n = columns.block_range(x, b, panel)
+        buffer = scratch(x, BUFFER)
         tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
         marks, minuses = scratch(x, PANEL), scratch(x, PANEL)
-        p, step, count = fetch(x, start, n, tile)
-        columns.stats(p, step, classes, count, tile, tops, rests)
+        p = columns.origin(x, start)
+        if loss is not None:
+            columns.stats(p, step, classes, n, buffer, tops, rests)
+        elif found is not None:
+            for j in range(0, n, width):
+                store(tops, j, load_n(row(found, 0), start + j, n - j, 0.0))
+                store(rests, j, load_n(row(found, 1), start + j, n - j, 0.0))
         if smoothing is not None:
-            columns.gap_sums(p, step, class_weight, classes, count, tops, terms)
+            columns.gap_sums(p, step, class_weight, classes, n, tops, terms)
         for j in range(0, n, width):
             top, rest = load(tops, j), load(rests, j)
             labels = load_labels(row(target, start + j), n - j, ignore_index, x)
             kept = labels != ignore_index
-            places = labels * class_step(x) + lane_index(x) * sample_step(x)
-            at_label = gather(offset(origin(x, start), j * sample_step(x)), where(kept, places, 0))
+            at_label = gather(offset(p, j), where(kept, labels * step + lane_index(x), 0))
             label_weight = full(x, 1.0)
             if class_weight is not None:
                 label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
             weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)
-            value = weight * _loss(top, rest, at_label, label_weight, load(terms, j), smoothing)
-            store_n(row(loss, start + j), 0, n - j, where(kept, value, 0.0))
+            keep_found(found, start + j, n - j, where(kept, top, np.nan), rest)
+            value = weight * _loss(top, rest, at_label, label_weight, load(terms, j), smoothing, z_loss)
+            if loss is not None:
+                store_n(row(loss, start + j), 0, n - j, where(kept, value, 0.0))
             if grad is not None:
-                factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing)
+                factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
                 store(terms, j, factor * slope)
                 store(rests, j, label_gradient * slope)
                 store(marks, j, bits(narrow_labels(where(kept, labels, -1), x)))
-                if smoothing is not None:
-                    store(minuses, j, slope * smoothing[1])
+                store(minuses, j, _spread(slope, smoothing))
         if grad is not None:
-            q, q_step, _ = place(grad, start, n, tile)
-            if smoothing is None:
-                columns.write_gradient(p, step, q, q_step, classes, count, tops, terms, marks, rests, None, None)
-            else:
-                columns.write_gradient(
-                    p, step, q, q_step, classes, count, tops, terms, marks, rests, class_weight, minuses
-                )  # fmt: skip
-            put(grad, start, n, tile)
+            q, q_step = columns.origin(grad, start), columns.class_step(grad)
+            columns.write_gradient(
+                p, step, q, q_step, classes, n, tops, terms, marks, rests, class_weight, given(smoothing, minuses)
+            )  # fmt: skip
+    return position, denominator, total_of(loss)
 
 
 @kernel
@@ -197,8 +349,10 @@ def pick_labels(x, target, ignore_index, at_labels):
 
 
 @kernel
-def hard_split(x, target, ignore_index, class_weight, sample_weight, upstream, scale, loss, grad, stats, at_labels):
-    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``stats``.
+def hard_split(
+    x, target, ignore_index, class_weight, sample_weight, z_loss, upstream, scale, loss, grad, found, at_labels
+):
+    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``found``.
 
     The logits at the labels come in ``at_labels``: another thread may have overwritten them.
     There is no label smoothing.
@@ -210,24 +364,24 @@ def hard_split(x, target, ignore_index, class_weight, sample_weight, upstream, s
         if grad is not None:
             q = offset(row(grad, i), start)
         if label == ignore_index:
-            if start == 0:
+            if start == 0 and loss is not None:
                 store_one(row(loss, i), 0, 0.0)
             if grad is not None:
                 rows.fill_zero(q, classes)
         else:
-            top = full(x, stats[0, i])
-            rest = full(x, stats[1, i])
+            top = full(x, found[0, i])
+            rest = full(x, found[1, i])
             at_label = full(x, at_labels[i])
             label_weight = full(x, 1.0)
             if class_weight is not None:
                 label_weight = full(x, class_weight[label])
             weight, slope = sample_scales(x, sample_weight, upstream, scale, i, 1)
-            if start == 0:
-                value = weight * _loss(top, rest, at_label, label_weight, top, None)
+            if start == 0 and loss is not None:
+                value = weight * _loss(top, rest, at_label, label_weight, top, None, z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))
             if grad is not None:
-                factor, label_gradient = _gradient(top, rest, at_label, label_weight, None)
+                factor, label_gradient = _gradient(top, rest, at_label, label_weight, None, z_loss)
                 p = offset(row(x, i), start)
-                rows.write_softmax(p, q, classes, stats[0, i], get_lane(factor * slope, 0))
+                rows.write_gradient(p, q, classes, found[0, i], get_lane(factor * slope, 0), None, None)
                 if start <= label < start + classes:
                     store_one(q, label - start, get_lane(label_gradient * slope, 0))

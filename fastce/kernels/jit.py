@@ -112,7 +112,7 @@ def _numba_type(argument: object) -> types.Type:
 class Kernel:
     """One kernel source and its compiled twins.
 
-    ``kernel(parallel, *args)`` runs it. The first argument is an array whose dtype and
+    ``kernel(parallel, args)`` runs it. The first argument is an array whose dtype and
     dimensions settle those of all others; an argument that is None drops its branches from the compiled code.
     """
 
@@ -121,7 +121,7 @@ class Kernel:
         self.function = function
         self._entries: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
 
-    def __call__(self, parallel: bool, *args: Any) -> Any:
+    def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one twin, compiled first where these types are new."""
         x = args[0]
         key = (x.dtype, x.ndim, *map(type, args))

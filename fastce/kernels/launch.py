@@ -2,9 +2,10 @@
 
 Regimes, by the shape of the array that arrives:
 
-- (outer, C, inner): the class axis is not last; samples lie in the lanes (``tiles``, ``columns``).
-- (N, C), C <= ``tiles.MAX_CLASSES``: the same, after transposition in registers.
+- (outer, C, inner): the class axis is not last; neighbouring samples lie in the lanes (``columns``).
+- (N, C), C <= ``tiles.MAX_CLASSES``: rows are transposed in registers (``tiles``).
 - (N, C), few rows of very many classes: chunks of rows (``split``).
+- (N, C), rows of up to 64 values: as many together as a value has lanes (``short_rows``).
 - (N, C) otherwise: one row after the other (``rows``).
 
 The serial twin runs where threads would cost more than they bring, and where they would take
@@ -22,33 +23,56 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from fastce.kernels import binary, cross_entropy, samples, soft_targets, softmax, split, vjp
+from fastce.kernels import (
+    bend,
+    binary,
+    cross_entropy,
+    hessian,
+    kl,
+    samples,
+    score,
+    soft_targets,
+    softmax,
+    split,
+    vjp,
+)
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
 from fastce.kernels.rows import CHUNK
+from fastce.kernels.short_rows import KEPT, VALUES
 from fastce.kernels.tiles import MAX_CLASSES
 
 PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
 PANELS_A_THREAD = 2  # panels get narrower until there are as many
-BLOCK_BYTES = 1 << 15  # rows that go together must stay in the first-level cache
 
 Array = npt.NDArray[Any]
+_Checked = tuple[int, float, float]  # (position of a bad label or -1, kept weight, sum of losses)
 
 
 class Op(NamedTuple):
-    """The drivers of one operation."""
+    """The drivers of one operation, by regime."""
 
+    columns: Kernel
+    tiles: Kernel
+    short_rows: Kernel
     rows: Kernel
-    lanes: Kernel
 
 
-SOFTMAX = Op(softmax.softmax_rows, softmax.softmax_lanes)
-HARD = Op(cross_entropy.hard_rows, cross_entropy.hard_lanes)
-SOFT = Op(soft_targets.soft_rows, soft_targets.soft_lanes)
-LOGSUMEXP_VJP = Op(vjp.lse_rows, vjp.lse_lanes)
-SOFTMAX_VJP = Op(vjp.softmax_rows, vjp.softmax_lanes)
-LOG_SOFTMAX_VJP = Op(vjp.log_softmax_rows, vjp.log_softmax_lanes)
+class Vjp(NamedTuple):
+    """The drivers of a backward pass, by regime."""
+
+    columns: Kernel
+    tiles: Kernel  # the same as that of rows where nothing is summed
+    rows: Kernel
+
+
+SOFTMAX = Op(softmax.softmax_columns, softmax.softmax_tiles, softmax.softmax_short_rows, softmax.softmax_rows)
+HARD = Op(cross_entropy.hard_columns, cross_entropy.hard_tiles, cross_entropy.hard_short_rows, cross_entropy.hard_rows)
+SOFT = Op(soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows)
+LOGSUMEXP_VJP = Vjp(vjp.lse_columns, vjp.lse_rows, vjp.lse_rows)
+SOFTMAX_VJP = Vjp(vjp.softmax_columns, vjp.softmax_tiles, vjp.softmax_rows)
+LOG_SOFTMAX_VJP = Vjp(vjp.log_softmax_columns, vjp.log_softmax_tiles, vjp.log_softmax_rows)
 
 
 class _Threads:
@@ -73,14 +97,14 @@ class _Threads:
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Run the parallel twin, or the serial one where threads are not to be had."""
         if self.count() == 1:
-            return kernel(False, *args)
+            return kernel(False, args)
         self.started = True
         if numba.threading_layer() != "workqueue":
-            return kernel(True, *args)
+            return kernel(True, args)
         if not self.busy.acquire(blocking=False):
-            return kernel(False, *args)
+            return kernel(False, args)
         try:
-            return kernel(True, *args)
+            return kernel(True, args)
         finally:
             self.busy.release()
 
@@ -93,7 +117,7 @@ def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | 
     if _is_split(x):
         _launch(softmax.softmax_split, x, lse, probs, logs, _split_stats(x))
     else:
-        _run(SOFTMAX, x, lse, probs, logs)
+        _run(SOFTMAX, (x, lse, probs, logs))
 
 
 def run_hard(
@@ -103,21 +127,35 @@ def run_hard(
     class_weight: Array | None,
     sample_weight: Array | None,
     smoothing: tuple[float, float, float] | None,
-    *rest: Any,
-) -> None:
+    z_loss: float | None,
+    upstream: Array | None,
+    scale: float,
+    is_mean: bool,
+    found: Array | None,
+    loss: Array | None,
+    grad: Array | None,
+) -> tuple[int, float, float]:
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
-    if smoothing is None and _is_split(x):
-        options = (ignore_index, class_weight, sample_weight, *rest)
-        at_labels = np.empty(len(x), _computed(x))
-        cross_entropy.pick_labels(False, x, target, ignore_index, at_labels)
-        _launch(cross_entropy.hard_split, x, target, *options, _split_stats(x), at_labels)
-    else:
-        _run(HARD, x, target, ignore_index, class_weight, sample_weight, smoothing, *rest)
+    weights = class_weight, sample_weight
+    if smoothing is not None or not _is_split(x):
+        options = (smoothing, z_loss, upstream, scale, is_mean)
+        return _run(HARD, (x, target, ignore_index, *weights, *options, found, loss, grad))  # type: ignore[no-any-return]
+    wide = [None if w is None else w.astype(np.float64) for w in weights]
+    position, denominator = scan_labels(target, x.shape[1], ignore_index, *wide)
+    if position >= 0:
+        return position, denominator, 0.0
+    at_labels = np.empty(len(x), _computed(x))
+    cross_entropy.pick_labels(False, (x, target, ignore_index, at_labels))
+    stats = found if loss is None else _split_stats(x, found)
+    scale = float(np.divide(scale, denominator)) if is_mean else scale
+    arrays = (loss, grad, stats, at_labels)
+    _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, upstream, scale, *arrays)
+    return position, denominator, 0.0 if loss is None else total(loss)
 
 
-def run_soft(x: Array, target: Array, *options: Any) -> None:
+def run_soft(x: Array, target: Array, *options: Any) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
-    _run(SOFT, x, target, *options)
+    return _run(SOFT, (x, target, *options))  # type: ignore[no-any-return]
 
 
 def _computed(x: Array) -> np.dtype[Any]:
@@ -130,40 +168,41 @@ def _is_split(x: Array) -> bool:
     return x.shape[1] >= 2 * CHUNK and x.ndim == 2 and len(x) < ROWS_A_THREAD * _threads.count()
 
 
-def _split_stats(x: Array) -> Array:
+def _split_stats(x: Array, stats: Array | None = None) -> Array:
     parts = np.empty((len(x), -(-x.shape[1] // CHUNK), 3))
-    stats = np.empty((2, len(x)), _computed(x))
+    if stats is None:
+        stats = np.empty((2, len(x)), _computed(x))
     _launch(split.split_stats, x, parts)
-    split.merge_stats(False, x, parts, stats)
+    split.merge_stats(False, (x, parts, stats))
     return stats
 
 
-def run_vjp(op: Op, x: Array, *args: Any) -> None:
+def run_vjp(op: Vjp, x: Array, *args: Any) -> None:
     """Run a backward pass of the softmax family; see ``kernels.vjp``."""
-    if _has_lanes(x):
-        _launch(op.lanes, x, *args, _panel(x))
+    if x.ndim == 3:
+        _launch(op.columns, x, *args, _panel(x))
     else:
-        _launch(op.rows, x, *args)
+        _launch(op.tiles if x.shape[1] <= MAX_CLASSES else op.rows, x, *args)
 
 
-def _has_lanes(x: Array) -> bool:
-    """Tell whether samples lie in the lanes, or one row follows the other."""
-    return x.ndim == 3 or x.shape[1] <= MAX_CLASSES
-
-
-def _run(op: Op, x: Array, *args: Any) -> None:
-    if _has_lanes(x):
-        _launch(op.lanes, x, *args, _panel(x))
+def _run(op: Op, args: tuple[Any, ...]) -> Any:
+    """Run the driver of the regime; columns and rows are told how many values or rows go together."""
+    x = args[0]
+    classes = x.shape[1]
+    if x.ndim == 3:
+        kernel = op.columns
+        args = (*args, _panel(x))
+    elif classes <= MAX_CLASSES:
+        kernel = op.tiles
     else:
         lanes = 64 // _computed(x).itemsize
-        per_block = min(max(BLOCK_BYTES // (x.shape[1] * x.itemsize), 1), lanes)
-        _launch(op.rows, x, *args, per_block)
+        kernel = op.short_rows if classes <= lanes * VALUES else op.rows
+        args = (*args, max(min(KEPT // -(-classes // lanes), lanes), 1))
+    return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
 
 
 def _panel(x: Array) -> int:
     """Return how many values wide the panels of ``x`` are: wide, but enough for all threads."""
-    if x.ndim == 2:
-        return 1
     panel = PANEL
     if x.size >= PARALLEL_ELEMENTS:
         values = -(-x.shape[2] * _computed(x).itemsize // 64)
@@ -172,11 +211,9 @@ def _panel(x: Array) -> int:
     return panel
 
 
-def _launch(kernel: Kernel, x: Array, *args: Any) -> None:
-    if x.size < PARALLEL_ELEMENTS:
-        kernel(False, x, *args)
-    else:
-        _threads.run(kernel, (x, *args))
+def _launch(kernel: Kernel, *args: Any) -> Any:
+    """Run a kernel that there is one of."""
+    return kernel(False, args) if args[0].size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
 
 
 def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
@@ -189,8 +226,10 @@ def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
         regime = f"tiles: at most {MAX_CLASSES} classes; {lanes} rows at a time, transposed in registers"
     elif classes >= 2 * CHUNK and shape[0] < ROWS_A_THREAD * threads:
         regime = f"split: fewer than {ROWS_A_THREAD} rows a thread; chunks of {CHUNK} classes go to the threads"
+    elif classes <= VALUES * lanes:
+        regime = f"short rows: {MAX_CLASSES + 1} to {VALUES * lanes} classes; up to {lanes} rows at a time"
     else:
-        regime = f"rows: more than {MAX_CLASSES} classes; one row after the other"
+        regime = f"rows: more than {VALUES * lanes} classes; one row after the other"
     size = math.prod(shape)
     if size < PARALLEL_ELEMENTS:
         return regime, f"serial: {size} elements, fewer than {PARALLEL_ELEMENTS}"
@@ -210,19 +249,60 @@ def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, g
     sums = np.empty(-(-x.size // binary.BLOCK))
     arguments = (*inputs, scale, sums, loss, grad)
     if x.size < PARALLEL_ELEMENTS:
-        binary.binary(False, *arguments)
+        binary.binary(False, arguments)
     else:
         _threads.run(binary.binary, arguments)
     return sums
 
 
-def scan_labels(*args: object) -> tuple[int, float]:
-    """Check labels and weigh the kept samples; see ``samples.scan_labels``."""
-    result: tuple[int, float] = samples.scan_labels(False, *args)
+def run_bend(x: Array, scale: float, cap: float | None, out: Array) -> None:
+    """Write what logit scale and cap make of logits."""
+    _launch(bend.bend, x, scale, cap, out)
+
+
+def run_unbend(x: Array, scale: float, cap: float | None, grad: Array, out: Array) -> None:
+    """Bring a gradient back through logit scale and cap."""
+    _launch(bend.unbend, x, scale, cap, grad, out)
+
+
+def scan_labels(*args: Any) -> tuple[int, float]:
+    """Check labels and weigh the kept samples, the weights in float64; see ``samples.scan``."""
+    result: tuple[int, float] = samples.scan_labels(False, args)
     return result
 
 
 def total(values: Array) -> float:
     """Sum losses in a fixed order in float64."""
-    result: float = samples.total(False, values)
+    result: float = samples.total(False, (values,))
     return result
+
+
+def run_score(x: Array, *args: Any) -> None:
+    """Score the rows of ``x``, (N, C), whose labels are known to be in range; see ``kernels.score``."""
+    classes, lanes = x.shape[1], 64 // _computed(x).itemsize
+    together = max(min(KEPT // -(-classes // lanes), lanes), 1)
+    if classes <= MAX_CLASSES:
+        _launch(score.score_tiles, x, *args)
+    else:  # fewer rows together than lanes gain less than keeping their exponentials costs
+        _launch(score.score_short_rows if together == lanes else score.score_rows, x, *args, together)
+
+
+# --- two arrays of logits, and second derivatives: rows only, other layouts are staged ----
+
+
+def run_kl(x: Array, target: Array, *options: Any) -> float:
+    """Run the divergence of two softmaxes and return the sum of its losses; see ``kernels.kl``."""
+    if x.shape[1] <= MAX_CLASSES:
+        return _launch(kl.kl_tiles, x, target, *options)  # type: ignore[no-any-return]
+    lanes = 64 // _computed(x).itemsize
+    return _launch(kl.kl_rows, x, target, *options, lanes)  # type: ignore[no-any-return]
+
+
+def run_diagonal(x: Array, *options: Any) -> None:
+    """Write the diagonal of cross-entropy's Hessian; see ``kernels.hessian``."""
+    _launch(hessian.diagonal_tiles if x.shape[1] <= MAX_CLASSES else hessian.diagonal_rows, x, *options)
+
+
+def run_product(x: Array, *options: Any) -> None:
+    """Write the product of cross-entropy's Hessian with a vector; see ``kernels.hessian``."""
+    _launch(hessian.product_tiles if x.shape[1] <= MAX_CLASSES else hessian.product_rows, x, *options)

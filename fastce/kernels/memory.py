@@ -11,7 +11,7 @@ lanes is neither read nor written.
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from fastce.kernels.simd import (
     BFLOAT16,
@@ -32,7 +32,9 @@ from fastce.kernels.simd import (
 
 @intrinsic
 def row(typingctx, x, i):
-    """Return a pointer to the first element of ``x[i]``."""
+    """Return a pointer to the first element of ``x[i]``; None stays None."""
+    if isinstance(x, types.NoneType):
+        return x(x, types.intp), lambda context, builder, sig, args: context.get_dummy_value()
 
     def codegen(context, builder, sig, args):
         array = context.make_array(x)(context, builder, args[0])
@@ -42,9 +44,33 @@ def row(typingctx, x, i):
     return types.CPointer(x.dtype)(x, types.intp), codegen
 
 
+def given(option, value):
+    """Return ``value``, or None where ``option`` is None, which is settled when compiling."""
+
+
+@overload(given, jit_options={"forceinline": True})
+def _given(option, value):
+    if isinstance(option, types.NoneType):
+        return lambda option, value: None
+    return lambda option, value: value
+
+
+def either(a, b):
+    """Return ``a``, or ``b`` where that is None, which is settled when compiling."""
+
+
+@overload(either, jit_options={"forceinline": True})
+def _either(a, b):
+    if isinstance(a, types.NoneType):
+        return lambda a, b: b
+    return lambda a, b: a
+
+
 @intrinsic
 def offset(typingctx, p, k):
-    """Return the pointer ``k`` elements further on."""
+    """Return the pointer ``k`` elements further on; None stays None."""
+    if isinstance(p, types.NoneType):
+        return p(p, types.intp), lambda context, builder, sig, args: context.get_dummy_value()
 
     def codegen(context, builder, sig, args):
         return builder.gep(args[0], [args[1]])
@@ -152,6 +178,19 @@ def load(typingctx, p, k):
         return _widen(builder, raw, p.dtype)
 
     return simd(p, types.intp), codegen
+
+
+@intrinsic
+def will_write(typingctx, p, k):
+    """Ask for the cache line ``k`` elements after ``p`` in a state to be written to."""
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+        builder.call(function, [pointer, ir.Constant(I32, 1), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+
+    return types.void(p, types.intp), codegen
 
 
 @intrinsic
@@ -279,6 +318,14 @@ def gather(typingctx, p, indices):
 # --- transposition -----------------------------------------------------------
 
 
+def _exchange(builder, a, b, stride):
+    """Swap the lanes of ``a`` that have the bit ``stride`` for those of ``b`` that have not."""
+    n = a.type.count
+    low = [k if not k & stride else n + k - stride for k in range(n)]
+    high = [k + stride if not k & stride else n + k for k in range(n)]
+    return shuffle(builder, a, b, low), shuffle(builder, a, b, high)
+
+
 def _transpose(builder, vectors):
     """Transpose a square of vectors: log2(lanes) stages of two-input shuffles."""
     vectors = list(vectors)
@@ -287,11 +334,7 @@ def _transpose(builder, vectors):
     while stride:
         for i in range(n):
             if not i & stride:
-                a, b = vectors[i], vectors[i | stride]
-                low = [k if not k & stride else n + k - stride for k in range(n)]
-                high = [k + stride if not k & stride else n + k for k in range(n)]
-                vectors[i] = shuffle(builder, a, b, low)
-                vectors[i | stride] = shuffle(builder, a, b, high)
+                vectors[i], vectors[i | stride] = _exchange(builder, vectors[i], vectors[i | stride], stride)
         stride //= 2
     return vectors
 
@@ -343,3 +386,37 @@ def store_square(typingctx, p, step, rows, classes, square):
             _masked_store(builder, raw, pointer, first(builder, count, simd))
 
     return types.void(p, types.intp, types.intp, types.intp, square), codegen
+
+
+def _row_reduction(square, combine):
+    """Return the signature and code of a reduction of each row of a square to one lane.
+
+    The tree of `simd.reduce_add`, for all rows at once and with each stage half as wide as the one before.
+    """
+    simd = value_type(square)
+
+    def codegen(context, builder, sig, args):
+        vectors = []
+        for i in range(simd.lanes):
+            at = _at(builder, args[0], ir.Constant(I64, i * simd.lanes), llvm_type(simd))
+            vectors.append(builder.load(at, align=BYTES))
+        stride = simd.lanes // 2
+        while stride:
+            pairs = [_exchange(builder, vectors[i], vectors[i + stride], stride) for i in range(stride)]
+            vectors = [combine(builder, low, high) for low, high in pairs]
+            stride //= 2
+        return vectors[0]
+
+    return simd(square), codegen
+
+
+@intrinsic
+def sum_rows(typingctx, square):
+    """Return in lane r the sum of the square's value r."""
+    return _row_reduction(square, lambda builder, a, b: builder.fadd(a, b))
+
+
+@intrinsic
+def max_rows(typingctx, square):
+    """Return in lane r the greatest lane of the square's value r; none may be NaN."""
+    return _row_reduction(square, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))

@@ -18,6 +18,8 @@ from fastce.kernels.memory import (
     store_n,
 )
 from fastce.kernels.simd import (
+    any_lane,
+    count_true,
     first_lanes,
     full,
     lanes,
@@ -49,32 +51,28 @@ def _max(p, start, stop):
 
 
 @inline
-def _add(x, shift, rest, ones):
-    """Add exp(x - shift) to ``rest`` where x is below the shift, else 1 to ``ones``."""
+def _add(x, shift, rest, count):
+    """Add exp(x - shift) to ``rest`` and 1 to ``count`` where x is below the shift."""
     d = x - shift
-    return _count(d, exp(d), rest, ones)
-
-
-@inline
-def _count(d, exp_d, rest, ones):
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, exp_d, 0.0), ones + where(below, full(d, 0.0), 1.0)
+    return rest + where(below, exp(d), 0.0), count + count_true(below)
 
 
 @block
 def _sum(p, start, stop, shift):
     """Return (rest, ones) of ``p[start:stop]``: see ``stats``."""
     width = lanes(p)
-    rest_a = rest_b = ones_a = ones_b = full(p, 0.0)
+    a = b = full(p, 0.0)
+    below = 0
     j = start
     while j + 2 * width <= stop:
-        rest_a, ones_a = _add(load(p, j), shift, rest_a, ones_a)
-        rest_b, ones_b = _add(load(p, j + width), shift, rest_b, ones_b)
+        a, below = _add(load(p, j), shift, a, below)
+        b, below = _add(load(p, j + width), shift, b, below)
         j += 2 * width
     while j < stop:
-        rest_a, ones_a = _add(load_n(p, j, stop - j, -np.inf), shift, rest_a, ones_a)
+        a, below = _add(load_n(p, j, stop - j, -np.inf), shift, a, below)
         j += width
-    return reduce_add(rest_a + rest_b), reduce_add(ones_a + ones_b)
+    return reduce_add(a + b), j - start - below
 
 
 @block
@@ -85,14 +83,15 @@ def _sum_and_next_max(p, start, shift):
     """
     width = lanes(p)
     size = VALUES * width
-    rest_a = rest_b = ones_a = ones_b = full(p, 0.0)
+    a = b = full(p, 0.0)
+    below = 0
     top_a = top_b = full(p, -np.inf)
     for j in range(start, start + size, 2 * width):
-        rest_a, ones_a = _add(load(p, j), shift, rest_a, ones_a)
+        a, below = _add(load(p, j), shift, a, below)
         top_a = maximum(load(p, j + size), top_a)
-        rest_b, ones_b = _add(load(p, j + width), shift, rest_b, ones_b)
+        b, below = _add(load(p, j + width), shift, b, below)
         top_b = maximum(load(p, j + width + size), top_b)
-    return reduce_add(rest_a + rest_b), reduce_add(ones_a + ones_b), reduce_max(maximum(top_a, top_b))
+    return reduce_add(a + b), size - below, reduce_max(maximum(top_a, top_b))
 
 
 @inline
@@ -178,75 +177,46 @@ def stats(p, classes):
     return finish(top, rest, ones)
 
 
-@inline
-def is_short(p, classes):
-    """Tell whether ``stats`` knows a row's maximum before it sums, and ``stats_and_exp`` serves."""
-    return classes < 2 * VALUES * lanes(p)
-
-
 @block
-def stats_and_exp(p, q, classes):
-    """Return what ``stats`` does of a short row and leave exp(x - maximum) in ``q``.
-
-    Only where ``q`` holds what is computed: not in 16 bits.
-    """
+def has_nan(p, classes):
+    """Tell whether there is a NaN."""
     width = lanes(p)
-    size = VALUES * width
-    top = _max(p, 0, classes)
-    shift = _shift(p, top)
-    rest = lost = ones = 0.0
-    for start in range(0, classes, size):
-        stop = min(start + size, classes)
-        rest_a = rest_b = ones_a = ones_b = full(p, 0.0)
-        j = start
-        while j + 2 * width <= stop:
-            a, b = load(p, j) - shift, load(p, j + width) - shift
-            exp_a, exp_b = exp(a), exp(b)
-            store(q, j, exp_a)
-            store(q, j + width, exp_b)
-            rest_a, ones_a = _count(a, exp_a, rest_a, ones_a)
-            rest_b, ones_b = _count(b, exp_b, rest_b, ones_b)
-            j += 2 * width
-        while j < stop:
-            a = load_n(p, j, stop - j, -np.inf) - shift
-            exp_a = exp(a)
-            store_n(q, j, stop - j, exp_a)
-            rest_a, ones_a = _count(a, exp_a, rest_a, ones_a)
-            j += width
-        rest, rounded = two_sum(rest, np.float64(reduce_add(rest_a + rest_b)))
-        lost += rounded
-        ones += reduce_add(ones_a + ones_b)
-    return finish(top, rest + lost, ones)
+    for j in range(0, classes, width):
+        x = load_n(p, j, classes - j, 0.0)
+        if any_lane(x != x):
+            return True
+    return False
 
 
 @block
-def scale(q, classes, factor):
-    """Multiply by a factor."""
-    width = lanes(q)
-    j = 0
-    while j + 2 * width <= classes:
-        store(q, j, load(q, j) * factor)
-        store(q, j + width, load(q, j + width) * factor)
-        j += 2 * width
-    while j < classes:
-        store_n(q, j, classes - j, load_n(q, j, classes - j, 0.0) * factor)
-        j += width
-
-
-@block
-def write_softmax(p, q, classes, top, factor):
-    """Write exp(x - top) * factor."""
+def write_gradient(p, q, classes, top, factor, class_weight, minus):
+    """Write exp(x - top) * factor - w * minus; softmax where ``minus`` is None."""
     width = lanes(p)
     j = 0
     while j + 2 * width <= classes:
         a = exp(load(p, j) - top) * factor
         b = exp(load(p, j + width) - top) * factor
+        if minus is not None:
+            a = a - share_of(class_weight, j, width, minus, a)
+            b = b - share_of(class_weight, j + width, width, minus, b)
         store(q, j, a)
         store(q, j + width, b)
         j += 2 * width
     while j < classes:
-        store_n(q, j, classes - j, exp(load_n(p, j, classes - j, 0.0) - top) * factor)
+        n = classes - j
+        a = exp(load_n(p, j, n, 0.0) - top) * factor
+        if minus is not None:
+            a = a - share_of(class_weight, j, n, minus, a)
+        store_n(q, j, n, a)
         j += width
+
+
+@inline
+def share_of(class_weight, j, n, minus, like):
+    """Return what label smoothing takes off the gradients of ``n`` classes."""
+    if class_weight is None:
+        return full(like, minus)
+    return load_n(row(class_weight, j), 0, n, 0.0) * minus
 
 
 @block
@@ -281,20 +251,6 @@ def gap_sum(p, class_weight, classes, top):
 
 
 @block
-def write_smoothed(p, q, class_weight, classes, top, factor, minus):
-    """Write exp(x - top) * factor - w * minus."""
-    width = lanes(p)
-    for j in range(0, classes, width):
-        n = classes - j
-        value = exp(load_n(p, j, n, 0.0) - top) * factor
-        if class_weight is not None:
-            value = value - load_n(row(class_weight, j), 0, n, 0.0) * minus
-        else:
-            value = value - minus
-        store_n(q, j, n, value)
-
-
-@block
 def fill_zero(q, classes):
     """Write 0 everywhere."""
     width = lanes(q)
@@ -314,7 +270,7 @@ def soft_sums(p, t, class_weight, classes, top, smoothing):
         block_amount = block_dot = full(p, 0.0)
         for j in range(start, stop, width):
             n = stop - j
-            share = _share(t, j, n, class_weight, smoothing)
+            share = soft_share_of(t, j, n, class_weight, smoothing)
             gap = full(p, top) - load_n(p, j, n, top)
             block_amount = block_amount + share
             block_dot = block_dot + where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
@@ -332,12 +288,12 @@ def write_soft(p, t, q, class_weight, classes, top, rest, amount, slope, smoothi
     for j in range(0, classes, width):
         n = classes - j
         d = load_n(p, j, n, 0.0) - top_
-        share = _share(t, j, n, class_weight, smoothing)
+        share = soft_share_of(t, j, n, class_weight, smoothing)
         store_n(q, j, n, soft_gradient(d, share, factor, rest_, amount_, slope_))
 
 
 @inline
-def _share(t, j, n, class_weight, smoothing):
+def soft_share_of(t, j, n, class_weight, smoothing):
     """Return ``n`` targets after smoothing and weights, 0 behind them."""
     share = soft_share(load_n(t, j, n, 0.0), smoothing)
     if class_weight is not None:

@@ -2,51 +2,82 @@
 
 import math
 
-from fastce.kernels.jit import kernel
-from fastce.kernels.memory import (
-    load_n,
-    row,
-)
-from fastce.kernels.simd import full, get_lane, lanes, reduce_add, where, widen
+from fastce.kernels.jit import block, inline, kernel
+from fastce.kernels.memory import load, load_n, row
+from fastce.kernels.simd import any_lane, full, get_lane, lanes, reduce_add, widen
 from fastce.kernels.vecmath import two_sum
 
 
-@kernel
-def scan_labels(target, classes, ignore_index, class_weight, sample_weight):
+@block
+def scan(target, classes, ignore_index, class_weight, sample_weight):
     """Return (position of the first label out of range or -1, weight of the kept samples).
 
     A kept sample weighs its class weight times its sample weight, each 1 where it is None.
     """
+    width = lanes(target)
+    whole = target.size // width * width
     p = row(target, 0)
-    one = full(target, 1)
-    kept = good = full(target, 0)
-    for i in range(0, target.size, lanes(target)):
-        labels = load_n(p, i, target.size - i, ignore_index)
-        is_kept = labels != ignore_index
-        kept = kept + where(is_kept, one, 0)
-        good = good + where(is_kept & (labels >= 0) & (labels < classes), one, 0)
-    count = reduce_add(kept)
-    if count != reduce_add(good):
-        for i in range(target.size):
-            if target[i] != ignore_index and not 0 <= target[i] < classes:
+    signs = full(target, 0)  # negative in a lane once a label or its distance to the last class is
+    for i in range(0, whole, width):
+        labels = load(p, i)
+        signs = signs | labels | (full(target, classes - 1) - labels)
+    all_fine = not any_lane(signs < 0)
+    count = 0
+    for i in range(whole if all_fine and not 0 <= ignore_index < classes else 0, target.size):
+        if target[i] != ignore_index:
+            count += 1
+            if not 0 <= target[i] < classes:
                 return i, 0.0
     if class_weight is None and sample_weight is None:
-        return -1, float(count)
-    total = 0.0
-    for i in range(target.size):
-        if target[i] != ignore_index:
-            weight = 1.0
-            if class_weight is not None:
-                weight *= class_weight[target[i]]
-            if sample_weight is not None:
-                weight *= sample_weight[i]
-            total += weight
-    return -1, total
+        return -1, float(count + (whole if all_fine and not 0 <= ignore_index < classes else 0))
+    return -1, _weigh(target, ignore_index, class_weight, sample_weight)
 
 
-@kernel
-def total(values):
-    """Return the sum in float64, in a fixed order and as if rounded once."""
+@inline
+def _weigh(target, ignore_index, class_weight, sample_weight):
+    """Return the weight of the kept samples, whose labels are in range: four sums in turn."""
+    sums = (0.0, 0.0, 0.0, 0.0)
+    for i in range(0, target.size, 4):
+        a, b, c, d = sums
+        n = target.size - i
+        a += _weight(target, i, n > 0, ignore_index, class_weight, sample_weight)
+        b += _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_weight)
+        c += _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_weight)
+        d += _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_weight)
+        sums = (a, b, c, d)
+    return (sums[0] + sums[1]) + (sums[2] + sums[3])
+
+
+@inline
+def _weight(target, i, exists, ignore_index, class_weight, sample_weight):
+    if not exists or target[i] == ignore_index:
+        return 0.0
+    weight = 1.0
+    if class_weight is not None:
+        weight *= class_weight[target[i]]
+    if sample_weight is not None:
+        weight *= sample_weight[i]
+    return weight
+
+
+@block
+def total_of(values):
+    """Return the sum in float64, in a fixed order, 0 of None; of float64 values as if rounded once."""
+    if values is None:
+        return 0.0
+    if values.itemsize == 8:
+        return _exact_total(values)
+    width = lanes(values)
+    p = row(values, 0)
+    a = b = widen(full(values, 0.0))
+    for j in range(0, values.size, 2 * width):
+        a = a + widen(load_n(p, j, values.size - j, 0.0))
+        b = b + widen(load_n(p, j + width, values.size - j - width, 0.0))
+    return reduce_add(a + b)
+
+
+@inline
+def _exact_total(values):
     width = lanes(values)
     p = row(values, 0)
     high = low = widen(full(values, 0.0))
@@ -61,3 +92,15 @@ def total(values):
     if math.isfinite(result):
         return result + compensation
     return plain
+
+
+@kernel
+def scan_labels(target, classes, ignore_index, class_weight, sample_weight):
+    """Run `scan` on its own."""
+    return scan(target, classes, ignore_index, class_weight, sample_weight)
+
+
+@kernel
+def total(values):
+    """Run `total_of` on its own."""
+    return total_of(values)

@@ -408,6 +408,17 @@ def reduce_max(typingctx, x):
 
 
 @intrinsic
+def count_true(typingctx, mask):
+    """Return in how many lanes the mask is true."""
+
+    def codegen(context, builder, sig, args):
+        bitmap = builder.bitcast(args[0], ir.IntType(mask.lanes))
+        return builder.zext(builder.ctpop(bitmap), I64)
+
+    return types.intp(mask), codegen
+
+
+@intrinsic
 def any_lane(typingctx, mask):
     """Return whether the mask is true anywhere."""
 

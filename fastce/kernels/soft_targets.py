@@ -1,23 +1,57 @@
 """Drivers of cross-entropy with class probabilities as targets: loss and gradient.
 
 As in ``cross_entropy``, with t_j = w_j ((1 - e) target_j + e / C). Logits and targets are
-read from far memory once. ``grad`` may be ``x`` or ``target`` itself.
+read from far memory once. ``grad`` may be ``x`` or ``target`` itself. All return the sum of the
+losses.
 """
 
 from numba import prange
 
-from fastce.kernels import columns, rows
+from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
-from fastce.kernels.cross_entropy import sample_scales
-from fastce.kernels.jit import kernel
+from fastce.kernels.cross_entropy import keep_found, sample_scales, z_slope, z_term
+from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import load, row, scratch, store, store_n
+from fastce.kernels.samples import total_of
 from fastce.kernels.simd import full, get_lane, lanes, set_lane
-from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
+from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import log1p
 
 
+@inline
+def _loss(top, rest, amount, dot, z_loss):
+    """Return a lse - sum_j t_j x_j + z lse^2 from a and sum_j t_j (maximum - x_j)."""
+    log_sum = log1p(rest)
+    return amount * log_sum + dot + z_term(top, log_sum, z_loss)
+
+
 @kernel
-def soft_rows(x, target, class_weight, sample_weight, smoothing, upstream, scale, loss, grad, per_block):
+def soft_short_rows(
+    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block
+):
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
+    count, classes = x.shape
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        n = min(per_block, count - start)
+        top, rest, _ = short_rows.stats(x, start, n, None, None, None, 0, None, None)
+        amount, dot = short_rows.soft_sums(x, target, start, n, class_weight, top, smoothing)
+        keep_found(found, start, n, top, rest)
+        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        if loss is not None:
+            store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
+        amount = amount + z_slope(top, rest, z_loss)
+        if grad is not None:
+            for r in range(n):
+                rows.write_soft(
+                    row(x, start + r), row(target, start + r), row(grad, start + r), class_weight, classes,
+                    get_lane(top, r), get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
+                )  # fmt: skip
+    return total_of(loss)
+
+
+@kernel
+def soft_rows(x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block):
     """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
@@ -34,38 +68,71 @@ def soft_rows(x, target, class_weight, sample_weight, smoothing, upstream, scale
             rest = set_lane(rest, r, row_rest)
             amount = set_lane(amount, r, row_amount)
             dot = set_lane(dot, r, row_dot)
+        keep_found(found, start, n, top, rest)
         weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
-        store_n(row(loss, start), 0, n, weight * (amount * log1p(rest) + dot))
+        if loss is not None:
+            store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
+        amount = amount + z_slope(top, rest, z_loss)
         if grad is not None:
             for r in range(n):
                 rows.write_soft(
                     row(x, start + r), row(target, start + r), row(grad, start + r), class_weight, classes,
                     get_lane(top, r), get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
                 )  # fmt: skip
+    return total_of(loss)
 
 
 @kernel
-def soft_lanes(x, target, class_weight, sample_weight, smoothing, upstream, scale, loss, grad, panel):
-    """``x`` is one of the shapes of ``tiles``."""
+def soft_tiles(x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad):
+    """``x`` is (N, C) with contiguous rows of few classes."""
+    count, classes = x.shape
+    width = lanes(x)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile, targets, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
+        tiles.announce(grad, start, n)
+        tiles.fetch(x, start, n, tile)
+        tiles.fetch(target, start, n, targets)
+        top, rest = tiles.stats(tile, classes, exps)
+        amount, dot = tiles.soft_sums(tile, targets, class_weight, classes, top, smoothing)
+        keep_found(found, start, n, top, rest)
+        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        if loss is not None:
+            store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
+        amount = amount + z_slope(top, rest, z_loss)
+        if grad is not None:
+            tiles.write_soft(tile, targets, class_weight, classes, top, rest, amount, slope, smoothing)
+            tiles.put(grad, start, n, tile)
+    return total_of(loss)
+
+
+@kernel
+def soft_columns(x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, panel):
+    """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
     classes = x.shape[1]
     width = lanes(x)
-    for b in prange(block_count(x, panel)):
-        start, n = block_range(x, b, panel)
-        tile, target_tile = scratch(x, BUFFER), scratch(x, MAX_CLASSES)
+    step, t_step = columns.class_step(x), columns.class_step(target)
+    for b in prange(columns.block_count(x, panel)):
+        start, n = columns.block_range(x, b, panel)
+        buffer = scratch(x, BUFFER)
         tops, rests, slopes = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
         amounts, dots = scratch(x, PANEL), scratch(x, PANEL)
-        p, step, count = fetch(x, start, n, tile)
-        t, t_step, _ = fetch(target, start, n, target_tile)
-        columns.stats(p, step, classes, count, tile, tops, rests)
-        columns.soft_sums(p, step, t, t_step, class_weight, classes, count, tops, smoothing, amounts, dots)
+        p, t = columns.origin(x, start), columns.origin(target, start)
+        columns.stats(p, step, classes, n, buffer, tops, rests)
+        columns.soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amounts, dots)
         for j in range(0, n, width):
             weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)
-            value = weight * (load(amounts, j) * log1p(load(rests, j)) + load(dots, j))
-            store_n(row(loss, start + j), 0, n - j, value)
+            top, rest, amount = load(tops, j), load(rests, j), load(amounts, j)
+            keep_found(found, start + j, n - j, top, rest)
+            if loss is not None:
+                value = weight * _loss(top, rest, amount, load(dots, j), z_loss)
+                store_n(row(loss, start + j), 0, n - j, value)
+            store(amounts, j, amount + z_slope(top, rest, z_loss))
             store(slopes, j, slope)
         if grad is not None:
-            q, q_step, _ = place(grad, start, n, tile)
+            q, q_step = columns.origin(grad, start), columns.class_step(grad)
             columns.write_soft(
-                p, step, t, t_step, q, q_step, class_weight, classes, count, tops, rests, amounts, slopes, smoothing
+                p, step, t, t_step, q, q_step, class_weight, classes, n, tops, rests, amounts, slopes, smoothing
             )  # fmt: skip
-            put(grad, start, n, tile)
+    return total_of(loss)

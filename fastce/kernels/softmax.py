@@ -4,13 +4,16 @@ Of ``lse``, ``probs`` and ``logs``, those that are not None are written; ``probs
 ``logs`` may be ``x`` itself.
 """
 
+import numpy as np
 from numba import prange
 
-from fastce.kernels import columns, rows
+from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import load, offset, row, scratch, store, store_n, store_one
+from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
+from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
+    any_lane,
     full,
     get_lane,
     lanes,
@@ -18,43 +21,42 @@ from fastce.kernels.simd import (
     where,
 )
 from fastce.kernels.split import chunk_count, chunk_of
-from fastce.kernels.tiles import block_count, block_range, fetch, place, put
+from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import log1p
 
 
 @inline
 def _lse(top, rest):
-    # nothing but -inf gives -inf; +inf gives +inf, and the caller looks for a NaN beside it
+    # nothing but -inf gives -inf; +inf gives +inf, even where it hides a NaN
     return where(top - top == 0.0, top + log1p(rest), top)
 
 
+@inline
+def _lse_of_rows(x, start, n, top, rest):
+    lse = _lse(top, rest)
+    if any_lane(lse == np.inf):
+        for r in range(n):
+            if get_lane(lse, r) == np.inf and rows.has_nan(row(x, start + r), x.shape[1]):
+                lse = set_lane(lse, r, np.nan)
+    return lse
+
+
 @kernel
-def softmax_rows(x, lse, probs, logs, per_block):
-    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+def softmax_short_rows(x, lse, probs, logs, per_block):
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
     count, classes = x.shape
-    # exponentials of short rows wait for their factor where the result goes
-    stored = x.itemsize > 2 and rows.is_short(x, classes)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
-        top = rest = full(x, 0.0)
-        for r in range(n):
-            if stored and probs is not None:
-                row_top, row_rest = rows.stats_and_exp(row(x, start + r), row(probs, start + r), classes)
-            else:
-                row_top, row_rest = rows.stats(row(x, start + r), classes)
-            top = set_lane(top, r, row_top)
-            rest = set_lane(rest, r, row_rest)
+        exps = scratch(x, KEPT)
+        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), either(probs, logs), None, 0, None, None)
         if lse is not None:
-            store_n(row(lse, start), 0, n, _lse(top, rest))
+            store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
         if probs is not None:
             factor = full(x, 1.0) / (rest + 1.0)
             for r in range(n):
-                q = row(probs, start + r)
-                if stored:
-                    rows.scale(q, classes, get_lane(factor, r))
-                else:
-                    rows.write_softmax(row(x, start + r), q, classes, get_lane(top, r), get_lane(factor, r))
+                e = offset(exps, r * short_rows.stride(x))
+                short_rows.write(e, row(probs, start + r), classes, get_lane(factor, r), None, None)
         if logs is not None:
             log_sum = log1p(rest)
             for r in range(n):
@@ -63,46 +65,100 @@ def softmax_rows(x, lse, probs, logs, per_block):
 
 
 @kernel
-def softmax_lanes(x, lse, probs, logs, panel):
-    """``x`` is one of the shapes of ``tiles``."""
-    classes = x.shape[1]
-    width = lanes(x)
-    for b in prange(block_count(x, panel)):
-        start, n = block_range(x, b, panel)
-        tile = scratch(x, BUFFER)
-        tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
-        p, step, count = fetch(x, start, n, tile)
-        columns.stats(p, step, classes, count, tile, tops, rests)
+def softmax_rows(x, lse, probs, logs, per_block):
+    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+    count, classes = x.shape
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        n = min(per_block, count - start)
+        top = rest = full(x, 0.0)
+        for r in range(n):
+            row_top, row_rest = rows.stats(row(x, start + r), classes)
+            top = set_lane(top, r, row_top)
+            rest = set_lane(rest, r, row_rest)
         if lse is not None:
-            for j in range(0, n, width):
-                store_n(row(lse, start + j), 0, n - j, _lse(load(tops, j), load(rests, j)))
+            store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
         if probs is not None:
-            for j in range(0, n, width):
-                store(terms, j, full(x, 1.0) / (load(rests, j) + 1.0))
-            q, q_step, _ = place(probs, start, n, tile)
-            columns.write_softmax(p, step, q, q_step, classes, count, tops, terms)
-            put(probs, start, n, tile)
+            factor = full(x, 1.0) / (rest + 1.0)
+            for r in range(n):
+                p, q = row(x, start + r), row(probs, start + r)
+                rows.write_gradient(p, q, classes, get_lane(top, r), get_lane(factor, r), None, None)
         if logs is not None:
-            for j in range(0, n, width):
-                store(terms, j, log1p(load(rests, j)))
-            q, q_step, _ = place(logs, start, n, tile)
-            columns.write_log_softmax(p, step, q, q_step, classes, count, tops, terms)
-            put(logs, start, n, tile)
+            log_sum = log1p(rest)
+            for r in range(n):
+                q = row(logs, start + r)
+                rows.write_log_softmax(row(x, start + r), q, classes, get_lane(top, r), get_lane(log_sum, r))
 
 
 @kernel
-def softmax_split(x, lse, probs, logs, stats):
-    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``stats``."""
+def softmax_tiles(x, lse, probs, logs):
+    """``x`` is (N, C) with contiguous rows of few classes."""
+    count, classes = x.shape
+    width = lanes(x)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
+        tiles.announce(either(probs, logs), start, n)
+        tiles.fetch(x, start, n, tile)
+        top, rest = tiles.stats(tile, classes, exps)
+        if lse is not None:
+            value = _lse(top, rest)
+            if any_lane(value == np.inf):
+                value = tiles.or_nan(value, tile, classes)
+            store_n(row(lse, start), 0, n, value)
+        if logs is not None:
+            tiles.write_log_softmax(tile, classes, top, log1p(rest))
+            tiles.put(logs, start, n, tile)
+        if probs is not None:
+            tiles.write_softmax(exps, tile, classes, full(x, 1.0) / (rest + 1.0))
+            tiles.put(probs, start, n, tile)
+
+
+@kernel
+def softmax_columns(x, lse, probs, logs, panel):
+    """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
+    classes = x.shape[1]
+    width = lanes(x)
+    step = columns.class_step(x)
+    for b in prange(columns.block_count(x, panel)):
+        start, n = columns.block_range(x, b, panel)
+        buffer = scratch(x, BUFFER)
+        tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
+        p = columns.origin(x, start)
+        columns.stats(p, step, classes, n, buffer, tops, rests)
+        if lse is not None:
+            for j in range(0, n, width):
+                value = _lse(load(tops, j), load(rests, j))
+                if any_lane(value == np.inf):
+                    value = columns.or_nan(value, offset(p, j), step, classes, n - j)
+                store_n(row(lse, start + j), 0, n - j, value)
+        if probs is not None:
+            for j in range(0, n, width):
+                store(terms, j, full(x, 1.0) / (load(rests, j) + 1.0))
+            q, q_step = columns.origin(probs, start), columns.class_step(probs)
+            columns.write_softmax(p, step, q, q_step, classes, n, tops, terms)
+        if logs is not None:
+            for j in range(0, n, width):
+                store(terms, j, log1p(load(rests, j)))
+            q, q_step = columns.origin(logs, start), columns.class_step(logs)
+            columns.write_log_softmax(p, step, q, q_step, classes, n, tops, terms)
+
+
+@kernel
+def softmax_split(x, lse, probs, logs, found):
+    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``found``."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, classes = chunk_of(x, task)
-        top = full(x, stats[0, i])
-        rest = full(x, stats[1, i])
+        top = full(x, found[0, i])
+        rest = full(x, found[1, i])
         p = offset(row(x, i), start)
         if lse is not None and start == 0:
-            store_one(row(lse, i), 0, get_lane(_lse(top, rest), 0))
+            store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
         if probs is not None:
             factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
-            rows.write_softmax(p, offset(row(probs, i), start), classes, stats[0, i], factor)
+            q = offset(row(probs, i), start)
+            rows.write_gradient(p, q, classes, found[0, i], factor, None, None)
         if logs is not None:
             log_sum = get_lane(log1p(rest), 0)
-            rows.write_log_softmax(p, offset(row(logs, i), start), classes, stats[0, i], log_sum)
+            rows.write_log_softmax(p, offset(row(logs, i), start), classes, found[0, i], log_sum)

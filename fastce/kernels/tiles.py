@@ -1,181 +1,179 @@
-"""Where the samples of one lane block lie: side by side in memory, or to be transposed.
+"""Building blocks for rows of few classes: 16 rows (8 of float64) turned on their side.
 
-Kernels that keep samples in the lanes see ``x`` in one of two shapes:
-
-- (outer, C, inner), inner contiguous: neighbouring samples are neighbours in memory. A block
-  is a panel of up to ``panel`` values of them, read and written in place.
-- (N, C) with contiguous rows of at most ``MAX_CLASSES`` classes: a row would fill few
-  lanes, so a *tile* of 16 rows (8 of float64) is turned on its side in registers and lies,
-  class after class, in scratch memory; results are turned back.
-
-``fetch`` and ``place`` say where class 0 of a block lies, how far the next class is and how
-many samples to compute; ``put`` brings a result home. Single elements are reached from
-``origin`` by ``class_step`` and ``sample_step``. Each has one implementation a shape.
+A row of ten classes would fill ten of sixteen lanes and need sums across them. A *tile* is a
+block of as many rows as a value has lanes, transposed in registers: it lies in scratch
+memory class after class, one value each, and all that follows goes down the classes with a
+sample in every lane. Results are transposed back.
 """
 
-from numba.extending import overload
+import numpy as np
 
-from fastce.kernels.columns import BLOCK
-from fastce.kernels.memory import load_square, offset, row, store_square
-from fastce.kernels.simd import lanes
+from fastce.kernels.columns import soft_gradient, soft_share
+from fastce.kernels.jit import inline
+from fastce.kernels.memory import load, load_square, offset, row, store, store_square, will_write
+from fastce.kernels.simd import full, lanes, maximum, narrow, where, widen
+from fastce.kernels.vecmath import exp, two_sum
 
-MAX_CLASSES = 2 * BLOCK  # then a tile is laid out as the buffer of ``columns.stats``
-
-
-def _implements(stub):
-    return overload(stub, jit_options={"forceinline": True, "error_model": "numpy"})
+MAX_CLASSES = 32
 
 
-def block_count(x, panel):
-    """Return how many blocks cover all samples of ``x``."""
-
-
-@_implements(block_count)
-def _block_count(x, panel):
-    if x.ndim == 3:
-
-        def impl(x, panel):
-            return x.shape[0] * -(-x.shape[2] // (panel * lanes(x)))
-    else:
-
-        def impl(x, panel):
-            return -(-x.shape[0] // lanes(x))
-
-    return impl
-
-
-def block_range(x, b, panel):
-    """Return (the first sample of block ``b``, the number of its samples)."""
-
-
-@_implements(block_range)
-def _block_range(x, b, panel):
-    if x.ndim == 3:
-
-        def impl(x, b, panel):
-            inner = x.shape[2]
-            across = -(-inner // (panel * lanes(x)))
-            i = (b % across) * (panel * lanes(x))
-            return (b // across) * inner + i, min(panel * lanes(x), inner - i)
-    else:
-
-        def impl(x, b, panel):
-            start = b * lanes(x)
-            return start, min(lanes(x), x.shape[0] - start)
-
-    return impl
-
-
-def origin(x, start):
-    """Return a pointer to class 0 of sample ``start``."""
-
-
-@_implements(origin)
-def _origin(x, start):
-    if x.ndim == 3:
-
-        def impl(x, start):
-            return offset(row(x, start // x.shape[2]), start % x.shape[2])
-    else:
-
-        def impl(x, start):
-            return row(x, start)
-
-    return impl
-
-
-def class_step(x):
-    """Return how many elements it is from class to class."""
-
-
-@_implements(class_step)
-def _class_step(x):
-    if x.ndim == 3:
-
-        def impl(x):
-            return x.strides[1] // x.itemsize
-    else:
-
-        def impl(x):
-            return 1
-
-    return impl
-
-
-def sample_step(x):
-    """Return how many elements it is from sample to sample within a block."""
-
-
-@_implements(sample_step)
-def _sample_step(x):
-    if x.ndim == 3:
-
-        def impl(x):
-            return 1
-    else:
-
-        def impl(x):
-            return x.strides[0] // x.itemsize
-
-    return impl
-
-
-def place(x, start, n, tile):
-    """Return (pointer, step, samples) for writing a block; follow with ``put``."""
-
-
-@_implements(place)
-def _place(x, start, n, tile):
-    if x.ndim == 3:
-
-        def impl(x, start, n, tile):
-            return origin(x, start), class_step(x), n
-    else:
-
-        def impl(x, start, n, tile):
-            return tile, lanes(x), lanes(x)
-
-    return impl
-
-
+@inline
 def fetch(x, start, n, tile):
-    """Return (pointer, step, samples) for reading a block."""
+    """Transpose rows ``start`` to ``start + n`` into a tile; the last one fills lanes without a row."""
+    width = lanes(x)
+    step = x.strides[0] // x.itemsize
+    for c in range(0, x.shape[1], width):
+        load_square(offset(row(x, start), c), step, n, min(width, x.shape[1] - c), offset(tile, c * width))
 
 
-@_implements(fetch)
-def _fetch(x, start, n, tile):
-    if x.ndim == 3:
-
-        def impl(x, start, n, tile):
-            return place(x, start, n, tile)
-    else:
-
-        def impl(x, start, n, tile):
-            width = lanes(x)
-            for c in range(0, x.shape[1], width):
-                p = offset(row(x, start), c)
-                load_square(p, sample_step(x), n, min(width, x.shape[1] - c), offset(tile, c * width))
-            return place(x, start, n, tile)
-
-    return impl
-
-
+@inline
 def put(x, start, n, tile):
-    """Bring a block home after it was written where ``place`` said."""
+    """Transpose a tile into rows ``start`` to ``start + n``."""
+    width = lanes(x)
+    step = x.strides[0] // x.itemsize
+    for c in range(0, x.shape[1], width):
+        store_square(offset(row(x, start), c), step, n, min(width, x.shape[1] - c), offset(tile, c * width))
 
 
-@_implements(put)
-def _put(x, start, n, tile):
-    if x.ndim == 3:
+@inline
+def announce(x, start, n):
+    """Have the memory of rows ready to be written to, unless ``x`` is None."""
+    if x is not None:
+        for r in range(n):
+            p = row(x, start + r)
+            for c in range(0, x.shape[1], lanes(x)):
+                will_write(p, c)
 
-        def impl(x, start, n, tile):
-            return
-    else:
 
-        def impl(x, start, n, tile):
-            width = lanes(x)
-            for c in range(0, x.shape[1], width):
-                p = offset(row(x, start), c)
-                store_square(p, sample_step(x), n, min(width, x.shape[1] - c), offset(tile, c * width))
+@inline
+def stats(tile, classes, exps):
+    """Return (maximum, rest) and leave exp(x - maximum) in ``exps``.
 
-    return impl
+    As ``columns.stats``; so few terms are added in the logits' precision, in two sums.
+    """
+    width = lanes(tile)
+    top = full(tile, -np.inf)
+    for c in range(classes):
+        top = maximum(load(tile, c * width), top)
+    shift = where(top > -np.inf, top, 0.0)
+    a = b = ones = full(tile, 0.0)
+    for c in range(0, classes - 1, 2):
+        a, ones = _exp(tile, c, shift, a, ones, exps)
+        b, ones = _exp(tile, c + 1, shift, b, ones, exps)
+    if classes % 2:
+        a, ones = _exp(tile, classes - 1, shift, a, ones, exps)
+    rest = a + b
+    # without a maximum: -inf, or NaN where a NaN is in the sum
+    top = where(top > -np.inf, top, top + rest)
+    return top, where(ones > 0.0, rest + (ones - 1.0), np.nan)
+
+
+@inline
+def _exp(tile, c, shift, rest, ones, exps):
+    d = load(tile, c * lanes(tile)) - shift
+    e = exp(d)
+    store(exps, c * lanes(tile), e)
+    below = d != 0.0  # true of NaN, which so reaches the sum
+    return rest + where(below, e, 0.0), ones + where(below, full(d, 0.0), 1.0)
+
+
+@inline
+def or_nan(value, tile, classes):
+    """Return ``value``, NaN where a class of the sample is NaN."""
+    for c in range(classes):
+        x = load(tile, c * lanes(tile))
+        value = where(x != x, np.nan, value)
+    return value
+
+
+@inline
+def write_softmax(exps, tile, classes, factor):
+    """Write exponentials times ``factor``."""
+    width = lanes(tile)
+    for c in range(classes):
+        store(tile, c * width, load(exps, c * width) * factor)
+
+
+@inline
+def write_log_softmax(tile, classes, top, log_sum):
+    """Replace logits by (x - top) - log_sum."""
+    width = lanes(tile)
+    for c in range(classes):
+        store(tile, c * width, (load(tile, c * width) - top) - log_sum)
+
+
+@inline
+def write_gradient(exps, tile, classes, factor, labels, at_label, class_weight, minus):
+    """Write exponentials times ``factor`` less w * minus; ``at_label`` at the label, 0 where that is -1.
+
+    ``minus`` may be None; ``labels`` are as wide as the logits.
+    """
+    width = lanes(tile)
+    for c in range(classes):
+        value = load(exps, c * width) * factor
+        if minus is not None and class_weight is not None:
+            value = value - minus * class_weight[c]
+        elif minus is not None:
+            value = value - minus
+        value = where(labels == c, at_label, value)
+        store(tile, c * width, where(labels >= 0, value, 0.0))
+
+
+@inline
+def gap_sum(tile, class_weight, classes, top):
+    """Return the sum of w (top - x) over the classes."""
+    width = lanes(tile)
+    total = widen(full(tile, 0.0))
+    for c in range(classes):
+        gap = top - load(tile, c * width)
+        if class_weight is not None:
+            gap = gap * class_weight[c]
+        total = total + widen(gap)
+    return narrow(total, tile)
+
+
+@inline
+def _share(target, c, class_weight, smoothing):
+    """Return the targets of class ``c`` after smoothing and weights."""
+    share = soft_share(load(target, c * lanes(target)), smoothing)
+    if class_weight is not None:
+        share = share * class_weight[c]
+    return share
+
+
+@inline
+def soft_sums(tile, target, class_weight, classes, top, smoothing):
+    """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
+    width = lanes(tile)
+    amount = lost = dot = widen(full(tile, 0.0))
+    for c in range(classes):
+        share = _share(target, c, class_weight, smoothing)
+        gap = top - load(tile, c * width)
+        amount, rounded = two_sum(amount, widen(share))  # the gradient is a difference of it
+        lost = lost + rounded
+        dot = dot + widen(where(share == 0.0, full(tile, 0.0), share * gap))  # 0 x inf is 0 here
+    return narrow(amount + lost, tile), narrow(dot, tile)
+
+
+@inline
+def write_soft(tile, target, class_weight, classes, top, rest, amount, slope, smoothing):
+    """Replace logits by slope * (amount * softmax - t), for targets after smoothing and weights."""
+    width = lanes(tile)
+    factor = amount * slope / (rest + 1.0)
+    for c in range(classes):
+        share = _share(target, c, class_weight, smoothing)
+        d = load(tile, c * width) - top
+        store(tile, c * width, soft_gradient(d, share, factor, rest, amount, slope))
+
+
+@inline
+def dot(tile, g, classes):
+    """Return the sum over the classes of the products, of ``g`` where ``tile`` is None."""
+    width = lanes(g)
+    total = widen(full(g, 0.0))
+    for c in range(classes):
+        term = load(g, c * width)
+        if tile is not None:
+            term = term * load(tile, c * width)
+        total = total + widen(term)
+    return narrow(total, g)

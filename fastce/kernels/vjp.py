@@ -11,36 +11,36 @@ For an upstream gradient g, p = softmax(x) and l = log_softmax(x):
 
 from numba import prange
 
-from fastce.kernels import columns, rows
-from fastce.kernels.columns import BUFFER, PANEL
+from fastce.kernels import columns, rows, tiles
+from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import kernel
-from fastce.kernels.memory import load_n, row, scratch, store
+from fastce.kernels.memory import load, load_n, row, scratch, store
 from fastce.kernels.simd import lanes
-from fastce.kernels.tiles import MAX_CLASSES, block_count, block_range, fetch, place, put
+from fastce.kernels.tiles import MAX_CLASSES
+from fastce.kernels.vecmath import exp
 
 
 @kernel
 def lse_rows(x, g, lse, out):
     """``x`` is (N, C) with contiguous rows; ``g`` and ``lse`` hold one value a row."""
     for i in prange(x.shape[0]):
-        rows.write_softmax(row(x, i), row(out, i), x.shape[1], lse[i], g[i])
+        rows.write_gradient(row(x, i), row(out, i), x.shape[1], lse[i], g[i], None, None)
 
 
 @kernel
-def lse_lanes(x, g, lse, out, panel):
-    """``x`` is one of the shapes of ``tiles``; ``g`` and ``lse`` hold one value a sample."""
+def lse_columns(x, g, lse, out, panel):
+    """``x`` is (outer, C, inner); ``g`` and ``lse`` hold one value a sample."""
     width = lanes(x)
-    for b in prange(block_count(x, panel)):
-        start, n = block_range(x, b, panel)
-        tile = scratch(x, BUFFER)
+    for b in prange(columns.block_count(x, panel)):
+        start, n = columns.block_range(x, b, panel)
         tops, factors = scratch(x, PANEL), scratch(x, PANEL)
-        p, step, count = fetch(x, start, n, tile)
         for j in range(0, n, width):
             store(tops, j, load_n(row(lse, start + j), 0, n - j, 0.0))
             store(factors, j, load_n(row(g, start + j), 0, n - j, 0.0))
-        q, q_step, _ = place(out, start, n, tile)
-        columns.write_softmax(p, step, q, q_step, x.shape[1], count, tops, factors)
-        put(out, start, n, tile)
+        p, q = columns.origin(x, start), columns.origin(out, start)
+        columns.write_softmax(
+            p, columns.class_step(x), q, columns.class_step(out), x.shape[1], n, tops, factors
+        )  # fmt: skip
 
 
 @kernel
@@ -53,18 +53,34 @@ def softmax_rows(p, g, out):
 
 
 @kernel
-def softmax_lanes(p, g, out, panel):
-    """``p`` and ``g`` are in one of the shapes of ``tiles``."""
+def softmax_tiles(p, g, out):
+    """``p`` and ``g`` are (N, C) with contiguous rows of few classes."""
+    count, classes = p.shape
+    width = lanes(p)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile, upstream = scratch(p, MAX_CLASSES), scratch(p, MAX_CLASSES)
+        tiles.announce(out, start, n)
+        tiles.fetch(p, start, n, tile)
+        tiles.fetch(g, start, n, upstream)
+        dot = tiles.dot(tile, upstream, classes)
+        for c in range(0, classes * width, width):
+            store(tile, c, load(tile, c) * (load(upstream, c) - dot))
+        tiles.put(out, start, n, tile)
+
+
+@kernel
+def softmax_columns(p, g, out, panel):
+    """``p`` and ``g`` are (outer, C, inner)."""
     classes = p.shape[1]
-    for b in prange(block_count(p, panel)):
-        start, n = block_range(p, b, panel)
-        tile, g_tile, dots = scratch(p, BUFFER), scratch(p, MAX_CLASSES), scratch(p, PANEL)
-        source, step, count = fetch(p, start, n, tile)
-        upstream, g_step, _ = fetch(g, start, n, g_tile)
-        columns.dots(source, step, upstream, g_step, classes, count, dots)
-        q, q_step, _ = place(out, start, n, tile)
-        columns.write_softmax_vjp(source, step, upstream, g_step, q, q_step, classes, count, dots)
-        put(out, start, n, tile)
+    step, g_step, q_step = columns.class_step(p), columns.class_step(g), columns.class_step(out)
+    for b in prange(columns.block_count(p, panel)):
+        start, n = columns.block_range(p, b, panel)
+        dots = scratch(p, PANEL)
+        source, upstream, q = columns.origin(p, start), columns.origin(g, start), columns.origin(out, start)
+        columns.dots(source, step, upstream, g_step, classes, n, dots)
+        columns.write_softmax_vjp(source, step, upstream, g_step, q, q_step, classes, n, dots)
 
 
 @kernel
@@ -77,15 +93,31 @@ def log_softmax_rows(logp, g, out):
 
 
 @kernel
-def log_softmax_lanes(logp, g, out, panel):
-    """``logp`` and ``g`` are in one of the shapes of ``tiles``."""
+def log_softmax_tiles(logp, g, out):
+    """``logp`` and ``g`` are (N, C) with contiguous rows of few classes."""
+    count, classes = logp.shape
+    width = lanes(logp)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile, upstream = scratch(logp, MAX_CLASSES), scratch(logp, MAX_CLASSES)
+        tiles.announce(out, start, n)
+        tiles.fetch(logp, start, n, tile)
+        tiles.fetch(g, start, n, upstream)
+        total = tiles.dot(None, upstream, classes)
+        for c in range(0, classes * width, width):
+            store(tile, c, load(upstream, c) - exp(load(tile, c)) * total)
+        tiles.put(out, start, n, tile)
+
+
+@kernel
+def log_softmax_columns(logp, g, out, panel):
+    """``logp`` and ``g`` are (outer, C, inner)."""
     classes = logp.shape[1]
-    for b in prange(block_count(logp, panel)):
-        start, n = block_range(logp, b, panel)
-        tile, g_tile, totals = scratch(logp, BUFFER), scratch(logp, MAX_CLASSES), scratch(logp, PANEL)
-        source, step, count = fetch(logp, start, n, tile)
-        upstream, g_step, _ = fetch(g, start, n, g_tile)
-        columns.dots(None, 0, upstream, g_step, classes, count, totals)
-        q, q_step, _ = place(out, start, n, tile)
-        columns.write_log_softmax_vjp(source, step, upstream, g_step, q, q_step, classes, count, totals)
-        put(out, start, n, tile)
+    step, g_step, q_step = columns.class_step(logp), columns.class_step(g), columns.class_step(out)
+    for b in prange(columns.block_count(logp, panel)):
+        start, n = columns.block_range(logp, b, panel)
+        totals = scratch(logp, PANEL)
+        source, upstream, q = columns.origin(logp, start), columns.origin(g, start), columns.origin(out, start)
+        columns.dots(None, 0, upstream, g_step, classes, n, totals)
+        columns.write_log_softmax_vjp(source, step, upstream, g_step, q, q_step, classes, n, totals)

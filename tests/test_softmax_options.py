@@ -1,0 +1,171 @@
+"""Several axes, weights, signs and masks of the softmax family, against SciPy and against leaving elements out."""
+
+import numpy as np
+import pytest
+from scipy import special
+
+import fastce
+from tests.helpers import DTYPES, HALF, finfo, logits, name_of
+from tests.layouts import LAYOUTS
+
+AXES = [None, (0, 1), (1, 2), (0, 2), (2, 0), (1,), (), 1, -1, [0, 2]]
+FUNCTIONS = {"logsumexp": special.logsumexp, "softmax": special.softmax, "log_softmax": special.log_softmax}
+PAIRS = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def close(actual, expected, dtype=np.float64, times=16):
+    np.testing.assert_allclose(
+        np.asarray(actual, np.float64), expected, rtol=times * float(finfo(dtype).eps), atol=times * finfo(dtype).eps
+    )
+
+
+@PAIRS
+@pytest.mark.parametrize("axis", AXES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_axes(name, axis, dtype, rng):
+    x = logits(rng, (3, 4, 5), dtype)
+    result = getattr(fastce, name)(x, axis)
+    assert result.dtype == dtype
+    close(result, FUNCTIONS[name](x.astype(np.float64), tuple(axis) if isinstance(axis, list) else axis), dtype)
+
+
+@PAIRS
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_axes_of_layouts(name, layout, rng):
+    x = LAYOUTS[layout](logits(rng, (3, 4, 6)))
+    for axis in (None, (0, 1), (1, 2), (0, 2)):
+        close(getattr(fastce, name)(x, axis), FUNCTIONS[name](x, axis))
+
+
+@pytest.mark.parametrize("axis", [None, (1, 2), (0, 2)], ids=str)
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_axes_with_out(name, axis, order, rng):
+    x = logits(rng, (3, 4, 5))
+    expected = getattr(fastce, name)(x, axis)
+    out = np.empty(x.shape, order=order)
+    assert getattr(fastce, name)(x, axis, out=out) is out
+    close(out, expected, times=2)
+    copy = np.array(x, order=order)
+    assert getattr(fastce, name)(copy, axis, out=copy) is copy
+    close(copy, expected, times=2)
+
+
+def test_keepdims_and_scalars(rng):
+    x = logits(rng, (3, 4, 5))
+    for axis in AXES[:-1]:
+        for keepdims in (False, True):
+            expected = special.logsumexp(x, axis, keepdims=keepdims)
+            assert np.shape(fastce.logsumexp(x, axis, keepdims=keepdims)) == np.shape(expected)
+    assert fastce.logsumexp(5.0, None) == 5.0
+    assert fastce.softmax(5.0, None) == 1.0
+    out = np.empty((1, 4, 1))
+    assert fastce.logsumexp(x, (0, 2), keepdims=True, out=out) is out
+    close(out, special.logsumexp(x, (0, 2), keepdims=True))
+
+
+def test_empty_axes():
+    assert fastce.logsumexp(np.zeros((0, 3)), None) == -np.inf
+    np.testing.assert_array_equal(fastce.logsumexp(np.zeros((2, 0, 3)), (1, 2)), [-np.inf] * 2)
+    assert fastce.softmax(np.zeros((2, 0, 3)), (1, 2)).shape == (2, 0, 3)
+    lse, sign = fastce.logsumexp(np.zeros((2, 0)), return_sign=True)
+    np.testing.assert_array_equal(lse, [-np.inf] * 2)
+    np.testing.assert_array_equal(sign, [0, 0])
+
+
+@pytest.mark.parametrize("axis", [None, -1, 0, (0, 2), (1, 2)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_weights(axis, dtype, rng):
+    x, b = logits(rng, (3, 4, 5), dtype), rng.normal(size=(4, 1))
+    b[2] = 0
+    b = b.astype(dtype)
+    lse, sign = fastce.logsumexp(x, axis, b=b, return_sign=True)
+    assert lse.dtype == sign.dtype == dtype
+    expected, signs = special.logsumexp(x.astype(np.float64), axis, b=b.astype(np.float64), return_sign=True)
+    close(lse, expected, dtype, times=200)  # the sum may cancel
+    np.testing.assert_array_equal(sign, signs)
+    with np.errstate(invalid="ignore"):
+        positive = fastce.logsumexp(x, axis, b=np.abs(b), keepdims=True)
+        close(positive, special.logsumexp(x.astype(np.float64), axis, b=np.abs(b).astype(float), keepdims=True), dtype)
+        assert np.array_equal(np.isnan(fastce.logsumexp(x, axis, b=b)), np.asarray(sign) < 0)
+
+
+def test_dtype_with_weights():
+    x = np.zeros(3, np.float32)
+    for b, expected in ((2.0, np.float32), (np.ones(3, np.float32), np.float32), (np.ones(3), np.float64)):
+        assert fastce.logsumexp(x, b=b).dtype == expected
+    assert fastce.logsumexp(np.zeros(3, np.float16), b=np.ones(3, np.float32)).dtype == np.float32
+
+
+def test_weights_in_the_corners():
+    assert fastce.logsumexp([0.0, 0.0], b=[1, -1], return_sign=True) == (-np.inf, 0.0)
+    assert fastce.logsumexp([1000.0, 1.0], b=[0, 1]) == 1.0
+    assert fastce.logsumexp([np.inf, 1.0], b=[0, 1]) == 1.0
+    assert fastce.logsumexp([np.inf, 1.0], b=[-1, 1], return_sign=True) == (np.inf, -1.0)
+    assert np.isnan(fastce.logsumexp([np.nan, 1.0], b=[1, 1]))
+    lse, sign = fastce.logsumexp([5.0, 5.0, 3.0], b=[1, -1, -2], return_sign=True)
+    assert sign == -1
+    close(lse, 3 + np.log(2))
+    tiny = fastce.logsumexp([0.0, -50.0], b=[1.0, 1.0], return_sign=True)[0]
+    close(tiny, np.exp(-50.0), times=0)  # beside the maximum's own 1
+
+
+@PAIRS
+@pytest.mark.parametrize("axis", [None, -1, 0, (0, 2)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_masks(name, axis, dtype, rng):
+    x, where = logits(rng, (3, 4, 5), dtype), rng.random((4, 5)) > 0.3
+    where[0] = True
+    x[:, ~where] = np.nan
+    result = getattr(fastce, name)(x, axis, where=where)
+    filled = np.where(where, x.astype(np.float64), -np.inf)
+    with np.errstate(invalid="ignore"):  # where nothing is left
+        expected = FUNCTIONS[name](filled, axis)
+    if name != "logsumexp":
+        expected = np.where(where, expected, 0.0 if name == "softmax" else -np.inf)
+    close(result, expected, dtype)
+    out = np.empty_like(result)
+    if out.ndim:
+        getattr(fastce, name)(x, axis, where=where, out=out)
+        np.testing.assert_array_equal(np.asarray(out, np.float64), np.asarray(result, np.float64))
+
+
+def test_nothing_left():
+    x, where = np.zeros((2, 3)), np.array([[True, False, True], [False] * 3])
+    np.testing.assert_array_equal(fastce.softmax(x, where=where), [[0.5, 0, 0.5], [0, 0, 0]])
+    np.testing.assert_array_equal(fastce.log_softmax(x, where=where)[1], [-np.inf] * 3)
+    np.testing.assert_array_equal(fastce.logsumexp(x, where=where), [np.log(2), -np.inf])
+    np.testing.assert_array_equal(fastce.logsumexp(x, b=2.0, where=where), [np.log(4), -np.inf])
+
+
+def test_half_results_are_rounded_once(rng):
+    for dtype in HALF:
+        x = logits(rng, (4, 6), dtype)
+        exact = special.logsumexp(x.astype(np.float64), (0, 1))
+        assert fastce.logsumexp(x, (0, 1)) == exact.astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: fastce.softmax(np.zeros((2, 3)), (0, 0)),
+            ValueError,
+            r"axis must not name an axis twice, got \(0, 0\)",
+        ),
+        (lambda: fastce.softmax(np.zeros((2, 3)), (0, 5)), np.exceptions.AxisError, "axis 5 is out of bounds"),
+        (lambda: fastce.softmax(np.zeros((2, 3)), "ab"), TypeError, "axis must be an integer"),
+        (lambda: fastce.softmax(1.0), ValueError, "x must have at least one dimension"),
+        (lambda: fastce.logsumexp(np.zeros(3), b=[1, 2]), ValueError, r"b must broadcast with x, of shape \(3,\)"),
+        (lambda: fastce.logsumexp(np.zeros(3), b=[1j] * 3), TypeError, "b must hold real numbers"),
+        (lambda: fastce.softmax(np.zeros(3), where=[1, 0, 1]), TypeError, "where must be boolean"),
+        (
+            lambda: fastce.logsumexp(np.zeros(3), where=[True] * 2),
+            ValueError,
+            r"where must broadcast to the shape \(3,\)",
+        ),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
