@@ -1,0 +1,233 @@
+"""Kullback-Leibler divergence between the softmaxes of two arrays of logits: distillation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce._arrays import (
+    Array,
+    Block,
+    as_real,
+    check_out,
+    direct,
+    normalize_axis,
+    rule,
+    staged_bits,
+    without_axis,
+)
+from fastce._cross_entropy import LossAndGrad
+from fastce._targets import Reduction, as_number, as_weights, check_reduction, mean
+from fastce.kernels import launch
+
+
+def kl_divergence(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+) -> Any:
+    r"""Compute the Kullback-Leibler divergence of one softmax from another, both given by logits.
+
+    With the temperature :math:`T`, :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i / T)` and
+    :math:`q_i = \operatorname{softmax}(\mathrm{target\_logits}_i / T)`,
+
+    .. math:: \ell_i = \sum_j q_{ij} \left(\log q_{ij} - \log p_{ij}\right)
+
+    This is the loss of knowledge distillation [1]_ with the student's logits first and the
+    teacher's second, without the factor :math:`T^2` that is often put before it.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C, ...)
+        Unnormalised log-probabilities; integers and booleans are taken as float64.
+    target_logits : array_like, shape of ``logits``
+        Those of the target. Where they are -inf the target is 0 and the class adds nothing.
+    axis : int, default -1
+        The axis of the classes.
+    temperature : float, default 1.0
+        What both are divided by, greater than 0.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        For "mean", the sum is divided by the number of samples; PyTorch calls that "batchmean".
+
+    Returns
+    -------
+    scalar, or ndarray in the shape of ``logits`` without the class axis for "none"
+        float64 for float64 and integer logits, else float32. Never negative. Samples with
+        NaN, +inf or nothing but -inf in either array give NaN; ``logits`` of -inf where the
+        target is not 0 give inf. "mean" of nothing is NaN.
+
+    Raises
+    ------
+    TypeError
+        If an argument has a wrong type or dtype.
+    ValueError
+        If an argument has a wrong shape or value.
+    numpy.exceptions.AxisError
+        If ``logits`` has no such axis.
+
+    See Also
+    --------
+    kl_divergence_and_grad : the gradient as well, in the same pass.
+    cross_entropy : for targets that are probabilities.
+
+    Notes
+    -----
+    With :math:`t = \log p - \log q` the loss is summed as :math:`\sum_j q_j (e^{t_j} - 1 - t_j)`,
+    of which no term is negative. So nothing cancels where the two are nearly equal, and a
+    small divergence keeps its digits; equal logits give exactly 0. Everything is computed in the
+    precision of ``logits``, to which ``target_logits`` are rounded.
+
+    References
+    ----------
+    .. [1] G. Hinton, O. Vinyals, J. Dean, "Distilling the knowledge in a neural network",
+       arXiv:1503.02531 (2015).
+
+    Examples
+    --------
+    >>> import fastce
+    >>> student, teacher = [[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]]
+    >>> round(float(fastce.kl_divergence(student, teacher)), 6)
+    1.150421
+    >>> round(float(fastce.kl_divergence(student, teacher, temperature=4.0)), 6)
+    0.082477
+    """
+    return _Divergence(logits, target_logits, axis, temperature, reduction).solve(None, None)
+
+
+def kl_divergence_and_grad(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+    grad_output: npt.ArrayLike | None = None,
+    out: Array | None = None,
+) -> LossAndGrad:
+    r"""Compute the divergence and its gradient with respect to ``logits`` in one pass.
+
+    In the notation of `kl_divergence`, with the denominator D of the reduction (the number of
+    samples for "mean", else 1) and the upstream gradient g,
+
+    .. math:: \frac{\partial}{\partial \mathrm{logits}_{ij}} = \frac{g_i}{D\, T} \left(p_{ij} - q_{ij}\right)
+
+    Parameters
+    ----------
+    logits, target_logits, axis, temperature, reduction
+        As in `kl_divergence`. The target is taken as constant.
+    grad_output : scalar or array_like in the shape of the loss, optional
+        The gradient of whatever the loss goes into with respect to the loss, 1 by default.
+        With ``temperature**2`` the gradient keeps its size whatever the temperature.
+    out : ndarray, shape and dtype of the gradient, optional
+        Where to write the gradient; it may be ``logits`` itself.
+
+    Returns
+    -------
+    LossAndGrad
+        A named tuple ``(loss, grad)``: the loss as from `kl_divergence`, the gradient in the
+        shape and dtype of ``logits`` (float64 for integers). Its error is a few units in the
+        last place of q; equal logits give exactly 0.
+
+    Raises
+    ------
+    TypeError, ValueError, numpy.exceptions.AxisError
+        As `kl_divergence`, before anything is written.
+
+    See Also
+    --------
+    kl_divergence, cross_entropy_and_grad
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> loss, grad = fastce.kl_divergence_and_grad([[1.0, 2.0, 3.0]], [[3.0, 2.0, 1.0]])
+    >>> grad.round(4)
+    array([[-0.5752,  0.    ,  0.5752]])
+
+    Nearly equal logits in single precision, where log q - log p would be rounding errors:
+
+    >>> x = np.array([0.0, 1.0, 2.0], np.float32)
+    >>> round(float(fastce.kl_divergence(x + np.float32([0, 0, 2**-12]), x)) * 1e9, 3)
+    6.637
+    """
+    problem = _Divergence(logits, target_logits, axis, temperature, reduction)
+    out = problem.grad_array(out)
+    return LossAndGrad(problem.solve(out, grad_output), out)
+
+
+class _Divergence:
+    """Checked arguments of one divergence, ready to be launched."""
+
+    def __init__(
+        self,
+        logits: npt.ArrayLike,
+        target_logits: npt.ArrayLike,
+        axis: int,
+        temperature: float,
+        reduction: str,
+    ) -> None:
+        self.logits = logits = as_real(logits, "logits")
+        self.target = target = as_real(target_logits, "target_logits")
+        self.axis = axis = normalize_axis(axis, logits.ndim, "logits")
+        if target.shape != logits.shape:
+            raise ValueError(f"target_logits must have the shape of logits, {logits.shape}, got {target.shape}")
+        check_reduction(reduction)
+        self.reduction = reduction
+        self.dtype = rule(logits).compute
+        self.shape = without_axis(logits.shape, axis)
+        self.beta = _inverse(temperature, self.dtype)
+
+    def grad_array(self, out: object = None) -> Array:
+        """Return ``out`` if the gradient can be written there, or for None a new array."""
+        dtype = rule(self.logits).result
+        if out is None:
+            return np.empty_like(self.logits, dtype, subok=False)
+        return check_out(
+            out, self.logits.shape, dtype, ("logits", "target_logits"), (self.logits, self.target)
+        )  # fmt: skip
+
+    def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
+        """Return the reduced loss; write the gradient where an array for it is given."""
+        scale, upstream = 1.0, None
+        if grad_output is not None and self.reduction == "none" and np.ndim(grad_output):
+            upstream = as_weights(grad_output, self.shape, "grad_output", "the loss's")
+            upstream = upstream.astype(self.dtype).reshape(-1)
+        elif grad_output is not None:
+            scale = as_number(grad_output, "grad_output")
+        count = math.prod(self.shape)
+        if self.reduction == "mean":
+            scale /= max(count, 1)
+        loss = np.zeros(count, self.dtype)
+        if self.logits.size:
+            for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), grad):
+                part = slice(block.start, block.stop)
+                share = None if upstream is None else upstream[part]
+                launch.run_kl(*block.inputs, self.beta, share, scale, loss[part], block.out)
+        if self.reduction == "none":
+            return loss.reshape(self.shape)[()]
+        total = launch.total(loss)
+        return self.dtype.type(mean(total, count) if self.reduction == "mean" else total)
+
+
+def _inverse(temperature: float, dtype: np.dtype[Any]) -> float:
+    """Return 1 / temperature, or raise ValueError where that is no positive number of this dtype."""
+    value = as_number(temperature, "temperature")
+    info = np.finfo(dtype)
+    if not float(info.tiny) <= value <= 1.0 / float(info.tiny):
+        raise ValueError(f"temperature must be greater than 0 and finite in {dtype}, got {temperature!r}")
+    return 1.0 / value
+
+
+def row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterable[Block]:
+    """Return blocks as `blocks` does, but (N, C) only: what is (outer, C, inner) is staged too."""
+    views = direct(axis, dtype, inputs, out)
+    if views is None or views[0][0].ndim == 3:
+        return staged_bits(axis, dtype, inputs, out)
+    return (Block(0, inputs[0].size // inputs[0].shape[axis], *views),)

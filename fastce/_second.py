@@ -1,0 +1,298 @@
+"""Second derivatives of cross-entropy: for gradient boosting, and for Newton and curvature methods."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce._arrays import Array, as_real, check_out, rule, staged
+from fastce._kl import row_blocks
+from fastce._problem import Problem
+from fastce._targets import Reduction, as_number, mean
+from fastce.kernels import launch
+
+_NO_LABEL = -(2**63)  # a label that is none, so that no other one is ignored
+
+
+class GradAndHessian(NamedTuple):
+    """The gradient of each sample's loss and the diagonal of its Hessian.
+
+    Attributes
+    ----------
+    grad, hessian : ndarray
+        In the shape and dtype of the logits.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> fastce.cross_entropy_grad_and_hessian([[0.0, 0.0]], [1]).hessian
+    array([[0.25, 0.25]])
+    """
+
+    grad: Array
+    hessian: Array
+
+
+def cross_entropy_grad_and_hessian(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    sample_weight: npt.ArrayLike | None = None,
+    hessian_scale: float = 1.0,
+    out: Array | None = None,
+    hessian_out: Array | None = None,
+) -> GradAndHessian:
+    r"""Compute each sample's gradient of cross-entropy and the diagonal of its Hessian.
+
+    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the target as probabilities t
+    (one-hot for indices), sample weights u and the factor s, ``hessian_scale``,
+
+    .. math:: \mathrm{grad}_{ij} = u_i \left(p_{ij} - t_{ij}\right), \qquad
+        \mathrm{hessian}_{ij} = s\, u_i\, p_{ij} \left(1 - p_{ij}\right)
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C, ...)
+        Unnormalised log-probabilities, boosting's raw predictions; integers and booleans are
+        taken as float64.
+    target : array_like
+        Either class indices of any integer dtype, in the shape of ``logits`` without the class
+        axis, or class probabilities that sum to 1, floating-point and in the shape of ``logits``.
+    axis : int, default -1
+        The axis of the classes.
+    sample_weight : array_like, shape of ``logits`` without the class axis, optional
+        One weight per sample.
+    hessian_scale : float, default 1.0
+        What the Hessian is multiplied by: 1 is scikit-learn's, 2 is XGBoost's and C / (C - 1)
+        is LightGBM's.
+    out : ndarray, shape and dtype of the gradient, optional
+        Where to write the gradient; it may be ``logits`` itself.
+    hessian_out : ndarray, shape and dtype of the Hessian, optional
+        Where to write the Hessian; it may share memory with no other argument.
+
+    Returns
+    -------
+    GradAndHessian
+        A named tuple ``(grad, hessian)``, both in the shape and dtype of ``logits`` (float64
+        for integers) and exact to a few units in the last place however confident a sample.
+
+    Raises
+    ------
+    IndexError
+        If a class index is outside 0 to C - 1; none is ignored.
+    TypeError
+        If an argument has a wrong type or dtype.
+    ValueError
+        If an argument has a wrong shape or value.
+    numpy.exceptions.AxisError
+        If ``logits`` has no such axis.
+
+    See Also
+    --------
+    cross_entropy_and_grad : the loss, and reductions.
+    cross_entropy_hvp : the whole Hessian, times a vector.
+
+    Notes
+    -----
+    Gradient boosting libraries take one gradient and one second derivative per sample and
+    class: the diagonal, as in ``sklearn._loss.HalfMultinomialLoss.gradient_hessian``, which this
+    function returns the results of.
+
+    Examples
+    --------
+    >>> import fastce
+    >>> grad, hessian = fastce.cross_entropy_grad_and_hessian([[1.0, 2.0, 3.0]], [2])
+    >>> grad.round(4)
+    array([[ 0.09  ,  0.2447, -0.3348]])
+    >>> hessian.round(4)
+    array([[0.0819, 0.1848, 0.2227]])
+    """
+    problem = _Diagonal(logits, target, axis, sample_weight)
+    scale = as_number(hessian_scale, "hessian_scale")
+    out = problem.grad_array(out)
+    hessian = problem.hessian_array(hessian_out, out)
+    problem.check_labels()
+    problem.diagonal(scale, hessian)
+    problem.solve(out, None)
+    return GradAndHessian(out, hessian)
+
+
+class _Diagonal(Problem):
+    """Cross-entropy without reduction, with the diagonal of its Hessian."""
+
+    def __init__(
+        self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int, sample_weight: npt.ArrayLike | None
+    ) -> None:
+        super().__init__(logits, target, axis, None, sample_weight, _NO_LABEL, 0.0, "none")
+
+    def hessian_array(self, given: object, grad: Array) -> Array:
+        """Return ``given`` if the Hessian can be written there, or for None a new array."""
+        dtype = rule(self.logits).result
+        if given is None:
+            return np.empty_like(self.logits, dtype, subok=False)
+        try:
+            array = check_out(given, self.logits.shape, dtype, (), ())
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"hessian_{error}") from None
+        target, _, sample_weight, _ = self.given
+        others = {"logits": self.logits, "target": target, "sample_weight": sample_weight, "out": grad}
+        for name, other in others.items():
+            if isinstance(other, np.ndarray) and _share_memory(array, other):
+                raise ValueError(f"hessian_out must not share memory with {name}")
+        return array
+
+    def check_labels(self) -> None:
+        """Raise IndexError for a bad label."""
+        if self.labels is None:
+            return
+        position, kept = launch.scan_labels(self.labels, self.logits.shape[self.axis], _NO_LABEL, None, None)
+        if position < 0 and kept < self.labels.size:
+            position = int(np.argmax(self.labels == _NO_LABEL))
+        if position >= 0:
+            index = tuple(int(i) for i in np.unravel_index(position, self.target.shape))
+            where = f"target[{', '.join(map(str, index))}]" if index else "target"
+            classes = self.logits.shape[self.axis]
+            expected = (
+                f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes"
+            )
+            raise IndexError(f"{where} is {self.target[index]}, expected {expected}")
+
+    def diagonal(self, scale: float, hessian: Array) -> None:
+        """Write the diagonal of the Hessian."""
+        if self.logits.size:
+            for block in row_blocks(self.axis, self.dtype, (self.logits,), hessian):
+                weight = None if self.sample_weight is None else self.sample_weight[block.start : block.stop]
+                launch.run_diagonal(block.inputs[0], weight, scale, block.out)
+
+
+def _share_memory(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
+
+
+def cross_entropy_hvp(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    v: npt.ArrayLike,
+    *,
+    axis: int = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    out: Array | None = None,
+) -> Array:
+    r"""Multiply the Hessian of cross-entropy, with respect to the logits, with a vector.
+
+    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, t and u of `cross_entropy`,
+    :math:`a_i = \sum_j t_{ij}` and the denominator D of the reduction (1 for "sum" and "none"),
+
+    .. math:: (H v)_{ij} = \frac{u_i a_i}{D}\, p_{ij} \left(v_{ij} - \sum_k p_{ik} v_{ik}\right)
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., C, ...)
+        Unnormalised log-probabilities; integers and booleans are taken as float64.
+    target : array_like
+        Class indices or class probabilities, as in `cross_entropy`. Of indices only
+        ``weight`` and ``ignore_index`` take notice: the Hessian does not depend on the label.
+    v : array_like, shape of ``logits``
+        The vector.
+    axis, weight, sample_weight, ignore_index, label_smoothing, reduction
+        As in `cross_entropy`. For "none", the Hessian is that of the losses' sum.
+    out : ndarray, shape and dtype of the result, optional
+        Where to write the result; it may be ``logits`` or ``v`` itself.
+
+    Returns
+    -------
+    ndarray, shape of ``logits``
+        In the dtype of ``logits`` (float64 for integers). Samples that are ignored or weigh
+        nothing give 0, whatever their logits.
+
+    Raises
+    ------
+    IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+        As `cross_entropy`, before anything is written.
+
+    See Also
+    --------
+    cross_entropy_grad_and_hessian : the diagonal of each sample's Hessian.
+
+    Notes
+    -----
+    The Hessian is block-diagonal, one block :math:`\operatorname{diag}(p_i) - p_i p_i^\top` a
+    sample times its factor. It is positive semi-definite, so that the function serves conjugate
+    gradients as it is and, with the Jacobian of a model on both sides, is the Gauss-Newton
+    matrix [1]_.
+
+    References
+    ----------
+    .. [1] N. N. Schraudolph, "Fast curvature matrix-vector products for second-order gradient
+       descent", Neural Computation 14 (2002).
+
+    Examples
+    --------
+    >>> import fastce
+    >>> fastce.cross_entropy_hvp([[1.0, 2.0, 3.0]], [0], [[1.0, 0.0, 0.0]]).round(4)
+    array([[ 0.0819, -0.022 , -0.0599]])
+    """
+    problem = _Product(logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+    vector = as_real(v, "v")
+    if vector.shape != problem.logits.shape:
+        raise ValueError(f"v must have the shape of logits, {problem.logits.shape}, got {vector.shape}")
+    result = problem.product_array(out, vector, v)
+    slopes = problem.slopes()
+    if problem.logits.size:
+        for block in row_blocks(problem.axis, problem.dtype, (problem.logits, vector), result):
+            launch.run_product(*block.inputs, slopes[block.start : block.stop], block.out)
+    return result
+
+
+class _Product(Problem):
+    """Cross-entropy whose Hessian is multiplied with a vector."""
+
+    def product_array(self, out: object, vector: Array, v: object) -> Array:
+        """Return ``out`` if the product can be written there, or for None a new array."""
+        if out is None:
+            return self.grad_array()
+        names = "logits", "target", "weight", "sample_weight", "v"
+        inputs = (self.logits, *self.given, v if isinstance(v, np.ndarray) else vector)
+        return check_out(out, self.logits.shape, rule(self.logits).result, names, inputs)
+
+    def slopes(self) -> Array:
+        """Return u a / D of each sample, or raise IndexError for a bad label."""
+        kept = self._kept()
+        scale = mean(1.0, kept) if self.reduction == "mean" else 1.0
+        slopes = self._amounts()
+        if self.sample_weight is not None:
+            slopes = slopes * self.sample_weight
+        with np.errstate(invalid="ignore"):  # 0 / 0 where the weights add up to 0
+            slopes = slopes * scale
+        if self.labels is not None:
+            slopes[self.labels == self.ignore_index] = 0.0
+        return slopes.astype(self.dtype)
+
+    def _amounts(self) -> Array:
+        """Return the sums of the targets after smoothing and weights."""
+        keep, _, spread_total = self.smoothing or (1.0, 0.0, 0.0)
+        amounts = np.ones(math.prod(self.shape))
+        if self.labels is None:
+            if self.logits.size:
+                self._sum_targets(amounts)
+        elif self.weight is not None:
+            kept = self.labels != self.ignore_index
+            amounts[kept] = self.weight[self.labels[kept]]
+        return amounts * keep + spread_total
+
+    def _sum_targets(self, amounts: Array) -> None:
+        weight = np.ones(self.logits.shape[self.axis]) if self.weight is None else self.weight
+        for block in staged(self.axis, self.dtype, (self.target,), None):
+            sums = np.einsum("ij,j->i", block.inputs[0], weight, dtype=np.float64, casting="unsafe")
+            amounts[block.start : block.stop] = sums

@@ -1,0 +1,251 @@
+"""Focal loss over softmax probabilities."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fastce
+from fastce import focal_loss, focal_loss_and_grad
+from tests.helpers import (
+    BFLOAT16,
+    DTYPES,
+    WIDE,
+    assert_same_bits,
+    assert_within,
+    computed,
+    labels_for,
+    logits,
+    name_of,
+)
+from tests.layouts import LAYOUTS
+from tests.reference import REAL, real
+
+SHAPES = [(1, 1), (17, 10), (33, 32), (9, 33), (17, 100), (3, 2600), (5003, 10)]
+GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.7]
+
+
+def expected(x, y, gamma, alpha=None, ignore_index=-100):
+    """The losses and the gradients of their sum, from the definition, in extended precision; classes last."""
+    x = real(x)
+    top = x.max(-1, keepdims=True)
+    e = np.exp(x - top)
+    kept = y != ignore_index
+    hot = np.arange(x.shape[-1]) == np.where(kept, y, 0)[..., None]
+    rest = np.where(hot, 0, e).sum(-1)  # 1 - p and -log p from the others' sum
+    at = np.where(hot, e, 0).sum(-1)
+    miss, p, ce = rest / (rest + at), at / (rest + at), np.log1p(rest / at)
+    a = np.where(kept, 1 if alpha is None else real(alpha)[np.where(kept, y, 0)], REAL(0))
+    gamma = REAL(gamma)
+    with np.errstate(all="ignore"):
+        inner = miss**gamma + (np.where(miss == 0, 0, gamma * p * miss ** (gamma - 1) * ce) if gamma else 0)
+    minus = np.where(hot, -miss[..., None], e / (rest + at)[..., None])
+    return a * miss**gamma * ce, (a * inner)[..., None] * minus, a.sum()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_against_the_definition(rng, shape, gamma, dtype):
+    x, y = logits(rng, shape, dtype), labels_for(rng, shape)
+    y[::5] = -100
+    alpha = rng.random(shape[1]) + 0.5
+    before = x.copy()
+    loss, grad = focal_loss_and_grad(x, y, gamma=gamma, alpha=alpha, reduction="none")
+    losses, grads, _ = expected(x, y, gamma, alpha)
+    assert_within(loss, losses, 6 + 3 * gamma, computed(dtype), message="loss")
+    assert_within(grad, grads, 12 + 3 * gamma, dtype, message="gradient")
+    assert_same_bits(focal_loss(x, y, gamma=gamma, alpha=alpha, reduction="none"), loss)
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("alpha", [False, True])
+def test_gamma_0_is_cross_entropy_to_the_bit(rng, reduction, dtype, alpha):
+    x, y = logits(rng, (40, 12), dtype), labels_for(rng, (40, 12))
+    y[3] = -100
+    weight = rng.random(12) if alpha else None
+    g = rng.normal(size=40) if reduction == "none" else 0.3
+    got = focal_loss_and_grad(x, y, gamma=0, alpha=weight, reduction=reduction, grad_output=g)
+    want = fastce.cross_entropy_and_grad(x, y, weight=weight, reduction=reduction, grad_output=g)
+    assert_same_bits(np.asarray(got.loss), np.asarray(want.loss))
+    assert_same_bits(got.grad, want.grad)
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=name_of)
+@pytest.mark.parametrize("gamma", [1e-3, 0.25, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("classes", [2, 40])
+def test_confident_samples_keep_their_digits(gamma, dtype, classes):
+    x = np.full((5, classes), -np.inf, dtype)
+    x[:, 0] = [5, 10, 20, 30, 35]
+    x[:, 1] = 0
+    y = np.zeros(5, int)
+    loss, grad = focal_loss_and_grad(x, y, gamma=gamma, reduction="none")
+    losses, grads, _ = expected(x, y, gamma)
+    assert (losses > 0).all()
+    assert_within(loss, losses, 10)
+    assert_within(grad, grads, 15)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("classes", [3, 40])
+def test_certain_samples(gamma, classes):
+    """p = 1 exactly and p = 0 exactly."""
+    x = np.full((2, classes), -np.inf)
+    x[:, 0] = 0
+    loss, grad = focal_loss_and_grad(x, [0, 1], gamma=gamma, reduction="none")
+    assert loss.tolist() == [0, np.inf]
+    assert not grad[0].any()
+    np.testing.assert_array_equal(grad[1], [1.0, -1.0] + [0.0] * (classes - 2))
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_invalid_samples_stay_by_themselves(rng, classes):
+    x, y = logits(rng, (4, classes)), labels_for(rng, (4, classes))
+    x[1, 0], x[2] = np.nan, np.nan
+    y[2] = -100
+    loss, grad = focal_loss_and_grad(x, y, gamma=2.0, reduction="none")
+    np.testing.assert_array_equal(np.isnan(loss), [False, True, False, False])
+    assert loss[2] == 0
+    assert not grad[2].any()
+    assert np.isnan(grad[1]).all()
+    assert np.isfinite(grad[[0, 3]]).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_against_torch(rng, reduction, gamma, dtype):
+    x = torch.tensor(rng.normal(size=(60, 9)) * 2, dtype=dtype, requires_grad=True)
+    y = torch.tensor(rng.integers(0, 9, 60))
+    alpha = torch.tensor(rng.random(9) + 0.2, dtype=dtype)
+    logp = torch.log_softmax(x, -1).gather(1, y[:, None])[:, 0]
+    theirs = -alpha[y] * (1 - logp.exp()) ** gamma * logp
+    g = torch.tensor(rng.normal(size=60), dtype=dtype) if reduction == "none" else torch.tensor(0.6, dtype=dtype)
+    theirs = {"mean": theirs.sum() / alpha[y].sum(), "sum": theirs.sum(), "none": theirs}[reduction]
+    theirs.backward(g)
+    arrays = x.detach().numpy(), y.numpy()
+    options = {"gamma": gamma, "alpha": alpha.numpy(), "reduction": reduction, "grad_output": g.numpy()}
+    loss, grad = focal_loss_and_grad(*arrays, **options)
+    tolerance = {"rtol": 100 * torch.finfo(dtype).eps, "atol": 100 * torch.finfo(dtype).eps}
+    np.testing.assert_allclose(loss, theirs.detach().numpy(), **tolerance)
+    np.testing.assert_allclose(grad, x.grad.numpy(), **tolerance)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_numeric_derivatives(rng, gamma):
+    x, y = logits(rng, (5, 8), spread=1), labels_for(rng, (5, 8))
+    options = {"gamma": gamma, "alpha": rng.random(8)}
+    grad = focal_loss_and_grad(x, y, **options).grad
+    v, step = rng.normal(size=x.shape), 1e-5
+    high, low = (focal_loss(x + s * v, y, **options) for s in (step, -step))
+    assert np.sum(grad * v) == pytest.approx((high - low) / (2 * step), rel=1e-7)
+
+
+@pytest.mark.parametrize("classes", [6, 60])
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("dtype", [*WIDE, BFLOAT16], ids=name_of)
+def test_layouts(rng, name, classes, dtype):
+    x, y = logits(rng, (3, 4, classes), dtype), labels_for(rng, (3, 4, classes))
+    want = focal_loss_and_grad(x, y, gamma=2.0, reduction="none")
+    got = focal_loss_and_grad(LAYOUTS[name](x), LAYOUTS[name](y), gamma=2.0, reduction="none")
+    # "leading axes swapped" goes through other kernels
+    assert_within(got.loss, np.asarray(want.loss, REAL), 8, computed(dtype))
+    assert_within(got.grad, real(want.grad), 8, dtype)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_axes(rng, axis):
+    x, y = logits(rng, (5, 7, 6), np.float32), labels_for(rng, (5, 7, 6), axis)
+    loss, grad = focal_loss_and_grad(x, y, gamma=1.5, axis=axis, reduction="none")
+    losses, grads, _ = expected(np.moveaxis(x, axis, -1), y, 1.5)
+    assert_within(loss, losses, 12)
+    assert_within(grad, np.moveaxis(grads, -1, axis), 20)
+
+
+def test_reductions(rng):
+    x, y = logits(rng, (50, 6)), labels_for(rng, (50, 6))
+    y[:4] = 2
+    alpha = np.linspace(0.5, 2, 6)
+    losses, grads, weight = expected(x, y, 2.0, alpha, ignore_index=2)
+    for reduction, divisor in (("mean", weight), ("sum", 1)):
+        got = focal_loss_and_grad(x, y, gamma=2, alpha=alpha, ignore_index=2, reduction=reduction)
+        assert_within(got.loss, losses.sum() / divisor, 20)
+        assert_within(got.grad, grads / divisor, 20)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_out_may_be_the_logits(rng, axis):
+    x, y = logits(rng, (30, 30), np.float32), labels_for(rng, (30, 30))
+    want = focal_loss_and_grad(x, y, gamma=2.0, axis=axis)
+    got = focal_loss_and_grad(x, y, gamma=2.0, axis=axis, out=x)
+    assert got.grad is x
+    assert_same_bits(x, want.grad)
+    assert got.loss == want.loss
+
+
+def test_integers_and_halves(rng):
+    x, y = rng.integers(-3, 3, (5, 4)), labels_for(rng, (5, 4)).astype(np.uint8)
+    loss, grad = focal_loss_and_grad(x, y, gamma=2)
+    assert loss.dtype == grad.dtype == np.float64
+    half = focal_loss_and_grad(x.astype(np.float16), y, gamma=2)
+    assert (half.loss.dtype, half.grad.dtype) == (np.float32, np.float16)
+    assert half.loss == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_empty_and_ignored():
+    for gamma in (0.0, 2.0):
+        loss, grad = focal_loss_and_grad(np.empty((0, 3)), np.empty(0, int), gamma=gamma)
+        assert np.isnan(loss)
+        assert grad.shape == (0, 3)
+        loss, grad = focal_loss_and_grad(np.ones((2, 3)), [-100, -100], gamma=gamma, alpha=[1, 2, 3])
+        assert np.isnan(loss)
+        assert not grad.any()
+        assert focal_loss(np.ones((2, 3)), [-100, -100], gamma=gamma, reduction="sum") == 0
+        assert focal_loss(np.empty((2, 0)), [-100, -100], gamma=gamma, alpha=[], reduction="sum") == 0
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_errors(gamma):
+    x, y = np.zeros((2, 3)), np.array([0, 3])
+    out = np.ones((2, 3))
+    with pytest.raises(IndexError, match=r"target\[1\] is 3, expected a class index from 0 to 2 or ignore_index -100"):
+        focal_loss_and_grad(x, y, gamma=gamma, out=out)
+    with pytest.raises(ValueError, match=r"alpha must have shape \(3,\), one per class, got \(2,\)"):
+        focal_loss_and_grad(x, y, gamma=gamma, alpha=[1, 2], out=out)
+    with pytest.raises(TypeError, match="target must hold class indices, integers in the shape of logits without"):
+        focal_loss_and_grad(x, x, gamma=gamma, out=out)
+    with pytest.raises(ValueError, match="reduction must be"):
+        focal_loss_and_grad(x, y, gamma=gamma, reduction="average", out=out)
+    assert (out == 1).all()
+
+
+def test_bad_gamma():
+    for value in (-0.5, np.inf, np.nan):
+        with pytest.raises(ValueError, match="gamma must be finite and at least 0, got"):
+            focal_loss(np.zeros((1, 2)), [0], gamma=value)
+    with pytest.raises(TypeError, match="gamma must be a real number, got 'two'"):
+        focal_loss(np.zeros((1, 2)), [0], gamma="two")
+
+
+@given(
+    shape=st.sampled_from([(4, 3), (3, 35), (2, 600)]),
+    dtype=st.sampled_from(DTYPES),
+    gamma=st.floats(0.0, 5.0),
+    spread=st.floats(0.0, 8.0),
+    weighted=st.booleans(),
+    ignored=st.sampled_from([-100, 0]),
+    seed=st.integers(0, 10),
+)
+def test_any_options(shape, dtype, gamma, spread, weighted, ignored, seed):
+    rng = np.random.default_rng(seed)
+    x, y = logits(rng, shape, dtype, spread), labels_for(rng, shape)
+    alpha = rng.random(shape[1]) if weighted else None
+    options = {"gamma": gamma, "alpha": alpha, "ignore_index": ignored, "reduction": "none", "grad_output": 0.5}
+    loss, grad = focal_loss_and_grad(x, y, **options)
+    losses, grads, _ = expected(x, y, gamma, alpha, ignored)
+    assert_within(loss, losses, 10 + 3 * gamma)
+    # exp(x - maximum) is off by half a unit in the last place of the gap, here up to 60
+    assert_within(grad, grads / 2, 40 + 3 * gamma)

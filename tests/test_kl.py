@@ -1,0 +1,300 @@
+"""The divergence between the softmaxes of two arrays of logits."""
+
+import ml_dtypes
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastce import kl_divergence, kl_divergence_and_grad
+from tests.helpers import BFLOAT16, DTYPES, WIDE, assert_same_bits, assert_within, computed, finfo, logits, name_of
+from tests.layouts import LAYOUTS
+from tests.reference import REAL, real
+
+# tiles and their edges, rows and their blocks, more than one thread
+SHAPES = [(1, 1), (3, 2), (17, 10), (33, 32), (9, 33), (17, 100), (5, 513), (3, 2600), (5003, 10), (37, 1031)]
+
+
+def log_softmax(x):
+    """That of the oracle takes float64; scaled logits have more digits."""
+    with np.errstate(invalid="ignore"):
+        x = x - x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def expected(x, z, axis=-1, temperature=1.0):
+    """The losses, the gradients of their sum and what those are measured by, in extended precision.
+
+    The definition's sum cancels by more digits than extended precision has to spare; that with
+    p − q added, which is 0 in all, does not. `test_the_oracle` holds it against the definition.
+    """
+    beta = REAL(1) / REAL(temperature)
+    x, z = (np.moveaxis(real(a), axis, -1) * beta for a in (x, z))
+    logp, logq = log_softmax(x), log_softmax(z)
+    p, q = np.exp(logp), np.exp(logq)
+    with np.errstate(invalid="ignore"):
+        t = logp - logq
+        losses = np.where(q == 0, p, q * (np.expm1(t) - t)).sum(-1)
+    with np.errstate(invalid="ignore"):  # exp(x) turns errors relative to x into absolute ones
+        size = np.where(p == 0, 0, p * (1 - logp)) + np.where(q == 0, 0, q * (1 - logq))
+    return losses, np.moveaxis((p - q) * beta, -1, axis), np.moveaxis(size * beta, -1, axis)
+
+
+def pair(rng, shape, dtype, near=1.0):
+    x = logits(rng, shape, np.float64)
+    return (x + near * rng.normal(size=shape)).astype(dtype), x.astype(dtype)
+
+
+@pytest.mark.parametrize("near", [3.0, 1e-2, 1e-5])
+def test_the_oracle(rng, near):
+    x, z = pair(rng, (5, 6), np.float64, near)
+    losses = expected(x, z, temperature=0.3)[0]
+    with mpmath.workdps(60):
+        for loss, *rows in zip(losses, x, z, strict=True):
+            (p, q) = ([mpmath.exp(mpmath.mpf(v) / mpmath.mpf(0.3)) for v in row] for row in rows)
+            (p, q) = ([v / mpmath.fsum(e) for v in e] for e in (p, q))
+            exact = mpmath.fsum(b * mpmath.log(b / a) for a, b in zip(p, q, strict=True))
+            assert float(loss) == pytest.approx(float(exact), rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 0.3])
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_against_the_definition(rng, shape, dtype, temperature):
+    x, z = pair(rng, shape, dtype)
+    before = x.copy(), z.copy()
+    loss, grad = kl_divergence_and_grad(x, z, temperature=temperature, reduction="none")
+    losses, grads, size = expected(x, z, temperature=temperature)
+    assert_within(loss, losses, 60, computed(dtype), message="loss")
+    assert_within(grad, grads, 8, dtype, scale=size, message="gradient")
+    assert_same_bits(kl_divergence(x, z, temperature=temperature, reduction="none"), loss)
+    np.testing.assert_array_equal(x, before[0])
+    np.testing.assert_array_equal(z, before[1])
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=name_of)
+@pytest.mark.parametrize("near", [1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("shape", [(50, 10), (50, 100), (5, 3000)], ids=name_of)
+def test_a_small_divergence_keeps_its_digits(rng, shape, near, dtype):
+    x, z = pair(rng, shape, dtype, near)
+    loss, grad = kl_divergence_and_grad(x, z, reduction="none")
+    losses, grads, size = expected(x, z)
+    assert losses.max() < 10 * near**2
+    assert_within(loss, losses, 40, message="loss")
+    assert_within(grad, grads, 8, scale=size, message="gradient")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+def test_equal_logits_give_exactly_nothing(rng, shape, dtype):
+    x = logits(rng, shape, dtype)
+    x[0, 0] = -np.inf if shape[1] > 1 else 0
+    loss, grad = kl_divergence_and_grad(x, x.copy(), temperature=3.0, reduction="none")
+    assert not loss.any()
+    assert not grad.any()
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=name_of)
+@pytest.mark.parametrize("classes", [5, 70])
+def test_equal_up_to_a_constant(rng, classes, dtype):
+    x = (rng.integers(-50, 50, (20, classes)) / 8).astype(dtype)
+    loss, grad = kl_divergence_and_grad(x + dtype.type(64), x, reduction="none")
+    assert not loss.any()
+    assert not grad.any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(40, 10), (40, 100)], ids=name_of)
+def test_against_torch(rng, shape, dtype, temperature):
+    x, z = (torch.tensor(rng.normal(size=shape) * 3, dtype=dtype) for _ in range(2))
+    x.requires_grad_()
+    logp, logq = (torch.log_softmax(a / temperature, -1) for a in (x, z))
+    theirs = torch.nn.functional.kl_div(logp, logq, log_target=True, reduction="batchmean") * temperature**2
+    theirs.backward()
+    options = {"temperature": temperature, "grad_output": temperature**2}
+    loss, grad = kl_divergence_and_grad(x.detach().numpy(), z.numpy(), **options)
+    eps = torch.finfo(dtype).eps
+    assert float(loss) * temperature**2 == pytest.approx(float(theirs.detach()), rel=200 * eps)
+    np.testing.assert_allclose(grad, x.grad.numpy(), rtol=0, atol=20 * eps * temperature)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("classes", [7, 50])
+def test_numeric_derivatives(rng, classes, reduction):
+    x, z = pair(rng, (4, classes), np.float64)
+    g = rng.normal(size=4) if reduction == "none" else 1.7
+    options = {"temperature": 2.0, "reduction": reduction}
+    grad = kl_divergence_and_grad(x, z, grad_output=g, **options).grad
+    v, step = rng.normal(size=x.shape), 1e-5
+    high, low = (np.sum(g * kl_divergence(x + s * v, z, **options)) for s in (step, -step))
+    assert np.sum(grad * v) == pytest.approx((high - low) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("classes", [6, 60])
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("dtype", [*WIDE, BFLOAT16], ids=name_of)
+def test_layouts_give_the_same_bits(rng, name, classes, dtype):
+    x, z = pair(rng, (3, 4, classes), dtype)
+    want = kl_divergence_and_grad(x, z, temperature=2.0, reduction="none")
+    try:
+        first, second = LAYOUTS[name](x), LAYOUTS[name](z)
+    except (TypeError, AttributeError):
+        pytest.skip("ml_dtypes has no such bfloat16")
+    for arguments in ((first, z), (x, second), (first, second)):
+        got = kl_divergence_and_grad(*arguments, temperature=2.0, reduction="none")
+        assert_same_bits(got.loss, want.loss)
+        assert_same_bits(got.grad, want.grad)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -2, 2])
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), np.dtype(np.float32)], ids=name_of)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_axes(rng, axis, dtype, reduction):
+    x, z = pair(rng, (5, 40, 6), dtype)
+    g = 3.0 if reduction == "mean" else rng.normal(size=np.delete(x.shape, axis)).astype(np.float32)
+    got = kl_divergence_and_grad(x, z, axis=axis, reduction=reduction, grad_output=g)
+    moved = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in (x, z)]
+    want = kl_divergence_and_grad(*moved, reduction=reduction, grad_output=g)
+    assert_same_bits(np.asarray(got.loss), np.asarray(want.loss))
+    assert_same_bits(got.grad, np.moveaxis(want.grad, -1, axis))
+
+
+def test_mean_divides_by_samples(rng):
+    x, z = pair(rng, (3, 5, 7), np.float64)
+    each = kl_divergence(x, z, reduction="none")
+    assert each.shape == (3, 5)
+    assert kl_divergence(x, z) == pytest.approx(each.mean(), rel=1e-14)
+    assert kl_divergence(x, z, reduction="sum") == pytest.approx(each.sum(), rel=1e-14)
+    grads = [kl_divergence_and_grad(x, z, reduction=r).grad for r in ("mean", "sum")]
+    np.testing.assert_allclose(grads[0] * 15, grads[1], rtol=1e-13, atol=1e-18)
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_no_target_no_share(rng, classes, dtype):
+    """-inf in the target's logits is the same as leaving the class out of its sum."""
+    x, z = pair(rng, (6, classes), dtype)
+    z[:, 1] = -np.inf
+    x[2, 1] = -np.inf
+    loss, grad = kl_divergence_and_grad(x, z, reduction="none")
+    losses, grads, size = expected(x, z)
+    assert_within(loss, losses, 60)
+    assert_within(grad, grads, 8, scale=size)
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+def test_infinite_loss(rng, classes):
+    x, z = pair(rng, (3, classes), np.float32)
+    x[1, 2] = -np.inf
+    loss, grad = kl_divergence_and_grad(x, z, reduction="none")
+    assert loss[1] == np.inf
+    assert np.isfinite(loss[[0, 2]]).all()
+    _, grads, size = expected(x, z)
+    assert_within(grad, grads, 8, scale=size)
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "target nan", "target inf", "target -inf"])
+def test_samples_without_a_softmax(rng, classes, bad):
+    x, z = pair(rng, (3, classes), np.float32)
+    array = z if "target" in bad else x
+    array[1, 2] = float(bad.split()[-1])
+    if "-inf" in bad:
+        array[1] = -np.inf
+    loss, grad = kl_divergence_and_grad(x, z, reduction="none")
+    assert np.isnan(loss[1])
+    assert np.isnan(grad[1]).all()
+    assert np.isfinite(loss[[0, 2]]).all()
+    assert np.isfinite(grad[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("classes", [4, 40])
+def test_far_apart(classes):
+    """Confident and opposite: shares that underflow are 0, what is left is finite."""
+    x, z = np.zeros((2, 1, classes), np.float32)
+    x[0, 0], z[0, 1] = 3e4, 3e4
+    loss, grad = kl_divergence_and_grad(x, z)
+    assert loss == 3e4
+    np.testing.assert_array_equal(grad[0], [1.0, -1.0] + [0.0] * (classes - 2))
+
+
+@pytest.mark.parametrize("classes", [6, 60])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_out(rng, classes, axis):
+    shape = (5, classes) if axis else (classes, 5)
+    want = kl_divergence_and_grad(*pair(np.random.default_rng(1), shape, np.float32), axis=axis)
+    for place in range(3):
+        arrays = [*pair(np.random.default_rng(1), shape, np.float32), np.full(shape, np.nan, np.float32)]
+        got = kl_divergence_and_grad(*arrays[:2], axis=axis, out=arrays[place])
+        assert got.grad is arrays[place]
+        assert_same_bits(got.grad, want.grad)
+        assert got.loss == want.loss
+
+
+def test_integers_and_mixed_dtypes(rng):
+    x, z = rng.integers(-4, 4, (2, 5, 6))
+    loss, grad = kl_divergence_and_grad(x, z)
+    assert loss.dtype == grad.dtype == np.float64
+    assert loss == kl_divergence(x.astype(float), z.tolist())
+    got = kl_divergence_and_grad(x.astype(np.float16), z.astype(float))
+    assert (got.loss.dtype, got.grad.dtype) == (np.float32, np.float16)
+    assert got.loss == pytest.approx(float(loss), rel=1e-6)
+    assert kl_divergence(x.astype(ml_dtypes.bfloat16), z.astype(np.float16)) == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_empty():
+    loss, grad = kl_divergence_and_grad(np.empty((0, 3)), np.empty((0, 3)))
+    assert np.isnan(loss)
+    assert grad.shape == (0, 3)
+    assert kl_divergence(np.empty((0, 3)), np.empty((0, 3)), reduction="sum") == 0
+    assert kl_divergence(np.empty((2, 0)), np.empty((2, 0)), reduction="none").tolist() == [0, 0]
+    assert kl_divergence(np.zeros(3), np.zeros(3), reduction="none").shape == ()
+
+
+def test_errors():
+    x = np.zeros((4, 3))
+    for value in (0.0, -1.0, np.inf, np.nan):
+        with pytest.raises(ValueError, match="temperature must be greater than 0 and finite in float64, got"):
+            kl_divergence(x, x, temperature=value)
+    with pytest.raises(TypeError, match="temperature must be a real number, got 'hot'"):
+        kl_divergence(x, x, temperature="hot")
+    with pytest.raises(ValueError, match=r"target_logits must have the shape of logits, \(4, 3\), got \(4,\)"):
+        kl_divergence(x, np.zeros(4))
+    with pytest.raises(TypeError, match="target_logits must hold real numbers"):
+        kl_divergence(x, x.astype(complex))
+    with pytest.raises(TypeError, match="target_logits must not be a masked array"):
+        kl_divergence(x, np.ma.masked_array(x))
+    with pytest.raises(ValueError, match="reduction must be 'mean', 'sum' or 'none', got 'batchmean'"):
+        kl_divergence(x, x, reduction="batchmean")
+    with pytest.raises(np.exceptions.AxisError):
+        kl_divergence(x, x, axis=2)
+    memory = np.zeros((5, 3))
+    with pytest.raises(ValueError, match="out must not overlap target_logits, unless it is the very same array"):
+        kl_divergence_and_grad(x, memory[:4], out=memory[1:])
+    out = np.ones((4, 3))
+    with pytest.raises(ValueError, match=r"grad_output must have shape \(4,\), the loss's, got \(3,\)"):
+        kl_divergence_and_grad(x, x, reduction="none", grad_output=np.ones(3), out=out)
+    with pytest.raises(ValueError, match="grad_output must be a scalar here"):
+        kl_divergence_and_grad(x, x, grad_output=np.ones(4), out=out)
+    assert (out == 1).all()
+
+
+@given(
+    shape=st.sampled_from([(4, 3), (3, 35), (2, 600)]),
+    dtype=st.sampled_from(DTYPES),
+    temperature=st.floats(0.5, 20.0),
+    spread=st.floats(0.0, 10.0),
+    reduction=st.sampled_from(["mean", "sum"]),
+    seed=st.integers(0, 10),
+)
+def test_any_options(shape, dtype, temperature, spread, reduction, seed):
+    x, z = pair(np.random.default_rng(seed), shape, dtype, spread)
+    loss, grad = kl_divergence_and_grad(x, z, temperature=temperature, reduction=reduction, grad_output=0.5)
+    losses, grads, size = expected(x, z, temperature=temperature)
+    count = shape[0] if reduction == "mean" else 1
+    eps = float(finfo(computed(dtype)).eps)
+    assert abs(float(loss) - float(losses.sum()) / count) <= 100 * eps * float(losses.sum()) / count + 100 * eps**2
+    assert_within(grad, grads / 2 / count, 8, dtype, scale=size / 2 / count)
