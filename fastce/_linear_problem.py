@@ -1,0 +1,194 @@
+"""Checked arguments of a linear layer and its loss, and what their gradients may be written to."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce._arrays import Array, as_index, as_real, check_out, refuse_masked, rule
+from fastce._linear_chunks import Backward, Layer, Terms, chunks_of, run
+from fastce._problem import smoothing_terms
+from fastce._targets import (
+    as_ignore_index,
+    as_labels,
+    as_number,
+    as_weights,
+    check_reduction,
+    check_smoothing,
+    mean,
+    positive,
+    raise_label,
+)
+from fastce.kernels import launch
+
+
+class LinearProblem:
+    """Checked arguments."""
+
+    def __init__(
+        self,
+        hidden: npt.ArrayLike,
+        weight: npt.ArrayLike,
+        target: npt.ArrayLike,
+        bias: npt.ArrayLike | None,
+        class_weight: npt.ArrayLike | None,
+        ignore_index: int,
+        label_smoothing: float,
+        z_loss: float,
+        softcap: float | None,
+        reduction: str,
+        normalizer: float | None,
+        max_bytes: int,
+    ) -> None:
+        self.hidden, self.weight = as_real(hidden, "hidden"), as_real(weight, "weight")
+        _check_shapes(self.hidden, self.weight)
+        self.classes = classes = len(self.weight)
+        self.bias = None if bias is None else _vector(bias, classes, "bias")
+        self.target = _as_target(target, self.hidden.shape[:-1])
+        arrays = [x for x in (self.hidden, self.weight, self.bias) if x is not None]
+        self.dtype = np.result_type(*(rule(x).compute for x in arrays))
+        self.given = {"hidden": hidden, "weight": weight, "target": target, "bias": bias, "class_weight": class_weight}
+        self.ignore_index = as_ignore_index(ignore_index)
+        self.class_weight = None
+        if class_weight is not None:
+            self.class_weight = as_weights(class_weight, (classes,), "class_weight", "one per class").astype(self.dtype)
+        self.smoothing = smoothing_terms(check_smoothing(label_smoothing), classes, self.class_weight)
+        self.z_loss = as_number(z_loss, "z_loss")
+        self.softcap = None if softcap is None else _cap(softcap)
+        check_reduction(reduction)
+        self.reduction = reduction
+        self.normalizer = None if normalizer is None else positive(normalizer, "normalizer")
+        self.max_bytes = int(_at_least(as_index(max_bytes, "max_bytes"), 1, "max_bytes"))
+
+    def gradient_arrays(
+        self, d_hidden: object, d_weight: object, d_bias: object, accumulate: bool
+    ) -> tuple[Array, Array, Array | None]:
+        """Return the given arrays, if the gradients can be written there, or for None new ones.
+
+        New ones that are to be added to hold zeros.
+        """
+        if d_bias is not None and self.bias is None:
+            raise ValueError("d_bias_out has no gradient to take, as there is no bias")
+        found: dict[str, Array] = {}
+        for name, out, like in (
+            ("d_hidden_out", d_hidden, self.hidden),
+            ("d_weight_out", d_weight, self.weight),
+            ("d_bias_out", d_bias, self.bias),
+        ):
+            if like is not None:
+                found[name] = self._gradient_array(out, name, like, found)
+                if out is None and accumulate:
+                    found[name][...] = 0
+        return found["d_hidden_out"], found["d_weight_out"], found.get("d_bias_out")
+
+    def _gradient_array(self, out: object, name: str, like: Array, others: dict[str, Array]) -> Array:
+        dtype = rule(like).result
+        if out is None:
+            return np.empty_like(like, dtype, subok=False)
+        own = ("hidden",) if name == "d_hidden_out" else ()  # its rows are read before they are written
+        try:
+            array = check_out(out, like.shape, dtype, own, [self.given[other] for other in own])
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"{name}{str(error).removeprefix('out')}") from None
+        for other, x in (*self.given.items(), *others.items()):
+            if other not in own and isinstance(x, np.ndarray) and _overlap(array, x):
+                raise ValueError(f"{name} must not overlap {other}")
+        return array
+
+    def solve(
+        self,
+        grad_output: npt.ArrayLike | None,
+        gradients: tuple[Array, Array, Array | None] | None,
+        accumulate: bool = False,
+    ) -> Any:
+        """Return the reduced loss; write the gradients where arrays for them are given."""
+        scale, upstream = self._upstream(grad_output)
+        labels = as_labels(self.target)
+        kept = self._kept(labels)
+        denominator = kept if self.normalizer is None else self.normalizer
+        if self.reduction == "mean":
+            scale *= mean(1.0, denominator)
+        terms = Terms(self.ignore_index, self.class_weight, self.smoothing, self.z_loss, self.softcap, scale)
+        losses = np.zeros(len(labels), self.dtype)
+        with np.errstate(all="ignore"):  # infinite and NaN logits are the caller's affair
+            layer = Layer(self.hidden, self.weight, self.bias, self.dtype)
+            chunks, ignored = chunks_of(labels, self.ignore_index, layer, self.max_bytes)
+            backward = None if gradients is None else Backward(layer, *gradients, accumulate, len(chunks))
+            run(layer, labels, terms, upstream, losses, chunks, backward)
+            if backward is not None:
+                backward.finish(ignored)
+        if self.reduction == "none":
+            return losses.reshape(self.target.shape)[()]
+        total = launch.total(losses)
+        return self.dtype.type(mean(total, denominator) if self.reduction == "mean" else total)
+
+    def _upstream(self, grad_output: npt.ArrayLike | None) -> tuple[float, Array | None]:
+        """Return what the gradients are multiplied by: one factor and, or None, one a sample."""
+        if grad_output is None:
+            return 1.0, None
+        if self.reduction == "none" and np.ndim(grad_output):
+            values = as_weights(grad_output, self.target.shape, "grad_output", "the loss's")
+            return 1.0, values.astype(self.dtype).reshape(-1)
+        return as_number(grad_output, "grad_output"), None
+
+    def _kept(self, labels: Array) -> float:
+        """Return the weight of the samples that count, or raise IndexError for a bad label."""
+        weight = None if self.class_weight is None else self.class_weight.astype(np.float64)
+        position, kept = launch.scan_labels(labels, self.classes, self.ignore_index, weight, None)
+        if position >= 0:
+            raise_label(self.target, position, self.classes, self.ignore_index)
+        return kept
+
+
+def _check_shapes(hidden: Array, weight: Array) -> None:
+    if hidden.ndim == 0:
+        raise ValueError("hidden must have at least one dimension, the features; got a scalar")
+    features = hidden.shape[-1]
+    if weight.ndim != 2 or weight.shape[1] != features:
+        message = (
+            f"weight has shape {weight.shape}, expected (V, {features}): "
+            f"hidden has shape {hidden.shape}, with the features along its last axis"
+        )
+        fits = weight.ndim == 2 and weight.shape[0] == features
+        raise ValueError(f"{message}; weight.T would fit" if fits else message)
+
+
+def _as_target(target: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return class indices of this shape."""
+    refuse_masked(target, "target")
+    array = np.asarray(target)
+    if array.shape != shape:
+        message = f"target has shape {array.shape}, expected {shape}, a class index for each row of hidden"
+        fits = array.size == math.prod(shape)
+        raise ValueError(f"{message}; target.reshape{shape} would fit" if fits else message)
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"class indices must be integers, got dtype {array.dtype}; use target.astype(int)")
+    return array
+
+
+def _vector(values: npt.ArrayLike, classes: int, name: str) -> Array:
+    array = as_real(values, name)
+    if array.shape != (classes,):
+        raise ValueError(f"{name} must have shape {(classes,)}, one per class, got {array.shape}")
+    return array
+
+
+def _at_least(value: float, least: float, name: str) -> float:
+    if not least <= value < math.inf:
+        raise ValueError(f"{name} must be at least {least:g}, got {value!r}")
+    return value
+
+
+def _cap(softcap: object) -> float:
+    value = as_number(softcap, "softcap")
+    if not 0.0 < value < math.inf:
+        raise ValueError(f"softcap must be greater than 0, got {softcap!r}")
+    return value
+
+
+def _overlap(a: Array, b: Array) -> bool:
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
