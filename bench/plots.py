@@ -66,7 +66,7 @@ def _speed_panel(ax: Axes, group: list[Any]) -> None:
     for name in CONTENDERS:
         points = [(c.batch, c.elements / rows[name]["median"] / 1e6) for c, rows in group if name in rows]
         if points:
-            ax.plot(*zip(*points, strict=True), label=label(name), markersize=4, **LOOK[name])
+            ax.plot(*zip(*points, strict=True), label=label(name), markersize=4, **LOOK.get(name, {}))
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")
     batches = sorted({case.batch for case, _ in group})

@@ -2,25 +2,47 @@
 
 from fastce._binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
 from fastce._config import show_config
-from fastce._cross_entropy import CrossEntropyLoss, LossAndGrad, cross_entropy, cross_entropy_and_grad
+from fastce._criterion import CrossEntropyLoss, LossParts
+from fastce._cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
+from fastce._evaluate import Evaluation, evaluate
+from fastce._focal import focal_loss, focal_loss_and_grad
 from fastce._from_probs import cross_entropy_from_probs, cross_entropy_from_probs_and_grad
+from fastce._kl import kl_divergence, kl_divergence_and_grad
+from fastce._linear import LinearCrossEntropy, linear_cross_entropy, linear_cross_entropy_and_grad
+from fastce._score import Score, score
+from fastce._second import GradAndHessian, cross_entropy_grad_and_hessian, cross_entropy_hvp
 from fastce._softmax import log_softmax, logsumexp, softmax
 from fastce._vjp import log_softmax_vjp, logsumexp_vjp, softmax_vjp
 from fastce._warmup import warmup
 
 __all__ = [
     "CrossEntropyLoss",
+    "Evaluation",
+    "GradAndHessian",
+    "LinearCrossEntropy",
     "LossAndGrad",
+    "LossParts",
+    "Score",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_and_grad",
     "cross_entropy",
     "cross_entropy_and_grad",
     "cross_entropy_from_probs",
     "cross_entropy_from_probs_and_grad",
+    "cross_entropy_grad_and_hessian",
+    "cross_entropy_hvp",
+    "evaluate",
+    "focal_loss",
+    "focal_loss_and_grad",
+    "kl_divergence",
+    "kl_divergence_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
     "log_softmax",
     "log_softmax_vjp",
     "logsumexp",
     "logsumexp_vjp",
+    "score",
     "show_config",
     "softmax",
     "softmax_vjp",
