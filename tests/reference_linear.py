@@ -36,7 +36,7 @@ def linear(
     h, w = np.where(kept[..., None], real(hidden), 0), real(weight)
     raw = h @ w.T + (0 if bias is None else real(bias))
     x = raw if softcap is None else softcap * np.tanh(raw / softcap)
-    t, _, denominator = reference.coefficients(
+    t, _, denominator, _ = reference.coefficients(
         x.shape, target, weight=class_weight, ignore_index=ignore_index, label_smoothing=label_smoothing
     )
     lse = reference.logsumexp(x)

@@ -29,7 +29,7 @@ def test_docstrings(name):
 def test_every_public_function_has_an_example():
     for name in fastce.__all__:
         public = getattr(fastce, name)
-        if name != "LossAndGrad":
+        if not (isinstance(public, type) and issubclass(public, tuple)):  # results are shown where they come from
             assert ">>> " in public.__doc__, f"{name} shows no example"
 
 

@@ -54,7 +54,7 @@ def expected(x, target, u, scale=1.0):
 def product(x, target, v, **options):
     """The product by the formula with the oracle's coefficients; classes last."""
     reduction = options.pop("reduction", "mean")
-    t, kept, denominator = reference.coefficients(x.shape, target, **options)
+    t, kept, denominator, _ = reference.coefficients(x.shape, target, **options)
     p = reference.softmax(x)
     v = real(v)
     slope = t.sum(-1) / (denominator if reduction == "mean" else 1)
