@@ -262,7 +262,7 @@ class _Product(Problem):
         """Return ``out`` if the product can be written there, or for None a new array."""
         if out is None:
             return self.grad_array()
-        names = "logits", "target", "weight", "sample_weight", "v"
+        names = "logits", "target", "weight", "sample_weight", "where", "v"
         inputs = (self.logits, *self.given, v if isinstance(v, np.ndarray) else vector)
         return check_out(out, self.logits.shape, rule(self.logits).result, names, inputs)
 
