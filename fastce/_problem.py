@@ -76,6 +76,7 @@ class Problem:
         self.smoothing: tuple[float, float, float] | None = None
         self.labels: Array | None = None
         self.found: Array | None = None
+        self.fresh = False
         self.given = (target, weight, sample_weight, where)
         classes = logits.shape[axis]
         if not are_probabilities(target, logits, axis, self.what):
@@ -107,6 +108,7 @@ class Problem:
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
         dtype = rule(self.logits).result
+        self.fresh = out is None
         if out is None:
             return np.empty_like(self.logits, dtype, subok=False)
         names = self.what, "target", "weight", "sample_weight", "where"
@@ -162,7 +164,7 @@ class Problem:
             weights = self.weight, self.sample_weight, self.smoothing, self.z_loss, upstream
             position, kept, total = launch.run_hard(
                 views[0][0], self.labels, self.ignore_index, *weights, scale, self.reduction == "mean", self.found,
-                loss, views[1],
+                loss, views[1], self.fresh,
             )  # fmt: skip
             if position >= 0:
                 self._raise_label(position)
@@ -191,9 +193,9 @@ class Problem:
             weight = smoothing = None  # they are in the targets already
         rest = weight, part(self.sample_weight), smoothing, self.z_loss, part(upstream), scale
         if len(block.inputs) > 1:
-            launch.run_soft(*block.inputs, *rest, found, part(loss), block.out)
+            launch.run_soft(*block.inputs, *rest, found, part(loss), block.out, fresh=self.fresh)
         else:
-            options = (*rest, False, found, part(loss), block.out)
+            options = (*rest, False, found, part(loss), block.out, self.fresh)
             launch.run_hard(block.inputs[0], part(self.labels), self.ignore_index, *options)
         if found is not None:
             part(self.found)[...] = found

@@ -302,7 +302,7 @@ def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out:
     if x.size:
         for block in _blocks(x_, axis_, where, x.shape, goal, -np.inf if logs else 0.0):
             if logs:
-                launch.run_softmax(block.inputs[0], None, None, block.out)
+                launch.run_softmax(block.inputs[0], None, None, block.out, fresh)
             else:
-                launch.run_softmax(block.inputs[0], None, block.out, None)
+                launch.run_softmax(block.inputs[0], None, block.out, None, fresh)
     return out[()] if fresh and not x.ndim else out  # a scalar for a scalar, as in NumPy

@@ -59,7 +59,7 @@ def logsumexp_vjp(
     if x.size:
         for block in blocks(axis, dtype, (x,), result):
             parts = [values[block.start : block.stop] for values in per_sample]
-            launch.run_vjp(launch.LOGSUMEXP_VJP, block.inputs[0], *parts, block.out)
+            launch.run_vjp(launch.LOGSUMEXP_VJP, block.inputs[0], *parts, block.out, fresh=out is None)
     return result
 
 
@@ -151,7 +151,7 @@ def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: 
     result = _result(y, out, {"g": g, name: y})
     if y.size:
         for block in blocks(axis, rule(y).compute, (y, g), result):
-            launch.run_vjp(op, *block.inputs, block.out)
+            launch.run_vjp(op, *block.inputs, block.out, fresh=out is None)
     return result
 
 

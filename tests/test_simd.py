@@ -11,8 +11,6 @@ from fastce.kernels.memory import (
     load_labels,
     load_n,
     load_one,
-    load_square,
-    max_rows,
     narrow_labels,
     offset,
     row,
@@ -20,8 +18,6 @@ from fastce.kernels.memory import (
     store,
     store_n,
     store_one,
-    store_square,
-    sum_rows,
     will_write,
 )
 from fastce.kernels.simd import (
@@ -44,6 +40,7 @@ from fastce.kernels.simd import (
     where,
     widen,
 )
+from fastce.kernels.squares import load_square, max_rows, store_square, sum_rows
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 INTEGER = {np.float32: np.int32, np.float64: np.int64}

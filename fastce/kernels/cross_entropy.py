@@ -37,6 +37,7 @@ from fastce.kernels.memory import (
     offset,
     row,
     scratch,
+    settle,
     store,
     store_n,
     store_one,
@@ -45,6 +46,7 @@ from fastce.kernels.samples import scan, total_of
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import bits, full, get_lane, lane_index, lanes, set_lane, where
 from fastce.kernels.split import chunk_count, chunk_of
+from fastce.kernels.streams import write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp, log1p
 
@@ -167,11 +169,12 @@ def hard_short_rows(
                 q = row(grad, start + r)
                 label = target[start + r]
                 if label == ignore_index:
-                    rows.fill_zero(q, classes)
+                    write(q, classes, False, rows.zero, (top,))
                 else:
                     e = offset(exps, r * short_rows.stride(x))
                     minus = given(smoothing, get_lane(_spread(slope, smoothing), r))
-                    short_rows.write(e, q, classes, get_lane(factor, r), class_weight, minus)
+                    terms = (e, get_lane(factor, r), class_weight, minus)
+                    write(q, classes, False, short_rows.gradient, terms)
                     store_one(q, label, get_lane(label_gradient, r))
     return position, denominator, total_of(loss)
 
@@ -196,7 +199,7 @@ def _stats(p, classes, loss, found, i):
 @kernel
 def hard_rows(
     x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
-    found, loss, grad, per_block,
+    found, loss, grad, per_block, streamed,
 ):  # fmt: skip
     """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
     count, classes = x.shape
@@ -231,12 +234,14 @@ def hard_rows(
                 q = row(grad, start + r)
                 label = target[start + r]
                 if label == ignore_index:
-                    rows.fill_zero(q, classes)
+                    write(q, classes, streamed, rows.zero, (top,))
                 else:
-                    p = row(x, start + r)
                     minus = given(smoothing, get_lane(_spread(slope, smoothing), r))
-                    rows.write_gradient(p, q, classes, get_lane(top, r), get_lane(factor, r), class_weight, minus)
+                    terms = (row(x, start + r), get_lane(top, r), get_lane(factor, r), class_weight, minus)
+                    write(q, classes, streamed, rows.gradient, terms)
                     store_one(q, label, get_lane(label_gradient, r))
+            if streamed:
+                settle()
     return position, denominator, total_of(loss)
 
 
@@ -350,7 +355,19 @@ def pick_labels(x, target, ignore_index, at_labels):
 
 @kernel
 def hard_split(
-    x, target, ignore_index, class_weight, sample_weight, z_loss, upstream, scale, loss, grad, found, at_labels
+    x,
+    target,
+    ignore_index,
+    class_weight,
+    sample_weight,
+    z_loss,
+    upstream,
+    scale,
+    loss,
+    grad,
+    streamed,
+    found,
+    at_labels,
 ):
     """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``found``.
 
@@ -367,7 +384,7 @@ def hard_split(
             if start == 0 and loss is not None:
                 store_one(row(loss, i), 0, 0.0)
             if grad is not None:
-                rows.fill_zero(q, classes)
+                write(q, classes, streamed, rows.zero, (full(x, 0.0),))
         else:
             top = full(x, found[0, i])
             rest = full(x, found[1, i])
@@ -382,6 +399,9 @@ def hard_split(
             if grad is not None:
                 factor, label_gradient = _gradient(top, rest, at_label, label_weight, None, z_loss)
                 p = offset(row(x, i), start)
-                rows.write_gradient(p, q, classes, found[0, i], get_lane(factor * slope, 0), None, None)
+                terms = (p, found[0, i], get_lane(factor * slope, 0), None, None)
+                write(q, classes, streamed, rows.gradient, terms)
                 if start <= label < start + classes:
                     store_one(q, label - start, get_lane(label_gradient * slope, 0))
+                if streamed:
+                    settle()

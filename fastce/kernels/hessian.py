@@ -16,24 +16,22 @@ from numba import prange
 
 from fastce.kernels import rows, tiles
 from fastce.kernels.cross_entropy import sample_scales
-from fastce.kernels.jit import block, kernel
-from fastce.kernels.memory import load, load_n, row, scratch, store, store_n
+from fastce.kernels.jit import block, inline, kernel
+from fastce.kernels.memory import load, load_n, row, scratch, store
 from fastce.kernels.rows import VALUES
 from fastce.kernels.simd import full, lanes, maximum, reduce_add, reduce_max, where
+from fastce.kernels.streams import write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp
 
 
-@block
-def _write_diagonal(p, q, classes, top, rest, slope):
-    """Write slope * softmax * (1 - softmax)."""
-    width = lanes(p)
+@inline
+def _diagonal(j, n, p, top, rest, slope):
+    """Return slope * softmax * (1 - softmax)."""
+    e = exp(load_n(p, j, n, 0.0) - top)
     rest_ = full(p, rest)
     factor = full(p, 1.0) / (rest_ + 1.0)
-    for j in range(0, classes, width):
-        n = classes - j
-        e = exp(load_n(p, j, n, 0.0) - top)
-        store_n(q, j, n, (e * factor) * (((1.0 - e) + rest_) * factor) * slope)
+    return (e * factor) * (((1.0 - e) + rest_) * factor) * slope
 
 
 @kernel
@@ -45,7 +43,7 @@ def diagonal_rows(x, sample_weight, scale, hessian):
         slope = scale
         if sample_weight is not None:
             slope = scale * sample_weight[i]
-        _write_diagonal(row(x, i), row(hessian, i), classes, top, rest, slope)
+        write(row(hessian, i), classes, False, _diagonal, (row(x, i), top, rest, slope))
 
 
 @kernel
@@ -94,15 +92,12 @@ def _mean(p, v, classes, top, rest, centre):
     return total / (rest + 1.0)
 
 
-@block
-def _write_product(p, v, q, classes, top, rest, centre, mean, slope):
-    """Write slope * softmax * (v - centre - mean)."""
-    width = lanes(p)
+@inline
+def _product(j, n, p, v, top, rest, centre, mean, slope):
+    """Return slope * softmax * (v - centre - mean)."""
+    e = exp(load_n(p, j, n, 0.0) - top)
     factor = full(p, 1.0) / (full(p, rest) + 1.0)
-    for j in range(0, classes, width):
-        n = classes - j
-        e = exp(load_n(p, j, n, 0.0) - top)
-        store_n(q, j, n, (e * factor) * ((load_n(v, j, n, 0.0) - centre) - mean) * slope)
+    return (e * factor) * ((load_n(v, j, n, 0.0) - centre) - mean) * slope
 
 
 @kernel
@@ -112,13 +107,13 @@ def product_rows(x, v, slopes, out):
     for i in prange(x.shape[0]):
         slope = slopes[i]
         if slope == 0.0:
-            rows.fill_zero(row(out, i), classes)
+            write(row(out, i), classes, False, rows.zero, (full(x, 0.0),))
         else:
             p, g = row(x, i), row(v, i)
             top, rest = rows.stats(p, classes)
             centre = _at_greatest(p, g, classes, top)
             mean = _mean(p, g, classes, top, rest, centre)
-            _write_product(p, g, row(out, i), classes, top, rest, centre, mean, slope)
+            write(row(out, i), classes, False, _product, (p, g, top, rest, centre, mean, slope))
 
 
 @kernel

@@ -44,6 +44,7 @@ from fastce.kernels.tiles import MAX_CLASSES
 
 PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
+STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
 PANELS_A_THREAD = 2  # panels get narrower until there are as many
 
 Array = npt.NDArray[Any]
@@ -112,12 +113,13 @@ class _Threads:
 _threads = _Threads()
 
 
-def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None) -> None:
-    """Run the softmax family; see ``kernels.softmax``."""
+def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None, fresh: bool = False) -> None:
+    """Run the softmax family; see ``kernels.softmax``. ``fresh`` results have never been written to."""
+    goal = logs if probs is None else probs
     if _is_split(x):
-        _launch(softmax.softmax_split, x, lse, probs, logs, _split_stats(x))
+        _launch(softmax.softmax_split, x, lse, probs, logs, _is_streamed(x, goal, fresh), _split_stats(x))
     else:
-        _run(SOFTMAX, (x, lse, probs, logs))
+        _run(SOFTMAX, (x, lse, probs, logs), goal, fresh)
 
 
 def run_hard(
@@ -134,12 +136,13 @@ def run_hard(
     found: Array | None,
     loss: Array | None,
     grad: Array | None,
+    fresh: bool = False,
 ) -> tuple[int, float, float]:
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
     weights = class_weight, sample_weight
     if smoothing is not None or not _is_split(x):
         options = (smoothing, z_loss, upstream, scale, is_mean)
-        return _run(HARD, (x, target, ignore_index, *weights, *options, found, loss, grad))  # type: ignore[no-any-return]
+        return _run(HARD, (x, target, ignore_index, *weights, *options, found, loss, grad), grad, fresh)  # type: ignore[no-any-return]
     wide = [None if w is None else w.astype(np.float64) for w in weights]
     position, denominator = scan_labels(target, x.shape[1], ignore_index, *wide)
     if position >= 0:
@@ -148,14 +151,14 @@ def run_hard(
     cross_entropy.pick_labels(False, (x, target, ignore_index, at_labels))
     stats = found if loss is None else _split_stats(x, found)
     scale = float(np.divide(scale, denominator)) if is_mean else scale
-    arrays = (loss, grad, stats, at_labels)
+    arrays = (loss, grad, _is_streamed(x, grad, fresh), stats, at_labels)
     _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, upstream, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
 
 
-def run_soft(x: Array, target: Array, *options: Any) -> float:
+def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
-    return _run(SOFT, (x, target, *options))  # type: ignore[no-any-return]
+    return _run(SOFT, (x, target, *options), options[-1], fresh)  # type: ignore[no-any-return]
 
 
 def _computed(x: Array) -> np.dtype[Any]:
@@ -177,15 +180,28 @@ def _split_stats(x: Array, stats: Array | None = None) -> Array:
     return stats
 
 
-def run_vjp(op: Vjp, x: Array, *args: Any) -> None:
+def run_vjp(op: Vjp, x: Array, *args: Any, fresh: bool = False) -> None:
     """Run a backward pass of the softmax family; see ``kernels.vjp``."""
     if x.ndim == 3:
         _launch(op.columns, x, *args, _panel(x))
+    elif x.shape[1] <= MAX_CLASSES and op.tiles is not op.rows:
+        _launch(op.tiles, x, *args)
     else:
-        _launch(op.tiles if x.shape[1] <= MAX_CLASSES else op.rows, x, *args)
+        _launch(op.rows, x, *args, _is_streamed(x, args[-1], fresh))
 
 
-def _run(op: Op, args: tuple[Any, ...]) -> Any:
+def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
+    """Tell whether a result of long rows goes past the caches: one too large for them, whose lines none of them holds.
+
+    The lines of ``x`` are held by the cache that has just read them, those of a fresh array
+    by the one through which the system has cleared it.
+    """
+    if out is None or fresh or out.nbytes < STREAMED_BYTES:
+        return False
+    return x.shape[1] * _computed(x).itemsize > 64 * VALUES and out.ctypes.data != x.ctypes.data
+
+
+def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
     """Run the driver of the regime; columns and rows are told how many values or rows go together."""
     x = args[0]
     classes = x.shape[1]
@@ -196,8 +212,10 @@ def _run(op: Op, args: tuple[Any, ...]) -> Any:
         kernel = op.tiles
     else:
         lanes = 64 // _computed(x).itemsize
-        kernel = op.short_rows if classes <= lanes * VALUES else op.rows
         args = (*args, max(min(KEPT // -(-classes // lanes), lanes), 1))
+        kernel = op.short_rows
+        if classes > lanes * VALUES:
+            kernel, args = op.rows, (*args, _is_streamed(x, out, fresh))
     return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
 
 

@@ -1,4 +1,4 @@
-"""Memory for SIMD values: typed pointers, masked loads and stores, scratch, transposition.
+"""Memory for SIMD values: typed pointers, masked and streamed loads and stores, scratch.
 
 Values are float32 or float64. 16-bit floats exist in memory only: they are widened by every
 load, rounded to nearest even by every store.
@@ -15,7 +15,6 @@ from numba.extending import intrinsic, overload
 
 from fastce.kernels.simd import (
     BFLOAT16,
-    BYTES,
     FLOAT16,
     I32,
     I64,
@@ -25,7 +24,6 @@ from fastce.kernels.simd import (
     first,
     llvm_type,
     meet,
-    shuffle,
     value_type,
 )
 
@@ -99,7 +97,7 @@ def scratch(typingctx, like, values):
 # --- the form elements have in memory ----------------------------------------
 
 
-def _raw(simd, dtype):
+def raw_type(simd, dtype):
     """Return the LLVM type of one value in memory."""
     return ir.VectorType(ir.IntType(16), simd.lanes) if dtype in (FLOAT16, BFLOAT16) else llvm_type(simd)
 
@@ -113,7 +111,7 @@ def _constant(example, value):
     return ir.Constant(example, [value] * example.count if isinstance(example, ir.VectorType) else value)
 
 
-def _widen(builder, raw, dtype):
+def from_memory(builder, raw, dtype):
     """Bring what memory holds to what is computed with; scalars and vectors."""
     if dtype == FLOAT16:
         half = builder.bitcast(raw, _like(raw.type, ir.HalfType()))
@@ -124,7 +122,7 @@ def _widen(builder, raw, dtype):
     return raw
 
 
-def _narrow(builder, value, dtype):
+def to_memory(builder, value, dtype):
     """Round to what memory holds, to nearest even; NaN stays NaN."""
     if dtype == FLOAT16:
         half = builder.fptrunc(value, _like(value.type, ir.HalfType()))
@@ -140,11 +138,11 @@ def _narrow(builder, value, dtype):
     return value
 
 
-def _at(builder, p, k, vector):
+def place(builder, p, k, vector):
     return builder.bitcast(builder.gep(p, [k]), vector.as_pointer())
 
 
-def _align(vector):
+def alignment(vector):
     width = {ir.FloatType(): 4, ir.DoubleType(): 8}
     return width.get(vector.element) or vector.element.width // 8
 
@@ -154,13 +152,13 @@ def _name(vector):
     return f"v{vector.count}{kind.get(vector.element) or f'i{vector.element.width}'}.p0"
 
 
-def _masked_load(builder, pointer, mask, fill):
-    align = ir.Constant(I32, _align(fill.type))
+def masked_load(builder, pointer, mask, fill):
+    align = ir.Constant(I32, alignment(fill.type))
     return call(builder, f"llvm.masked.load.{_name(fill.type)}", fill.type, [pointer, align, mask, fill])
 
 
-def _masked_store(builder, value, pointer, mask):
-    align = ir.Constant(I32, _align(value.type))
+def masked_store(builder, value, pointer, mask):
+    align = ir.Constant(I32, alignment(value.type))
     call(builder, f"llvm.masked.store.{_name(value.type)}", ir.VoidType(), [value, pointer, align, mask])
 
 
@@ -173,9 +171,9 @@ def load(typingctx, p, k):
     simd = value_type(p)
 
     def codegen(context, builder, sig, args):
-        vector = _raw(simd, p.dtype)
-        raw = builder.load(_at(builder, args[0], args[1], vector), align=_align(vector))
-        return _widen(builder, raw, p.dtype)
+        vector = raw_type(simd, p.dtype)
+        raw = builder.load(place(builder, args[0], args[1], vector), align=alignment(vector))
+        return from_memory(builder, raw, p.dtype)
 
     return simd(p, types.intp), codegen
 
@@ -199,14 +197,14 @@ def load_n(typingctx, p, k, n, fill):
     simd = value_type(p)
 
     def codegen(context, builder, sig, args):
-        vector = _raw(simd, p.dtype)
-        pointer = _at(builder, args[0], args[1], vector)
+        vector = raw_type(simd, p.dtype)
+        pointer = place(builder, args[0], args[1], vector)
         mask = first(builder, args[2], simd)
         others = meet(context, builder, args[3], fill, simd)
         if vector == others.type:
-            return _masked_load(builder, pointer, mask, others)
-        raw = _masked_load(builder, pointer, mask, _constant(vector, 0))
-        return builder.select(mask, _widen(builder, raw, p.dtype), others)
+            return masked_load(builder, pointer, mask, others)
+        raw = masked_load(builder, pointer, mask, _constant(vector, 0))
+        return builder.select(mask, from_memory(builder, raw, p.dtype), others)
 
     return simd(p, types.intp, types.intp, fill), codegen
 
@@ -216,7 +214,7 @@ def load_one(typingctx, p, k):
     """Return the element ``k`` after ``p``."""
 
     def codegen(context, builder, sig, args):
-        return _widen(builder, builder.load(builder.gep(args[0], [args[1]])), p.dtype)
+        return from_memory(builder, builder.load(builder.gep(args[0], [args[1]])), p.dtype)
 
     return value_type(p).element(p, types.intp), codegen
 
@@ -228,7 +226,7 @@ def load_as(typingctx, p, k, like):
 
     def codegen(context, builder, sig, args):
         vector = llvm_type(simd)
-        return builder.load(_at(builder, args[0], args[1], vector), align=_align(vector))
+        return builder.load(place(builder, args[0], args[1], vector), align=alignment(vector))
 
     return simd(p, types.intp, like), codegen
 
@@ -238,10 +236,52 @@ def store(typingctx, p, k, value):
     """Write a value that starts ``k`` elements after ``p``."""
 
     def codegen(context, builder, sig, args):
-        raw = _narrow(builder, args[2], p.dtype)
-        builder.store(raw, _at(builder, args[0], args[1], raw.type), align=_align(raw.type))
+        raw = to_memory(builder, args[2], p.dtype)
+        builder.store(raw, place(builder, args[0], args[1], raw.type), align=alignment(raw.type))
 
     return types.void(p, types.intp, value), codegen
+
+
+@intrinsic
+def stream(typingctx, p, k, value):
+    """Write a value past the caches; ``k`` elements after ``p`` must be a multiple of its size.
+
+    Other threads see it after ``settle``.
+    """
+
+    def codegen(context, builder, sig, args):
+        raw = to_memory(builder, args[2], p.dtype)
+        pointer = place(builder, args[0], args[1], raw.type)
+        written = builder.store(raw, pointer, align=raw.type.count * alignment(raw.type))
+        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+
+    return types.void(p, types.intp, value), codegen
+
+
+@intrinsic
+def settle(typingctx):
+    """Put what was streamed before what is written from here on."""
+
+    def codegen(context, builder, sig, args):
+        if builder.module.triple.startswith("x86"):  # a full fence would wait for every line
+            call(builder, "llvm.x86.sse.sfence", ir.VoidType(), [])
+        else:
+            builder.fence("seq_cst")
+
+    return types.void(), codegen
+
+
+@intrinsic
+def until_aligned(typingctx, p):
+    """Return how many elements after ``p`` the next multiple of a value's size in memory lies."""
+    size = p.dtype.bitwidth // 8
+    whole = value_type(p).lanes * size
+
+    def codegen(context, builder, sig, args):
+        missing = builder.and_(builder.neg(builder.ptrtoint(args[0], I64)), ir.Constant(I64, whole - 1))
+        return builder.udiv(missing, ir.Constant(I64, size))
+
+    return types.intp(p), codegen
 
 
 @intrinsic
@@ -249,15 +289,15 @@ def store_n(typingctx, p, k, n, value):
     """Write the first ``n`` lanes of a value."""
 
     def codegen(context, builder, sig, args):
-        raw = _narrow(builder, args[3], p.dtype)
-        pointer = _at(builder, args[0], args[1], raw.type)
+        raw = to_memory(builder, args[3], p.dtype)
+        pointer = place(builder, args[0], args[1], raw.type)
         # machines without masks in hardware are slow at masked stores, even of whole values
         whole = builder.icmp_signed(">=", args[2], ir.Constant(I64, value.lanes))
         with builder.if_else(whole, likely=True) as (then, otherwise):
             with then:
-                builder.store(raw, pointer, align=_align(raw.type))
+                builder.store(raw, pointer, align=alignment(raw.type))
             with otherwise:
-                _masked_store(builder, raw, pointer, first(builder, args[2], value))
+                masked_store(builder, raw, pointer, first(builder, args[2], value))
 
     return types.void(p, types.intp, types.intp, value), codegen
 
@@ -270,7 +310,7 @@ def store_one(typingctx, p, k, scalar):
     """
 
     def codegen(context, builder, sig, args):
-        builder.store(_narrow(builder, args[2], p.dtype), builder.gep(args[0], [args[1]]))
+        builder.store(to_memory(builder, args[2], p.dtype), builder.gep(args[0], [args[1]]))
 
     return types.void(p, types.intp, value_type(p).element), codegen
 
@@ -283,7 +323,7 @@ def load_labels(typingctx, p, n, fill, like):
     def codegen(context, builder, sig, args):
         pointer = builder.bitcast(args[0], llvm_type(simd).as_pointer())
         others = meet(context, builder, args[2], fill, simd)
-        return _masked_load(builder, pointer, first(builder, args[1], simd), others)
+        return masked_load(builder, pointer, first(builder, args[1], simd), others)
 
     return simd(p, types.intp, fill, like), codegen
 
@@ -305,118 +345,11 @@ def gather(typingctx, p, indices):
     simd = Simd(value_type(p).element, indices.lanes)
 
     def codegen(context, builder, sig, args):
-        raw = ir.Constant(_raw(simd, p.dtype), ir.Undefined)
+        raw = ir.Constant(raw_type(simd, p.dtype), ir.Undefined)
         for i in range(simd.lanes):
             lane = ir.Constant(I32, i)
             pointer = builder.gep(args[0], [builder.extract_element(args[1], lane)])
             raw = builder.insert_element(raw, builder.load(pointer), lane)
-        return _widen(builder, raw, p.dtype)
+        return from_memory(builder, raw, p.dtype)
 
     return simd(p, indices), codegen
-
-
-# --- transposition -----------------------------------------------------------
-
-
-def _exchange(builder, a, b, stride):
-    """Swap the lanes of ``a`` that have the bit ``stride`` for those of ``b`` that have not."""
-    n = a.type.count
-    low = [k if not k & stride else n + k - stride for k in range(n)]
-    high = [k + stride if not k & stride else n + k for k in range(n)]
-    return shuffle(builder, a, b, low), shuffle(builder, a, b, high)
-
-
-def _transpose(builder, vectors):
-    """Transpose a square of vectors: log2(lanes) stages of two-input shuffles."""
-    vectors = list(vectors)
-    n = len(vectors)
-    stride = n // 2
-    while stride:
-        for i in range(n):
-            if not i & stride:
-                vectors[i], vectors[i | stride] = _exchange(builder, vectors[i], vectors[i | stride], stride)
-        stride //= 2
-    return vectors
-
-
-@intrinsic
-def load_square(typingctx, p, step, rows, classes, square):
-    """Transpose ``rows`` rows, ``step`` elements apart, ``classes`` of each, into ``square``.
-
-    Row r becomes lane r. Lanes past ``rows`` repeat the last row; classes past ``classes``
-    are unspecified.
-    """
-    simd, dtype = value_type(p), p.dtype
-
-    def codegen(context, builder, sig, args):
-        p, step, rows, classes, square = args
-        mask = first(builder, classes, simd)
-        last = builder.sub(rows, ir.Constant(I64, 1))
-        vector = _raw(simd, dtype)
-        undefined = ir.Constant(vector, ir.Undefined)
-        vectors = []
-        for i in range(simd.lanes):
-            index = ir.Constant(I64, i)
-            index = builder.select(builder.icmp_signed("<", index, rows), index, last)
-            pointer = _at(builder, p, builder.mul(step, index), vector)
-            vectors.append(_widen(builder, _masked_load(builder, pointer, mask, undefined), dtype))
-        for i, column in enumerate(_transpose(builder, vectors)):
-            builder.store(column, _at(builder, square, ir.Constant(I64, i * simd.lanes), column.type), align=BYTES)
-
-    return types.void(p, types.intp, types.intp, types.intp, square), codegen
-
-
-@intrinsic
-def store_square(typingctx, p, step, rows, classes, square):
-    """Transpose ``square`` back into memory: the inverse of ``load_square``."""
-    simd, dtype = value_type(p), p.dtype
-
-    def codegen(context, builder, sig, args):
-        p, step, rows, classes, square = args
-        vectors = []
-        for i in range(simd.lanes):
-            at = _at(builder, square, ir.Constant(I64, i * simd.lanes), llvm_type(simd))
-            vectors.append(builder.load(at, align=BYTES))
-        for i, column in enumerate(_transpose(builder, vectors)):
-            index = ir.Constant(I64, i)
-            wanted = builder.icmp_signed("<", index, rows)
-            count = builder.select(wanted, classes, ir.Constant(I64, 0))
-            raw = _narrow(builder, column, dtype)
-            pointer = _at(builder, p, builder.mul(step, index), raw.type)
-            _masked_store(builder, raw, pointer, first(builder, count, simd))
-
-    return types.void(p, types.intp, types.intp, types.intp, square), codegen
-
-
-def _row_reduction(square, combine):
-    """Return the signature and code of a reduction of each row of a square to one lane.
-
-    The tree of `simd.reduce_add`, for all rows at once and with each stage half as wide as the one before.
-    """
-    simd = value_type(square)
-
-    def codegen(context, builder, sig, args):
-        vectors = []
-        for i in range(simd.lanes):
-            at = _at(builder, args[0], ir.Constant(I64, i * simd.lanes), llvm_type(simd))
-            vectors.append(builder.load(at, align=BYTES))
-        stride = simd.lanes // 2
-        while stride:
-            pairs = [_exchange(builder, vectors[i], vectors[i + stride], stride) for i in range(stride)]
-            vectors = [combine(builder, low, high) for low, high in pairs]
-            stride //= 2
-        return vectors[0]
-
-    return simd(square), codegen
-
-
-@intrinsic
-def sum_rows(typingctx, square):
-    """Return in lane r the sum of the square's value r."""
-    return _row_reduction(square, lambda builder, a, b: builder.fadd(a, b))
-
-
-@intrinsic
-def max_rows(typingctx, square):
-    """Return in lane r the greatest lane of the square's value r; none may be NaN."""
-    return _row_reduction(square, lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))

@@ -14,8 +14,6 @@ from fastce.kernels.memory import (
     load,
     load_n,
     row,
-    store,
-    store_n,
 )
 from fastce.kernels.simd import (
     any_lane,
@@ -188,27 +186,13 @@ def has_nan(p, classes):
     return False
 
 
-@block
-def write_gradient(p, q, classes, top, factor, class_weight, minus):
-    """Write exp(x - top) * factor - w * minus; softmax where ``minus`` is None."""
-    width = lanes(p)
-    j = 0
-    while j + 2 * width <= classes:
-        a = exp(load(p, j) - top) * factor
-        b = exp(load(p, j + width) - top) * factor
-        if minus is not None:
-            a = a - share_of(class_weight, j, width, minus, a)
-            b = b - share_of(class_weight, j + width, width, minus, b)
-        store(q, j, a)
-        store(q, j + width, b)
-        j += 2 * width
-    while j < classes:
-        n = classes - j
-        a = exp(load_n(p, j, n, 0.0) - top) * factor
-        if minus is not None:
-            a = a - share_of(class_weight, j, n, minus, a)
-        store_n(q, j, n, a)
-        j += width
+@inline
+def gradient(j, n, p, top, factor, class_weight, minus):
+    """Return exp(x - top) * factor - w * minus; softmax where ``minus`` is None."""
+    value = exp(load_n(p, j, n, 0.0) - top) * factor
+    if minus is not None:
+        value = value - share_of(class_weight, j, n, minus, value)
+    return value
 
 
 @inline
@@ -219,16 +203,10 @@ def share_of(class_weight, j, n, minus, like):
     return load_n(row(class_weight, j), 0, n, 0.0) * minus
 
 
-@block
-def write_log_softmax(p, q, classes, top, log_sum):
-    """Write (x - top) - log_sum."""
-    width = lanes(p)
-    j = 0
-    while j + width <= classes:
-        store(q, j, (load(p, j) - top) - log_sum)
-        j += width
-    if j < classes:
-        store_n(q, j, classes - j, (load_n(p, j, classes - j, 0.0) - top) - log_sum)
+@inline
+def log_softmax(j, n, p, top, log_sum):
+    """Return (x - top) - log_sum."""
+    return (load_n(p, j, n, 0.0) - top) - log_sum
 
 
 @block
@@ -250,13 +228,10 @@ def gap_sum(p, class_weight, classes, top):
     return total
 
 
-@block
-def fill_zero(q, classes):
-    """Write 0 everywhere."""
-    width = lanes(q)
-    zero = full(q, 0.0)
-    for j in range(0, classes, width):
-        store_n(q, j, classes - j, zero)
+@inline
+def zero(j, n, like):
+    """Return 0."""
+    return full(like, 0.0)
 
 
 @block
@@ -279,17 +254,13 @@ def soft_sums(p, t, class_weight, classes, top, smoothing):
     return amount, dot
 
 
-@block
-def write_soft(p, t, q, class_weight, classes, top, rest, amount, slope, smoothing):
-    """Write slope * (amount * softmax - t), for targets after smoothing and weights."""
-    width = lanes(p)
-    top_, rest_, amount_, slope_ = full(p, top), full(p, rest), full(p, amount), full(p, slope)
+@inline
+def soft(j, n, p, t, class_weight, top, rest, amount, slope, smoothing):
+    """Return slope * (amount * softmax - t), for targets after smoothing and weights."""
+    share = soft_share_of(t, j, n, class_weight, smoothing)
+    rest_, amount_, slope_ = full(p, rest), full(p, amount), full(p, slope)
     factor = amount_ * slope_ / (rest_ + 1.0)
-    for j in range(0, classes, width):
-        n = classes - j
-        d = load_n(p, j, n, 0.0) - top_
-        share = soft_share_of(t, j, n, class_weight, smoothing)
-        store_n(q, j, n, soft_gradient(d, share, factor, rest_, amount_, slope_))
+    return soft_gradient(load_n(p, j, n, 0.0) - top, share, factor, rest_, amount_, slope_)
 
 
 @inline
@@ -321,19 +292,13 @@ def dot(p, g, classes):
     return total
 
 
-@block
-def write_softmax_vjp(p, g, q, classes, dot):
-    """Write p (g - dot)."""
-    width = lanes(p)
-    for j in range(0, classes, width):
-        n = classes - j
-        store_n(q, j, n, load_n(p, j, n, 0.0) * (load_n(g, j, n, 0.0) - dot))
+@inline
+def softmax_vjp(j, n, p, g, dot):
+    """Return p (g - dot)."""
+    return load_n(p, j, n, 0.0) * (load_n(g, j, n, 0.0) - dot)
 
 
-@block
-def write_log_softmax_vjp(p, g, q, classes, total):
-    """Write g - exp(p) total."""
-    width = lanes(p)
-    for j in range(0, classes, width):
-        n = classes - j
-        store_n(q, j, n, load_n(g, j, n, 0.0) - exp(load_n(p, j, n, 0.0)) * total)
+@inline
+def log_softmax_vjp(j, n, p, g, total):
+    """Return g - exp(p) total."""
+    return load_n(g, j, n, 0.0) - exp(load_n(p, j, n, 0.0)) * total

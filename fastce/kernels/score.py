@@ -27,14 +27,12 @@ from fastce.kernels.memory import (
     load_labels,
     load_n,
     load_one,
-    max_rows,
     narrow_labels,
     offset,
     row,
     scratch,
     store,
     store_n,
-    sum_rows,
 )
 from fastce.kernels.rows import VALUES
 from fastce.kernels.short_rows import KEPT
@@ -53,6 +51,7 @@ from fastce.kernels.simd import (
     to_float,
     where,
 )
+from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp, log1p, two_sum
 

@@ -14,17 +14,15 @@ from fastce.kernels.memory import (
     load,
     load_n,
     load_one,
-    max_rows,
     offset,
     row,
     scratch,
     store,
-    store_n,
     store_one,
-    sum_rows,
     will_write,
 )
 from fastce.kernels.simd import count_true, first_lanes, full, lanes, maximum, reduce_add, where, widen
+from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.vecmath import exp, two_sum
 
 VALUES = 64  # a row: values whose exponentials are added in the logits' precision, in four sums
@@ -188,23 +186,9 @@ def soft_sums(x, target, start, n, class_weight, top, smoothing):
 
 
 @inline
-def write(e, q, classes, factor, class_weight, minus):
-    """Write exponentials times ``factor``, less w * minus unless that is None."""
-    width = lanes(e)
-    j = 0
-    while j + 2 * width <= classes:
-        a = load(e, j) * factor
-        b = load(e, j + width) * factor
-        if minus is not None:
-            a = a - rows.share_of(class_weight, j, width, minus, a)
-            b = b - rows.share_of(class_weight, j + width, width, minus, b)
-        store(q, j, a)
-        store(q, j + width, b)
-        j += 2 * width
-    while j < classes:
-        n = classes - j
-        a = load(e, j) * factor
-        if minus is not None:
-            a = a - rows.share_of(class_weight, j, n, minus, a)
-        store_n(q, j, n, a)
-        j += width
+def gradient(j, n, e, factor, class_weight, minus):
+    """Return exponentials times ``factor``, less w * minus unless that is None."""
+    value = load(e, j) * factor
+    if minus is not None:
+        value = value - rows.share_of(class_weight, j, n, minus, value)
+    return value

@@ -11,9 +11,10 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.cross_entropy import keep_found, sample_scales, z_slope, z_term
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import load, row, scratch, store, store_n
+from fastce.kernels.memory import load, row, scratch, settle, store, store_n
 from fastce.kernels.samples import total_of
 from fastce.kernels.simd import full, get_lane, lanes, set_lane
+from fastce.kernels.streams import write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import log1p
 
@@ -43,15 +44,18 @@ def soft_short_rows(
         amount = amount + z_slope(top, rest, z_loss)
         if grad is not None:
             for r in range(n):
-                rows.write_soft(
-                    row(x, start + r), row(target, start + r), row(grad, start + r), class_weight, classes,
+                terms = (
+                    row(x, start + r), row(target, start + r), class_weight,
                     get_lane(top, r), get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
                 )  # fmt: skip
+                write(row(grad, start + r), classes, False, rows.soft, terms)
     return total_of(loss)
 
 
 @kernel
-def soft_rows(x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block):
+def soft_rows(
+    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block, streamed
+):
     """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
@@ -75,10 +79,13 @@ def soft_rows(x, target, class_weight, sample_weight, smoothing, z_loss, upstrea
         amount = amount + z_slope(top, rest, z_loss)
         if grad is not None:
             for r in range(n):
-                rows.write_soft(
-                    row(x, start + r), row(target, start + r), row(grad, start + r), class_weight, classes,
+                terms = (
+                    row(x, start + r), row(target, start + r), class_weight,
                     get_lane(top, r), get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
                 )  # fmt: skip
+                write(row(grad, start + r), classes, streamed, rows.soft, terms)
+            if streamed:
+                settle()
     return total_of(loss)
 
 

@@ -10,7 +10,7 @@ from numba import prange
 from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
+from fastce.kernels.memory import either, given, load, offset, row, scratch, settle, store, store_n, store_one
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
     any_lane,
@@ -21,6 +21,7 @@ from fastce.kernels.simd import (
     where,
 )
 from fastce.kernels.split import chunk_count, chunk_of
+from fastce.kernels.streams import write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import log1p
 
@@ -45,27 +46,29 @@ def _lse_of_rows(x, start, n, top, rest):
 def softmax_short_rows(x, lse, probs, logs, per_block):
     """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
     count, classes = x.shape
+    goal = either(probs, logs)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
         exps = scratch(x, KEPT)
-        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), either(probs, logs), None, 0, None, None)
+        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), goal, None, 0, None, None)
         if lse is not None:
             store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
         if probs is not None:
             factor = full(x, 1.0) / (rest + 1.0)
             for r in range(n):
                 e = offset(exps, r * short_rows.stride(x))
-                short_rows.write(e, row(probs, start + r), classes, get_lane(factor, r), None, None)
+                terms = (e, get_lane(factor, r), None, None)
+                write(row(probs, start + r), classes, False, short_rows.gradient, terms)
         if logs is not None:
             log_sum = log1p(rest)
             for r in range(n):
-                q = row(logs, start + r)
-                rows.write_log_softmax(row(x, start + r), q, classes, get_lane(top, r), get_lane(log_sum, r))
+                terms = (row(x, start + r), get_lane(top, r), get_lane(log_sum, r))
+                write(row(logs, start + r), classes, False, rows.log_softmax, terms)
 
 
 @kernel
-def softmax_rows(x, lse, probs, logs, per_block):
+def softmax_rows(x, lse, probs, logs, per_block, streamed):
     """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
@@ -81,13 +84,15 @@ def softmax_rows(x, lse, probs, logs, per_block):
         if probs is not None:
             factor = full(x, 1.0) / (rest + 1.0)
             for r in range(n):
-                p, q = row(x, start + r), row(probs, start + r)
-                rows.write_gradient(p, q, classes, get_lane(top, r), get_lane(factor, r), None, None)
+                terms = (row(x, start + r), get_lane(top, r), get_lane(factor, r), None, None)
+                write(row(probs, start + r), classes, streamed, rows.gradient, terms)
         if logs is not None:
             log_sum = log1p(rest)
             for r in range(n):
-                q = row(logs, start + r)
-                rows.write_log_softmax(row(x, start + r), q, classes, get_lane(top, r), get_lane(log_sum, r))
+                terms = (row(x, start + r), get_lane(top, r), get_lane(log_sum, r))
+                write(row(logs, start + r), classes, streamed, rows.log_softmax, terms)
+        if streamed:
+            settle()
 
 
 @kernel
@@ -146,7 +151,7 @@ def softmax_columns(x, lse, probs, logs, panel):
 
 
 @kernel
-def softmax_split(x, lse, probs, logs, found):
+def softmax_split(x, lse, probs, logs, streamed, found):
     """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``found``."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, classes = chunk_of(x, task)
@@ -158,7 +163,9 @@ def softmax_split(x, lse, probs, logs, found):
         if probs is not None:
             factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
             q = offset(row(probs, i), start)
-            rows.write_gradient(p, q, classes, found[0, i], factor, None, None)
+            write(q, classes, streamed, rows.gradient, (p, found[0, i], factor, None, None))
         if logs is not None:
             log_sum = get_lane(log1p(rest), 0)
-            rows.write_log_softmax(p, offset(row(logs, i), start), classes, found[0, i], log_sum)
+            write(offset(row(logs, i), start), classes, streamed, rows.log_softmax, (p, found[0, i], log_sum))
+        if streamed:
+            settle()

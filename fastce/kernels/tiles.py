@@ -10,8 +10,9 @@ import numpy as np
 
 from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import inline
-from fastce.kernels.memory import load, load_square, offset, row, store, store_square, will_write
+from fastce.kernels.memory import load, offset, row, store, will_write
 from fastce.kernels.simd import full, lanes, maximum, narrow, where, widen
+from fastce.kernels.squares import load_square, store_square
 from fastce.kernels.vecmath import exp, two_sum
 
 MAX_CLASSES = 32

@@ -14,17 +14,20 @@ from numba import prange
 from fastce.kernels import columns, rows, tiles
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import kernel
-from fastce.kernels.memory import load, load_n, row, scratch, store
+from fastce.kernels.memory import load, load_n, row, scratch, settle, store
 from fastce.kernels.simd import lanes
+from fastce.kernels.streams import write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp
 
 
 @kernel
-def lse_rows(x, g, lse, out):
+def lse_rows(x, g, lse, out, streamed):
     """``x`` is (N, C) with contiguous rows; ``g`` and ``lse`` hold one value a row."""
     for i in prange(x.shape[0]):
-        rows.write_gradient(row(x, i), row(out, i), x.shape[1], lse[i], g[i], None, None)
+        write(row(out, i), x.shape[1], streamed, rows.gradient, (row(x, i), lse[i], g[i], None, None))
+        if streamed:
+            settle()
 
 
 @kernel
@@ -44,12 +47,14 @@ def lse_columns(x, g, lse, out, panel):
 
 
 @kernel
-def softmax_rows(p, g, out):
+def softmax_rows(p, g, out, streamed):
     """``p`` and ``g`` are (N, C) with contiguous rows."""
     classes = p.shape[1]
     for i in prange(p.shape[0]):
         dot = rows.dot(row(p, i), row(g, i), classes)
-        rows.write_softmax_vjp(row(p, i), row(g, i), row(out, i), classes, dot)
+        write(row(out, i), classes, streamed, rows.softmax_vjp, (row(p, i), row(g, i), dot))
+        if streamed:
+            settle()
 
 
 @kernel
@@ -84,12 +89,14 @@ def softmax_columns(p, g, out, panel):
 
 
 @kernel
-def log_softmax_rows(logp, g, out):
+def log_softmax_rows(logp, g, out, streamed):
     """``logp`` and ``g`` are (N, C) with contiguous rows."""
     classes = logp.shape[1]
     for i in prange(logp.shape[0]):
         total = rows.dot(None, row(g, i), classes)
-        rows.write_log_softmax_vjp(row(logp, i), row(g, i), row(out, i), classes, total)
+        write(row(out, i), classes, streamed, rows.log_softmax_vjp, (row(logp, i), row(g, i), total))
+        if streamed:
+            settle()
 
 
 @kernel

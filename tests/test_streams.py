@@ -1,0 +1,73 @@
+"""Results that go past the caches: the same bits, nothing beside them."""
+
+import numpy as np
+import pytest
+
+import fastce
+from fastce.kernels import launch
+from tests.helpers import assert_same_bits
+
+CLASSES = 1100
+ROWS = 40  # some to each thread
+LONG = 3 * (1 << 15) + 5  # a few rows of which are shared among the threads
+
+
+def _loss_and_grad(x, out, **options):
+    target = np.arange(len(x)) % x.shape[1]
+    target[::3] = -100
+    return fastce.cross_entropy_and_grad(x, target, out=out, **options)
+
+
+def _soft(x, out):
+    return fastce.cross_entropy_and_grad(x, np.full_like(x, 1 / x.shape[1]), out=out)
+
+
+def _smoothed(x, out):
+    return _loss_and_grad(x, out, label_smoothing=0.1, weight=np.linspace(0, 2, x.shape[1]))
+
+
+CALLS = {
+    "softmax": lambda x, out: fastce.softmax(x, out=out),
+    "log_softmax": lambda x, out: fastce.log_softmax(x, out=out),
+    "hard": _loss_and_grad,
+    "smoothed": _smoothed,
+    "soft": _soft,
+    "logsumexp_vjp": lambda x, out: fastce.logsumexp_vjp(np.ones(len(x), x.dtype), x, fastce.logsumexp(x), out=out),
+    "softmax_vjp": lambda x, out: fastce.softmax_vjp(x[::-1].copy(), x, out=out),
+    "log_softmax_vjp": lambda x, out: fastce.log_softmax_vjp(x[::-1].copy(), x, out=out),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(ROWS, CLASSES), (ROWS, 2 * CLASSES + 1), (2, LONG)])
+@pytest.mark.parametrize("offset", [0, 1, 7])
+@pytest.mark.parametrize("name", CALLS)
+def test_same_bits(name, offset, shape, dtype, monkeypatch):
+    x = (np.random.default_rng(3).standard_normal(shape) * 3).astype(dtype)
+    size = x.size
+    plain = np.full(size + 80, 9.0, dtype)
+    streamed = plain.copy()
+    expected = CALLS[name](x, plain[offset : offset + size].reshape(shape))
+    asked = []
+    monkeypatch.setattr(launch, "STREAMED_BYTES", 0)
+    decide = launch._is_streamed
+    monkeypatch.setattr(launch, "_is_streamed", lambda *args: asked.append(decide(*args)) or asked[-1])
+    result = CALLS[name](x, streamed[offset : offset + size].reshape(shape))
+    assert any(asked)
+    assert_same_bits(plain, streamed)
+    if isinstance(result, tuple):
+        assert_same_bits(np.asarray(result[0]), np.asarray(expected[0]))
+
+
+def test_only_large_results_that_no_cache_holds(monkeypatch):
+    x = np.zeros((4, 5000), np.float32)
+    out = np.empty_like(x)
+    assert not launch._is_streamed(x, out, fresh=False)
+    monkeypatch.setattr(launch, "STREAMED_BYTES", out.nbytes)
+    assert launch._is_streamed(x, out, fresh=False)
+    assert not launch._is_streamed(x, out, fresh=True)
+    assert not launch._is_streamed(x, x, fresh=False)
+    assert not launch._is_streamed(x, x[:], fresh=False)
+    assert not launch._is_streamed(x, None, fresh=False)
+    short = np.empty((200, 100), np.float32)
+    assert not launch._is_streamed(short, np.empty_like(short), fresh=False)
