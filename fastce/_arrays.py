@@ -35,8 +35,9 @@ class Rule(NamedTuple):
 def _rule(dtype: np.dtype[Any]) -> Rule | None:
     """Return the rule for a dtype, None where it is not one of real numbers."""
     native = dtype.newbyteorder("=")
-    if native in (_FLOAT32, _FLOAT64):
-        return Rule(native, native)
+    for common in (_FLOAT32, _FLOAT64):
+        if native == common:  # but not the same object
+            return Rule(common, common)
     if dtype.kind in "biu":
         return Rule(_FLOAT64, _FLOAT64)
     if native.name in ("float16", "bfloat16"):
