@@ -12,14 +12,17 @@ ROWS = 40  # some to each thread
 LONG = 3 * (1 << 15) + 5  # a few rows of which are shared among the threads
 
 
+COLUMNS = (16, CLASSES, 50)  # neighbouring samples in the lanes, the classes not aligned
+
+
 def _loss_and_grad(x, out, **options):
-    target = np.arange(len(x)) % x.shape[1]
+    target = np.arange(x.size // x.shape[1]).reshape(np.delete(x.shape, 1)) % x.shape[1]
     target[::3] = -100
-    return fastce.cross_entropy_and_grad(x, target, out=out, **options)
+    return fastce.cross_entropy_and_grad(x, target, axis=1, out=out, **options)
 
 
 def _soft(x, out):
-    return fastce.cross_entropy_and_grad(x, np.full_like(x, 1 / x.shape[1]), out=out)
+    return fastce.cross_entropy_and_grad(x, np.full_like(x, 1 / x.shape[1]), axis=1, out=out)
 
 
 def _smoothed(x, out):
@@ -27,19 +30,19 @@ def _smoothed(x, out):
 
 
 CALLS = {
-    "softmax": lambda x, out: fastce.softmax(x, out=out),
-    "log_softmax": lambda x, out: fastce.log_softmax(x, out=out),
+    "softmax": lambda x, out: fastce.softmax(x, 1, out=out),
+    "log_softmax": lambda x, out: fastce.log_softmax(x, 1, out=out),
     "hard": _loss_and_grad,
     "smoothed": _smoothed,
     "soft": _soft,
-    "logsumexp_vjp": lambda x, out: fastce.logsumexp_vjp(np.ones(len(x), x.dtype), x, fastce.logsumexp(x), out=out),
-    "softmax_vjp": lambda x, out: fastce.softmax_vjp(x[::-1].copy(), x, out=out),
-    "log_softmax_vjp": lambda x, out: fastce.log_softmax_vjp(x[::-1].copy(), x, out=out),
+    "logsumexp_vjp": lambda x, out: fastce.logsumexp_vjp(fastce.logsumexp(x, 1), x, fastce.logsumexp(x, 1), 1, out=out),
+    "softmax_vjp": lambda x, out: fastce.softmax_vjp(x[::-1].copy(), x, 1, out=out),
+    "log_softmax_vjp": lambda x, out: fastce.log_softmax_vjp(x[::-1].copy(), x, 1, out=out),
 }
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("shape", [(ROWS, CLASSES), (ROWS, 2 * CLASSES + 1), (2, LONG)])
+@pytest.mark.parametrize("shape", [(ROWS, CLASSES), (ROWS, 2 * CLASSES + 1), (2, LONG), COLUMNS, (8, CLASSES, 64)])
 @pytest.mark.parametrize("offset", [0, 1, 7])
 @pytest.mark.parametrize("name", CALLS)
 def test_same_bits(name, offset, shape, dtype, monkeypatch):

@@ -11,11 +11,24 @@ The loops run over the samples inside those over the classes: memory is read in 
 import numpy as np
 
 from fastce.kernels.jit import inline
-from fastce.kernels.memory import load, load_as, load_n, offset, row, scratch, store, store_n
+from fastce.kernels.memory import (
+    load,
+    load_as,
+    load_n,
+    offset,
+    row,
+    scratch,
+    store,
+    store_n,
+    stream,
+    until_aligned,
+    will_read,
+)
 from fastce.kernels.simd import bits, full, lanes, maximum, narrow, where, widen
 from fastce.kernels.vecmath import exp, two_sum
 
-PANEL = 32  # values across
+PANEL = 64  # values across
+AHEAD = 2  # classes that are asked for before they are read again
 BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
 BUFFER = 2 * BLOCK * PANEL  # a block of classes and the next, as wide as a panel
 
@@ -139,52 +152,57 @@ def or_nan(value, p, step, classes, n):
 
 
 @inline
-def write_softmax(p, step, q, q_step, classes, n, tops, factors):
-    """Write exp(x - top) * factor."""
-    width = lanes(p)
-    whole = n // width * width
+def write(p, step, q, q_step, classes, n, streamed, formula, args):
+    """Write ``formula(c, j, n - j, p, step, *args)``, which gives samples j to n of class c, for all.
+
+    Where ``streamed``, whole values go past the caches, and the caller has to ``settle`` them.
+    """
+    width = lanes(q)
     for c in range(classes):
-        source = offset(p, c * step)
         goal = offset(q, c * q_step)
-        for j in range(0, whole, width):
-            store(goal, j, exp(load(source, j) - load(tops, j)) * load(factors, j))
-        if whole < n:
-            x = load_n(source, whole, n - whole, 0.0)
-            store_n(goal, whole, n - whole, exp(x - load(tops, whole)) * load(factors, whole))
+        ahead = offset(p, min(c + AHEAD, classes - 1) * step)
+        j = min(until_aligned(goal), n)
+        if j > 0:
+            store_n(goal, 0, j, formula(c, 0, j, p, step, *args))
+        while j + width <= n:
+            will_read(ahead, j)
+            value = formula(c, j, width, p, step, *args)
+            if streamed:
+                stream(goal, j, value)
+            else:
+                store(goal, j, value)
+            j += width
+        if j < n:
+            store_n(goal, j, n - j, formula(c, j, n - j, p, step, *args))
 
 
 @inline
-def write_log_softmax(p, step, q, q_step, classes, n, tops, log_sums):
-    """Write (x - top) - log_sum."""
-    width = lanes(p)
-    for c in range(classes):
-        source = offset(p, c * step)
-        goal = offset(q, c * q_step)
-        for j in range(0, n, width):
-            x = load_n(source, j, n - j, 0.0)
-            store_n(goal, j, n - j, (x - load(tops, j)) - load(log_sums, j))
+def softmax(c, j, n, p, step, tops, factors):
+    """Return exp(x - top) * factor."""
+    return exp(load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
 
 
 @inline
-def write_gradient(p, step, q, q_step, classes, n, tops, factors, labels, at_labels, class_weight, minuses):
-    """Write exp(x - top) * factor - w * minus; ``at_label`` at the label, 0 where label is -1.
+def log_softmax(c, j, n, p, step, tops, log_sums):
+    """Return (x - top) - log_sum."""
+    return (load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)) - load_n(log_sums, j, n, 0.0)
+
+
+@inline
+def gradient(c, j, n, p, step, tops, factors, labels, at_labels, class_weight, minuses):
+    """Return exp(x - top) * factor - w * minus; ``at_label`` at the label, 0 where label is -1.
 
     ``labels`` holds the bits of integers as wide as the logits.
     """
-    width = lanes(p)
-    for c in range(classes):
-        source = offset(p, c * step)
-        goal = offset(q, c * q_step)
-        for j in range(0, n, width):
-            value = exp(load_n(source, j, n - j, 0.0) - load(tops, j)) * load(factors, j)
-            if minuses is not None:
-                minus = load(minuses, j)
-                if class_weight is not None:
-                    minus = minus * class_weight[c]
-                value = value - minus
-            label = bits(load(labels, j))
-            value = where(label == c, load(at_labels, j), value)
-            store_n(goal, j, n - j, where(label >= 0, value, 0.0))
+    value = exp(load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
+    if minuses is not None:
+        minus = load_n(minuses, j, n, 0.0)
+        if class_weight is not None:
+            minus = minus * class_weight[c]
+        value = value - minus
+    label = bits(load_n(labels, j, n, 0.0))
+    value = where(label == c, load_n(at_labels, j, n, 0.0), value)
+    return where(label >= 0, value, 0.0)
 
 
 @inline
@@ -244,7 +262,7 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
     for c in range(classes):
         source = offset(p, c * step)
         for j in range(0, n, width):
-            share = _share(offset(t, c * t_step), j, n, c, class_weight, smoothing)
+            share = _share(offset(t, c * t_step + j), n - j, c, class_weight, smoothing)
             gap = load(tops, j) - load_n(source, j, n - j, 0.0)
             product = where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
             _add_to(amount_sums, amount_losts, j, share)
@@ -254,24 +272,18 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
 
 
 @inline
-def write_soft(p, step, t, t_step, q, q_step, class_weight, classes, n, tops, rests, amounts, slopes, smoothing):
-    """Write slope * (amount * softmax - t), for targets after smoothing and weights."""
-    width = lanes(p)
-    for c in range(classes):
-        source = offset(p, c * step)
-        goal = offset(q, c * q_step)
-        for j in range(0, n, width):
-            share = _share(offset(t, c * t_step), j, n, c, class_weight, smoothing)
-            rest, amount, slope = load(rests, j), load(amounts, j), load(slopes, j)
-            d = load_n(source, j, n - j, 0.0) - load(tops, j)
-            value = soft_gradient(d, share, amount * slope / (rest + 1.0), rest, amount, slope)
-            store_n(goal, j, n - j, value)
+def soft(c, j, n, p, step, t, t_step, class_weight, tops, rests, amounts, slopes, smoothing):
+    """Return slope * (amount * softmax - t), for targets after smoothing and weights."""
+    share = _share(offset(t, c * t_step + j), n, c, class_weight, smoothing)
+    rest, amount, slope = load_n(rests, j, n, 0.0), load_n(amounts, j, n, 0.0), load_n(slopes, j, n, 0.0)
+    d = load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)
+    return soft_gradient(d, share, amount * slope / (rest + 1.0), rest, amount, slope)
 
 
 @inline
-def _share(t, j, n, c, class_weight, smoothing):
-    """Return the targets of class ``c`` after smoothing and weights."""
-    share = soft_share(load_n(t, j, n - j, 0.0), smoothing)
+def _share(t, n, c, class_weight, smoothing):
+    """Return ``n`` targets of class ``c`` after smoothing and weights."""
+    share = soft_share(load_n(t, 0, n, 0.0), smoothing)
     if class_weight is not None:
         share = share * class_weight[c]
     return share
@@ -313,22 +325,12 @@ def dots(p, step, g, g_step, classes, n, results):
 
 
 @inline
-def write_softmax_vjp(p, step, g, g_step, q, q_step, classes, n, dots):
-    """Write p (g - dot)."""
-    width = lanes(p)
-    for c in range(classes):
-        for j in range(0, n, width):
-            upstream = load_n(g, c * g_step + j, n - j, 0.0)
-            value = load_n(p, c * step + j, n - j, 0.0) * (upstream - load(dots, j))
-            store_n(q, c * q_step + j, n - j, value)
+def softmax_vjp(c, j, n, p, step, g, g_step, dots):
+    """Return p (g - dot)."""
+    return load_n(p, c * step + j, n, 0.0) * (load_n(g, c * g_step + j, n, 0.0) - load_n(dots, j, n, 0.0))
 
 
 @inline
-def write_log_softmax_vjp(p, step, g, g_step, q, q_step, classes, n, totals):
-    """Write g - exp(p) total."""
-    width = lanes(p)
-    for c in range(classes):
-        for j in range(0, n, width):
-            upstream = load_n(g, c * g_step + j, n - j, 0.0)
-            value = upstream - exp(load_n(p, c * step + j, n - j, 0.0)) * load(totals, j)
-            store_n(q, c * q_step + j, n - j, value)
+def log_softmax_vjp(c, j, n, p, step, g, g_step, totals):
+    """Return g - exp(p) total."""
+    return load_n(g, c * g_step + j, n, 0.0) - exp(load_n(p, c * step + j, n, 0.0)) * load_n(totals, j, n, 0.0)

@@ -292,7 +292,7 @@ def hard_tiles(
 @kernel
 def hard_columns(
     x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
-    found, loss, grad, panel,
+    found, loss, grad, panel, streamed,
 ):  # fmt: skip
     """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
     classes = x.shape[1]
@@ -338,9 +338,10 @@ def hard_columns(
                 store(minuses, j, _spread(slope, smoothing))
         if grad is not None:
             q, q_step = columns.origin(grad, start), columns.class_step(grad)
-            columns.write_gradient(
-                p, step, q, q_step, classes, n, tops, terms, marks, rests, class_weight, given(smoothing, minuses)
-            )  # fmt: skip
+            options = (tops, terms, marks, rests, class_weight, given(smoothing, minuses))
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.gradient, options)
+            if streamed:
+                settle()
     return position, denominator, total_of(loss)
 
 

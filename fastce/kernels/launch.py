@@ -45,7 +45,6 @@ from fastce.kernels.tiles import MAX_CLASSES
 PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
 STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
-PANELS_A_THREAD = 2  # panels get narrower until there are as many
 
 Array = npt.NDArray[Any]
 _Checked = tuple[int, float, float]  # (position of a bad label or -1, kept weight, sum of losses)
@@ -183,7 +182,7 @@ def _split_stats(x: Array, stats: Array | None = None) -> Array:
 def run_vjp(op: Vjp, x: Array, *args: Any, fresh: bool = False) -> None:
     """Run a backward pass of the softmax family; see ``kernels.vjp``."""
     if x.ndim == 3:
-        _launch(op.columns, x, *args, _panel(x))
+        _launch(op.columns, x, *args, _panel(x), _is_streamed(x, args[-1], fresh))
     elif x.shape[1] <= MAX_CLASSES and op.tiles is not op.rows:
         _launch(op.tiles, x, *args)
     else:
@@ -198,7 +197,8 @@ def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
     """
     if out is None or fresh or out.nbytes < STREAMED_BYTES:
         return False
-    return x.shape[1] * _computed(x).itemsize > 64 * VALUES and out.ctypes.data != x.ctypes.data
+    is_long = x.ndim == 3 or x.shape[1] * _computed(x).itemsize > 64 * VALUES
+    return is_long and out.ctypes.data != x.ctypes.data
 
 
 def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
@@ -207,7 +207,7 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
     classes = x.shape[1]
     if x.ndim == 3:
         kernel = op.columns
-        args = (*args, _panel(x))
+        args = (*args, _panel(x), _is_streamed(x, out, fresh))
     elif classes <= MAX_CLASSES:
         kernel = op.tiles
     else:
@@ -220,13 +220,13 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
 
 
 def _panel(x: Array) -> int:
-    """Return how many values wide the panels of ``x`` are: wide, but enough for all threads."""
-    panel = PANEL
-    if x.size >= PARALLEL_ELEMENTS:
-        values = -(-x.shape[2] * _computed(x).itemsize // 64)
-        while panel > 1 and x.shape[0] * -(-values // panel) < PANELS_A_THREAD * _threads.count():
-            panel //= 2
-    return panel
+    """Return how many values wide the panels of ``x`` are: wide, and equally many for each thread."""
+    values: int = -(-x.shape[2] * _computed(x).itemsize // 64)
+    threads = _threads.count() if x.size >= PARALLEL_ELEMENTS else 1
+    across = -(-values // PANEL)
+    while x.shape[0] * across % threads and across < values:
+        across += 1
+    return -(-values // across)
 
 
 def _launch(kernel: Kernel, *args: Any) -> Any:

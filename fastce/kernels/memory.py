@@ -178,17 +178,24 @@ def load(typingctx, p, k):
     return simd(p, types.intp), codegen
 
 
-@intrinsic
-def will_write(typingctx, p, k):
-    """Ask for the cache line ``k`` elements after ``p`` in a state to be written to."""
+def _prefetch(to_write):
+    """Return the intrinsic function that asks for a cache line."""
 
-    def codegen(context, builder, sig, args):
-        pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        function_type = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-        builder.call(function, [pointer, ir.Constant(I32, 1), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+    @intrinsic
+    def ask(typingctx, p, k):
+        def codegen(context, builder, sig, args):
+            pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
+            function_type = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+            function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
+            builder.call(function, [pointer, ir.Constant(I32, to_write), ir.Constant(I32, 3), ir.Constant(I32, 1)])
 
-    return types.void(p, types.intp), codegen
+        return types.void(p, types.intp), codegen
+
+    return ask
+
+
+will_read = _prefetch(0)  # (p, k): ask for the cache line k elements after p
+will_write = _prefetch(1)  # the same in a state to be written to
 
 
 @intrinsic

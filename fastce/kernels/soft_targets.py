@@ -115,7 +115,9 @@ def soft_tiles(x, target, class_weight, sample_weight, smoothing, z_loss, upstre
 
 
 @kernel
-def soft_columns(x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, panel):
+def soft_columns(
+    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, panel, streamed
+):
     """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
     classes = x.shape[1]
     width = lanes(x)
@@ -139,7 +141,8 @@ def soft_columns(x, target, class_weight, sample_weight, smoothing, z_loss, upst
             store(slopes, j, slope)
         if grad is not None:
             q, q_step = columns.origin(grad, start), columns.class_step(grad)
-            columns.write_soft(
-                p, step, t, t_step, q, q_step, class_weight, classes, n, tops, rests, amounts, slopes, smoothing
-            )  # fmt: skip
+            terms = (t, t_step, class_weight, tops, rests, amounts, slopes, smoothing)
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.soft, terms)
+            if streamed:
+                settle()
     return total_of(loss)

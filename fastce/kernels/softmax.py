@@ -121,7 +121,7 @@ def softmax_tiles(x, lse, probs, logs):
 
 
 @kernel
-def softmax_columns(x, lse, probs, logs, panel):
+def softmax_columns(x, lse, probs, logs, panel, streamed):
     """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
     classes = x.shape[1]
     width = lanes(x)
@@ -142,12 +142,14 @@ def softmax_columns(x, lse, probs, logs, panel):
             for j in range(0, n, width):
                 store(terms, j, full(x, 1.0) / (load(rests, j) + 1.0))
             q, q_step = columns.origin(probs, start), columns.class_step(probs)
-            columns.write_softmax(p, step, q, q_step, classes, n, tops, terms)
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.softmax, (tops, terms))
         if logs is not None:
             for j in range(0, n, width):
                 store(terms, j, log1p(load(rests, j)))
             q, q_step = columns.origin(logs, start), columns.class_step(logs)
-            columns.write_log_softmax(p, step, q, q_step, classes, n, tops, terms)
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.log_softmax, (tops, terms))
+        if streamed:
+            settle()
 
 
 @kernel

@@ -31,7 +31,7 @@ def lse_rows(x, g, lse, out, streamed):
 
 
 @kernel
-def lse_columns(x, g, lse, out, panel):
+def lse_columns(x, g, lse, out, panel, streamed):
     """``x`` is (outer, C, inner); ``g`` and ``lse`` hold one value a sample."""
     width = lanes(x)
     for b in prange(columns.block_count(x, panel)):
@@ -41,9 +41,10 @@ def lse_columns(x, g, lse, out, panel):
             store(tops, j, load_n(row(lse, start + j), 0, n - j, 0.0))
             store(factors, j, load_n(row(g, start + j), 0, n - j, 0.0))
         p, q = columns.origin(x, start), columns.origin(out, start)
-        columns.write_softmax(
-            p, columns.class_step(x), q, columns.class_step(out), x.shape[1], n, tops, factors
-        )  # fmt: skip
+        step, q_step = columns.class_step(x), columns.class_step(out)
+        columns.write(p, step, q, q_step, x.shape[1], n, streamed, columns.softmax, (tops, factors))
+        if streamed:
+            settle()
 
 
 @kernel
@@ -76,7 +77,7 @@ def softmax_tiles(p, g, out):
 
 
 @kernel
-def softmax_columns(p, g, out, panel):
+def softmax_columns(p, g, out, panel, streamed):
     """``p`` and ``g`` are (outer, C, inner)."""
     classes = p.shape[1]
     step, g_step, q_step = columns.class_step(p), columns.class_step(g), columns.class_step(out)
@@ -85,7 +86,10 @@ def softmax_columns(p, g, out, panel):
         dots = scratch(p, PANEL)
         source, upstream, q = columns.origin(p, start), columns.origin(g, start), columns.origin(out, start)
         columns.dots(source, step, upstream, g_step, classes, n, dots)
-        columns.write_softmax_vjp(source, step, upstream, g_step, q, q_step, classes, n, dots)
+        terms = (upstream, g_step, dots)
+        columns.write(source, step, q, q_step, classes, n, streamed, columns.softmax_vjp, terms)
+        if streamed:
+            settle()
 
 
 @kernel
@@ -118,7 +122,7 @@ def log_softmax_tiles(logp, g, out):
 
 
 @kernel
-def log_softmax_columns(logp, g, out, panel):
+def log_softmax_columns(logp, g, out, panel, streamed):
     """``logp`` and ``g`` are (outer, C, inner)."""
     classes = logp.shape[1]
     step, g_step, q_step = columns.class_step(logp), columns.class_step(g), columns.class_step(out)
@@ -127,4 +131,7 @@ def log_softmax_columns(logp, g, out, panel):
         totals = scratch(logp, PANEL)
         source, upstream, q = columns.origin(logp, start), columns.origin(g, start), columns.origin(out, start)
         columns.dots(None, 0, upstream, g_step, classes, n, totals)
-        columns.write_log_softmax_vjp(source, step, upstream, g_step, q, q_step, classes, n, totals)
+        terms = (upstream, g_step, totals)
+        columns.write(source, step, q, q_step, classes, n, streamed, columns.log_softmax_vjp, terms)
+        if streamed:
+            settle()
