@@ -265,11 +265,11 @@ def hard_tiles(
         tiles.fetch(x, start, n, tile)
         labels = load_labels(row(target, start), n, ignore_index, x)
         kept = labels != ignore_index
-        at_label = gather(tile, where(kept, labels, 0) * width + lane_index(x))
         label_weight = full(x, 1.0)
         if class_weight is not None:
             label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
         top, rest = tiles.stats(tile, classes, exps)
+        at_label = gather(tile, where(kept, labels, 0) * width + lane_index(x))
         gap_sum = full(x, 0.0)
         if smoothing is not None:
             gap_sum = tiles.gap_sum(tile, class_weight, classes, top)

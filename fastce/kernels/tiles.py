@@ -12,7 +12,7 @@ from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import inline
 from fastce.kernels.memory import load, offset, row, store, will_write
 from fastce.kernels.simd import full, lanes, maximum, narrow, where, widen
-from fastce.kernels.squares import load_square, store_square
+from fastce.kernels.squares import group, load_group, store_group, store_square
 from fastce.kernels.vecmath import exp, two_sum
 
 MAX_CLASSES = 32
@@ -23,17 +23,22 @@ def fetch(x, start, n, tile):
     """Transpose rows ``start`` to ``start + n`` into a tile; the last one fills lanes without a row."""
     width = lanes(x)
     step = x.strides[0] // x.itemsize
-    for c in range(0, x.shape[1], width):
-        load_square(offset(row(x, start), c), step, n, min(width, x.shape[1] - c), offset(tile, c * width))
+    for c in range(0, x.shape[1], group(x)):
+        load_group(offset(row(x, start), c), step, n, x.shape[1] - c, offset(tile, c * width))
 
 
 @inline
 def put(x, start, n, tile):
     """Transpose a tile into rows ``start`` to ``start + n``."""
-    width = lanes(x)
+    width, classes = lanes(x), x.shape[1]
     step = x.strides[0] // x.itemsize
-    for c in range(0, x.shape[1], width):
-        store_square(offset(row(x, start), c), step, n, min(width, x.shape[1] - c), offset(tile, c * width))
+    for c in range(0, classes, width):
+        p = offset(row(x, start), c)
+        if classes - c > 2 * group(x):  # fewer stores are worth more shuffles
+            store_square(p, step, n, min(width, classes - c), offset(tile, c * width))
+        else:
+            for k in range(0, classes - c, group(x)):
+                store_group(offset(p, k), step, n, classes - c - k, offset(tile, (c + k) * width))
 
 
 @inline
