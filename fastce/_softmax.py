@@ -13,13 +13,14 @@ from fastce._arrays import (
     Block,
     as_mask,
     as_real,
-    blocks,
     check_out,
+    direct,
     normalize_axes,
     normalize_axis,
     rows_of,
     rule,
     staged,
+    staged_bits,
 )
 from fastce._weighted import weighted_logsumexp
 from fastce.kernels import launch
@@ -113,8 +114,8 @@ def logsumexp(
         lse.fill(-np.inf)
     elif x.size:
         flat = lse if lse.ndim == 1 else lse.reshape(-1)
-        for block in _blocks(x_, axis_, where, x.shape, None, 0.0):
-            launch.run_softmax(block.inputs[0], flat[block.start : block.stop], None, None)
+        for start, stop, (part,), _ in _blocks(x_, axis_, where, x.shape, None, 0.0):
+            launch.run_softmax(part, flat[start:stop], None, None)
     if lse is out:
         return out
     lse = lse.reshape(full_shape)
@@ -158,13 +159,15 @@ def _blocks(
     shape: tuple[int, ...],
     out: Array | None,
     fill: float,
-) -> Iterable[Block]:
+) -> Iterable[tuple[int, int | None, Sequence[Array], Array | None]]:
     """Return kernel-ready blocks, in which masked logits are -inf; results there become ``fill``.
 
     ``shape`` is that of the argument, to which the mask is broadcast.
     """
+    dtype = rule(x).compute
     if where is None and type(axis) is int:
-        return blocks(axis, rule(x).compute, (x,), out)
+        views = direct(axis, dtype, (x,), out)
+        return staged_bits(axis, dtype, (x,), out) if views is None else ((0, None, *views),)
     mask = None if where is None else as_mask(where, shape).reshape(x.shape)
     return _masked_blocks(x, axis, mask, out, fill)
 
@@ -300,9 +303,9 @@ def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out:
         else:
             x_, axis_ = x, normalize_axes(axis, x.ndim, "x")
     if x.size:
-        for block in _blocks(x_, axis_, where, x.shape, goal, -np.inf if logs else 0.0):
+        for _, _, (part,), result in _blocks(x_, axis_, where, x.shape, goal, -np.inf if logs else 0.0):
             if logs:
-                launch.run_softmax(block.inputs[0], None, None, block.out, fresh)
+                launch.run_softmax(part, None, None, result, fresh)
             else:
-                launch.run_softmax(block.inputs[0], None, block.out, None, fresh)
+                launch.run_softmax(part, None, result, None, fresh)
     return out[()] if fresh and not x.ndim else out  # a scalar for a scalar, as in NumPy

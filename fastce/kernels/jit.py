@@ -124,7 +124,7 @@ class Kernel:
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one twin, compiled first where these types are new."""
         x = args[0]
-        key = (x.dtype, x.ndim, *map(type, args))
+        key = (x.dtype.num, x.ndim, *map(type, args))
         entry = self._entries[parallel].get(key)
         if entry is None:
             entry = self._entries[parallel][key] = self._compile(parallel, args)

@@ -14,6 +14,7 @@ from fastce.kernels.memory import (
     load,
     load_n,
     row,
+    will_read,
 )
 from fastce.kernels.simd import (
     any_lane,
@@ -74,21 +75,32 @@ def _sum(p, start, stop, shift):
 
 
 @block
-def _sum_and_next_max(p, start, shift):
+def _sum_and_next_max(p, start, shift, has_top):
     """Return (rest, ones) of one block and the maximum of the block behind it.
 
-    The next block comes from memory while this one's exponentials keep the core busy.
+    The next block comes from memory while this one's exponentials keep the core busy, and
+    the one after it is asked for. Only a block that ``has_top`` can have classes at the maximum.
     """
     width = lanes(p)
     size = VALUES * width
     a = b = full(p, 0.0)
     below = 0
     top_a = top_b = full(p, -np.inf)
-    for j in range(start, start + size, 2 * width):
-        a, below = _add(load(p, j), shift, a, below)
-        top_a = maximum(load(p, j + size), top_a)
-        b, below = _add(load(p, j + width), shift, b, below)
-        top_b = maximum(load(p, j + width + size), top_b)
+    if has_top:
+        for j in range(start, start + size, 2 * width):
+            a, below = _add(load(p, j), shift, a, below)
+            top_a = maximum(load(p, j + size), top_a)
+            b, below = _add(load(p, j + width), shift, b, below)
+            top_b = maximum(load(p, j + width + size), top_b)
+    else:
+        below = size
+        for j in range(start, start + size, 2 * width):
+            will_read(p, j + 2 * size)
+            will_read(p, j + width + 2 * size)
+            a = a + exp(load(p, j) - shift)
+            top_a = maximum(load(p, j + size), top_a)
+            b = b + exp(load(p, j + width) - shift)
+            top_b = maximum(load(p, j + width + size), top_b)
     return reduce_add(a + b), size - below, reduce_max(maximum(top_a, top_b))
 
 
@@ -115,10 +127,10 @@ def chunk_stats(p, start, stop):
     """
     size = VALUES * lanes(p)
     ahead = max((stop - start) // size - 1, 0)
-    top = _max(p, start, start + size if ahead else stop)
+    top = next_top = _max(p, start, start + size if ahead else stop)
     rest = lost = ones = 0.0
     for _ in range(ahead):
-        block_rest, block_ones, next_top = _sum_and_next_max(p, start, _shift(p, top))
+        block_rest, block_ones, next_top = _sum_and_next_max(p, start, _shift(p, top), next_top == top)
         rest, rounded = two_sum(rest, np.float64(block_rest))
         lost += rounded
         ones += block_ones
