@@ -239,13 +239,14 @@ class Problem:
             labels = self.labels[block.start : block.stop]
             rows = np.flatnonzero(labels != self.ignore_index)
             targets = np.zeros(mask.shape, self.dtype)
-            targets[rows, labels[rows]] = keep
             mask = mask & (labels != self.ignore_index)[:, np.newaxis]
         if self.smoothing is not None:
             targets += (1.0 - keep) / np.maximum(mask.sum(axis=1, keepdims=True), 1).astype(self.dtype)
+        np.copyto(targets, 0.0, where=~mask)
+        if self.labels is not None:
+            targets[rows, labels[rows]] += keep  # of a class that is not there as well, which costs +inf
         if self.weight is not None:
             targets *= self.weight
-        np.copyto(targets, 0.0, where=~mask)
         return [targets]
 
     def _kept(self) -> float:

@@ -3,11 +3,16 @@
 import numpy as np
 
 
+def _nothing(dtype):
+    """What must not be read, of this dtype."""
+    return np.array(np.nan if dtype.kind == "f" else -7).astype(dtype)
+
+
 def _every_other(x, axis):
     """A view with gaps along one axis, which hold NaN (or a bad label) that must not be read."""
     shape = list(x.shape)
     shape[axis] *= 2
-    wide = np.full(shape, np.nan if x.dtype.kind == "f" else -7, x.dtype)
+    wide = np.full(shape, _nothing(x.dtype))
     index = [slice(None)] * x.ndim
     index[axis] = slice(None, None, 2)
     view = wide[tuple(index)]
@@ -16,7 +21,7 @@ def _every_other(x, axis):
 
 
 def _padded(x):
-    wide = np.full((*x.shape[:-1], x.shape[-1] + 3), np.nan if x.dtype.kind == "f" else -7, x.dtype)
+    wide = np.full((*x.shape[:-1], x.shape[-1] + 3), _nothing(x.dtype))
     view = wide[..., 2:-1]
     view[...] = x
     return view

@@ -119,6 +119,15 @@ def digest():
             for reduction in ("mean", "sum"):
                 found.update(fastce.cross_entropy(x, target, reduction=reduction).tobytes())
                 found.update(fastce.binary_cross_entropy_with_logits(x, x > 0, reduction=reduction).tobytes())
+            others = [
+                *fastce.score(x, target), *fastce.kl_divergence_and_grad(x, x[::-1]),
+                *fastce.focal_loss_and_grad(x, target, gamma=2.0), *fastce.cross_entropy_grad_and_hessian(x, target),
+                fastce.cross_entropy_hvp(x, target, x), fastce.softmax_vjp(x, x), fastce.log_softmax_vjp(x, x),
+                fastce.logsumexp_vjp(x[:, 0], x, fastce.logsumexp(x)), fastce.logsumexp(x, b=np.abs(x)),
+                *fastce.cross_entropy_and_grad(x, target, z_loss=0.1, softcap=9.0, where=x > -4, reduction="none"),
+            ]
+            for result in others:
+                found.update(np.asarray(result).tobytes())
     return found.hexdigest()
 
 for threads in (5, 1, 2, 3, 4):

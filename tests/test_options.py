@@ -218,3 +218,14 @@ def test_capped_tails_keep_their_digits():
     grad = fastce.cross_entropy_and_grad(x, [1], softcap=4.0).grad
     assert_within(grad, reference.cross_entropy_grad(x, [1], softcap=4.0), 40)
     assert grad[0, 0] != 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_label_that_is_not_there_costs_all(smoothing):
+    x, target = np.zeros((2, 4)), np.array([1, 2])
+    where = np.array([[True, False, True, True], [True, True, True, False]])
+    options = {"where": where, "label_smoothing": smoothing, "weight": [1.0, 2.0, 3.0, 4.0], "reduction": "none"}
+    loss, grad = fastce.cross_entropy_and_grad(x, target, **options)
+    assert loss[0] == np.inf
+    assert np.isfinite(loss[1])
+    assert not grad[~where].any()

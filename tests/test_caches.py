@@ -1,0 +1,103 @@
+"""The disk cache under fire: no place to write, no home, another user, company, sudden ends, edited sources.
+
+Without what ``kernels.jit`` does about them these troubles end in exceptions, or in stale kernels.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.helpers import ROOT, in_new_process
+from tests.test_processes import CALL, compiled_in
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+
+def package_in(folder):
+    """Copy the package there, without caches."""
+    shutil.copytree(ROOT / "fastce", folder / "fastce", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def run_there(folder, **environment):
+    """Run the call in a process that imports from the folder; return how many compilations it saw."""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"} | environment
+    command = [sys.executable, "-c", CALL]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def test_read_only_installation_without_a_home(tmp_path):
+    """Files where folders would have to be made: what stops even root from writing."""
+    package_in(tmp_path)
+    (tmp_path / "fastce" / "kernels" / "__pycache__").write_bytes(b"")
+    nowhere = tmp_path / "nowhere"
+    nowhere.write_bytes(b"")
+    for _ in range(2):
+        assert run_there(tmp_path, HOME=str(nowhere), XDG_CACHE_HOME=str(nowhere), TMPDIR=str(nowhere)) > 0
+    assert not list(tmp_path.rglob("*.nb?"))
+
+
+def test_edited_helpers_never_run_stale(tmp_path):
+    """The one that is edited is not the file that holds the kernel."""
+    package_in(tmp_path)
+    assert run_there(tmp_path) > 0
+    assert run_there(tmp_path) == 0
+    helper = tmp_path / "fastce" / "kernels" / "vecmath.py"
+    helper.write_text(helper.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+    assert run_there(tmp_path) > 0
+
+
+def test_another_processor_compiles_anew(tmp_path):
+    assert compiled_in(tmp_path) > 0
+    environment = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert int(in_new_process(CALL, **environment)) > 0
+    assert compiled_in(tmp_path) == 0
+
+
+def test_a_cache_that_vanishes(tmp_path):
+    code = f"""
+import shutil
+import numpy as np
+import fastce
+fastce.softmax(np.ones(3))
+shutil.rmtree({str(tmp_path)!r})
+fastce.log_softmax(np.ones(3, np.float32))
+"""
+    in_new_process(code, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_foreign_files(tmp_path):
+    compiled_in(tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.write_bytes(b"something else")
+    assert compiled_in(tmp_path) > 0
+
+
+def start(folder):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder)}
+    return subprocess.Popen([sys.executable, "-c", CALL], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_six_processes_at_once(tmp_path):
+    together = [start(tmp_path) for _ in range(6)]
+    for process in together:
+        assert process.communicate()[0].strip().isdigit()
+        assert process.returncode == 0
+    assert compiled_in(tmp_path) == 0
+
+
+@POSIX
+@pytest.mark.parametrize("delay", [0.7, 1.1, 1.5, 1.9])
+def test_killed_while_compiling(delay, tmp_path):
+    process = start(tmp_path)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    compiled_in(tmp_path)
+    assert compiled_in(tmp_path) == 0
