@@ -172,6 +172,8 @@ class Problem:
         kept = self._kept()
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
+            if not kept and self.labels is not None and np.all(self.labels == self.ignore_index):
+                scale = 0.0  # gradients of ignored samples are 0, whatever the mean of nothing is
         if not self.logits.size:
             if loss is not None:
                 loss.fill(0.0)

@@ -229,3 +229,10 @@ def test_a_label_that_is_not_there_costs_all(smoothing):
     assert loss[0] == np.inf
     assert np.isfinite(loss[1])
     assert not grad[~where].any()
+
+
+def test_nothing_but_ignored_samples_with_a_mask():
+    options = {"where": np.ones((2, 4), bool), "label_smoothing": 0.1}
+    loss, grad = fastce.cross_entropy_and_grad(np.zeros((2, 4)), [-100, -100], **options)
+    assert np.isnan(loss)
+    assert not grad.any()
