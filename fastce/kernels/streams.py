@@ -5,12 +5,12 @@ saves a third of a large result's traffic; a result that the caches could have h
 cost more this way.
 """
 
-from fastce.kernels.jit import block
+from fastce.kernels.jit import inline
 from fastce.kernels.memory import store, store_n, stream, until_aligned
 from fastce.kernels.simd import lanes
 
 
-@block
+@inline
 def write(q, classes, streamed, formula, args):
     """Write ``formula(j, n, *args)``, which gives classes j to j + n, for all classes.
 
