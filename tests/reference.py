@@ -30,9 +30,10 @@ def logsumexp(x, axis=-1, *, keepdims=False):
 
 def log_softmax(x, axis=-1):
     x = real(x)
-    lse = logsumexp(x, axis, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        return x - np.where(np.isfinite(lse), lse, np.nan)
+    with np.errstate(all="ignore"):
+        top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+        gaps = x - np.where(np.isfinite(top), top, np.nan)  # first, or a huge maximum would swallow the sum's logarithm
+        return gaps - np.log(np.sum(np.exp(gaps), axis=axis, keepdims=True))
 
 
 def softmax(x, axis=-1):
