@@ -60,10 +60,7 @@ class Exact:
     @cached_property
     def logs(self) -> list[Any]:
         """The log-softmax."""
-        return [v - self.x[self.label] - self.loss[0] for v in self.x[: self.label]] + [
-            -self.loss[0],
-            *(v - self.x[self.label] - self.loss[0] for v in self.x[self.label + 1 :]),
-        ]
+        return [v - self.x[self.label] - self.loss[0] for v in self.x]
 
     @cached_property
     def loss(self) -> list[Any]:

@@ -166,7 +166,7 @@ def _blocks(
     """
     dtype = rule(x).compute
     if where is None and type(axis) is int:
-        views = direct(axis, dtype, (x,), out)
+        views = direct(axis, dtype, (x,), out)  # what `blocks` does, without the tenth of a small call that it takes
         return staged_bits(axis, dtype, (x,), out) if views is None else ((0, None, *views),)
     mask = None if where is None else as_mask(where, shape).reshape(x.shape)
     return _masked_blocks(x, axis, mask, out, fill)

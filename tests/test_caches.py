@@ -13,9 +13,61 @@ import time
 import pytest
 
 from tests.helpers import ROOT, in_new_process
-from tests.test_processes import CALL, compiled_in
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+CALL = """
+from numba.core import event
+import numpy as np
+import fastce
+
+with event.install_recorder("numba:compile") as compiled:
+    assert abs(fastce.logsumexp([1.0, 2.0, 3.0]) - 3.40760596444438) < 1e-14
+print(len(compiled.buffer))
+"""
+
+NOWHERE = """
+import numba.core.caching
+
+def fail(self, *args):
+    raise OSError("no place")
+
+numba.core.caching._CacheLocator.ensure_cache_path = fail
+"""
+
+FULL_DISK = """
+import numba.core.caching
+
+def fail(self, *args):
+    raise OSError("no space left")
+
+numba.core.caching.IndexDataCacheFile.save = fail
+"""
+
+
+def compiled_in(directory, before=""):
+    """How many compilations a process with this cache directory sees."""
+    return int(in_new_process(before + CALL, NUMBA_CACHE_DIR=str(directory)))
+
+
+def test_a_second_process_compiles_nothing(tmp_path):
+    assert compiled_in(tmp_path) > 0
+    assert compiled_in(tmp_path) == 0
+
+
+def test_damaged_cache_files(tmp_path):
+    compiled_in(tmp_path)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert compiled_in(tmp_path) > 0
+
+
+@pytest.mark.parametrize("trouble", [NOWHERE, FULL_DISK], ids=["no place", "disk full"])
+def test_no_cache(trouble, tmp_path):
+    assert compiled_in(tmp_path, trouble) > 0
+    assert not any(path.suffix in (".nbi", ".nbc") for path in tmp_path.rglob("*"))
 
 
 def package_in(folder):

@@ -40,7 +40,7 @@ from fastce.kernels.simd import (
     where,
     widen,
 )
-from fastce.kernels.squares import group, load_group, max_rows, store_group, sum_rows
+from fastce.kernels.squares import group, load_group, max_rows, store_group, store_square, sum_rows
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 INTEGER = {np.float32: np.int32, np.float64: np.int64}
@@ -330,6 +330,33 @@ def test_groups(dtype):
                 np.testing.assert_array_equal(tile[:classes], turned)
                 expected = np.full_like(back, -1)
                 expected[:rows, : min(classes, together)] = x[:rows, :classes]
+                np.testing.assert_array_equal(back, expected)
+
+
+def test_squares(dtype):
+    @numba.njit
+    def turn(x, rows, classes, tile, back):
+        square = scratch(x, 16)
+        step = x.strides[0] // x.itemsize
+        for c in range(0, classes, group(x)):
+            load_group(offset(row(x, 0), c), step, rows, classes - c, offset(square, c * lanes(x)))
+        for c in range(classes):
+            store(row(tile, c), 0, load(square, c * lanes(x)))
+        store_square(row(back, 0), back.strides[0] // back.itemsize, rows, classes, square)
+
+    lanes_ = width(dtype)
+    source = np.arange(40.0 * 40).reshape(40, 40).astype(dtype)
+    for x in (source[:lanes_, :lanes_], source[: 2 * lanes_ : 2, 3 : 3 + lanes_]):
+        for rows in range(1, lanes_ + 1):
+            for classes in range(1, lanes_ + 1):
+                tile = np.full((lanes_, lanes_), -1, dtype)
+                back = np.full((lanes_ + 1, lanes_ + 1), -1, dtype)
+                turn(x, rows, classes, tile, back)
+                # lanes past the rows repeat the last row
+                turned = x[np.minimum(np.arange(lanes_), rows - 1), :classes].T
+                np.testing.assert_array_equal(tile[:classes], turned)
+                expected = np.full_like(back, -1)
+                expected[:rows, :classes] = x[:rows, :classes]
                 np.testing.assert_array_equal(back, expected)
 
 

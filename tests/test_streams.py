@@ -10,8 +10,6 @@ from tests.helpers import assert_same_bits
 CLASSES = 1100
 ROWS = 40  # some to each thread
 LONG = 3 * (1 << 15) + 5  # a few rows of which are shared among the threads
-
-
 COLUMNS = (16, CLASSES, 50)  # neighbouring samples in the lanes, the classes not aligned
 
 

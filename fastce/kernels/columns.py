@@ -10,6 +10,7 @@ The loops run over the samples inside those over the classes: memory is read in 
 
 import numpy as np
 
+from fastce.kernels import streams
 from fastce.kernels.jit import inline
 from fastce.kernels.memory import (
     load,
@@ -19,9 +20,6 @@ from fastce.kernels.memory import (
     row,
     scratch,
     store,
-    store_n,
-    stream,
-    until_aligned,
     will_read,
 )
 from fastce.kernels.simd import bits, full, lanes, maximum, narrow, where, widen
@@ -153,48 +151,40 @@ def or_nan(value, p, step, classes, n):
 
 @inline
 def write(p, step, q, q_step, classes, n, streamed, formula, args):
-    """Write ``formula(c, j, n - j, p, step, *args)``, which gives samples j to n of class c, for all.
+    """Write ``formula(j, m, c, p, step, *args)``, which gives samples j to j + m of class c, for all.
 
-    Where ``streamed``, whole values go past the caches, and the caller has to ``settle`` them.
+    Where ``streamed``, the caller has to ``settle`` what was written.
     """
-    width = lanes(q)
     for c in range(classes):
-        goal = offset(q, c * q_step)
-        ahead = offset(p, min(c + AHEAD, classes - 1) * step)
-        j = min(until_aligned(goal), n)
-        if j > 0:
-            store_n(goal, 0, j, formula(c, 0, j, p, step, *args))
-        while j + width <= n:
-            will_read(ahead, j)
-            value = formula(c, j, width, p, step, *args)
-            if streamed:
-                stream(goal, j, value)
-            else:
-                store(goal, j, value)
-            j += width
-        if j < n:
-            store_n(goal, j, n - j, formula(c, j, n - j, p, step, *args))
+        streams.write(offset(q, c * q_step), n, streamed, formula, (c, p, step, *args))
 
 
 @inline
-def softmax(c, j, n, p, step, tops, factors):
+def reload(p, step, c, j, n):
+    """Load ``n`` samples of class c again, and ask for those of a later class: streaks are too short to be guessed."""
+    will_read(p, (c + AHEAD) * step + j)  # behind the last class that is no access
+    return load_n(p, c * step + j, n, 0.0)
+
+
+@inline
+def softmax(j, n, c, p, step, tops, factors):
     """Return exp(x - top) * factor."""
-    return exp(load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
+    return exp(reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
 
 
 @inline
-def log_softmax(c, j, n, p, step, tops, log_sums):
+def log_softmax(j, n, c, p, step, tops, log_sums):
     """Return (x - top) - log_sum."""
-    return (load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)) - load_n(log_sums, j, n, 0.0)
+    return (reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)) - load_n(log_sums, j, n, 0.0)
 
 
 @inline
-def gradient(c, j, n, p, step, tops, factors, labels, at_labels, class_weight, minuses):
+def gradient(j, n, c, p, step, tops, factors, labels, at_labels, class_weight, minuses):
     """Return exp(x - top) * factor - w * minus; ``at_label`` at the label, 0 where label is -1.
 
     ``labels`` holds the bits of integers as wide as the logits.
     """
-    value = exp(load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
+    value = exp(reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
     if minuses is not None:
         minus = load_n(minuses, j, n, 0.0)
         if class_weight is not None:
@@ -272,11 +262,11 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
 
 
 @inline
-def soft(c, j, n, p, step, t, t_step, class_weight, tops, rests, amounts, slopes, smoothing):
+def soft(j, n, c, p, step, t, t_step, class_weight, tops, rests, amounts, slopes, smoothing):
     """Return slope * (amount * softmax - t), for targets after smoothing and weights."""
     share = _share(offset(t, c * t_step + j), n, c, class_weight, smoothing)
     rest, amount, slope = load_n(rests, j, n, 0.0), load_n(amounts, j, n, 0.0), load_n(slopes, j, n, 0.0)
-    d = load_n(p, c * step + j, n, 0.0) - load_n(tops, j, n, 0.0)
+    d = reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)
     return soft_gradient(d, share, amount * slope / (rest + 1.0), rest, amount, slope)
 
 
@@ -325,12 +315,12 @@ def dots(p, step, g, g_step, classes, n, results):
 
 
 @inline
-def softmax_vjp(c, j, n, p, step, g, g_step, dots):
+def softmax_vjp(j, n, c, p, step, g, g_step, dots):
     """Return p (g - dot)."""
-    return load_n(p, c * step + j, n, 0.0) * (load_n(g, c * g_step + j, n, 0.0) - load_n(dots, j, n, 0.0))
+    return reload(p, step, c, j, n) * (load_n(g, c * g_step + j, n, 0.0) - load_n(dots, j, n, 0.0))
 
 
 @inline
-def log_softmax_vjp(c, j, n, p, step, g, g_step, totals):
+def log_softmax_vjp(j, n, c, p, step, g, g_step, totals):
     """Return g - exp(p) total."""
-    return load_n(g, c * g_step + j, n, 0.0) - exp(load_n(p, c * step + j, n, 0.0)) * load_n(totals, j, n, 0.0)
+    return load_n(g, c * g_step + j, n, 0.0) - exp(reload(p, step, c, j, n)) * load_n(totals, j, n, 0.0)

@@ -37,7 +37,6 @@ from fastce.kernels.memory import (
     offset,
     row,
     scratch,
-    settle,
     store,
     store_n,
     store_one,
@@ -46,7 +45,7 @@ from fastce.kernels.samples import scan, total_of
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import bits, full, get_lane, lane_index, lanes, set_lane, where
 from fastce.kernels.split import chunk_count, chunk_of
-from fastce.kernels.streams import write
+from fastce.kernels.streams import settle, write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp, log1p
 
@@ -240,8 +239,7 @@ def hard_rows(
                     terms = (row(x, start + r), get_lane(top, r), get_lane(factor, r), class_weight, minus)
                     write(q, classes, streamed, rows.gradient, terms)
                     store_one(q, label, get_lane(label_gradient, r))
-            if streamed:
-                settle()
+            settle(streamed)
     return position, denominator, total_of(loss)
 
 
@@ -340,8 +338,7 @@ def hard_columns(
             q, q_step = columns.origin(grad, start), columns.class_step(grad)
             options = (tops, terms, marks, rests, class_weight, given(smoothing, minuses))
             columns.write(p, step, q, q_step, classes, n, streamed, columns.gradient, options)
-            if streamed:
-                settle()
+            settle(streamed)
     return position, denominator, total_of(loss)
 
 
@@ -404,5 +401,4 @@ def hard_split(
                 write(q, classes, streamed, rows.gradient, terms)
                 if start <= label < start + classes:
                     store_one(q, label - start, get_lane(label_gradient * slope, 0))
-                if streamed:
-                    settle()
+                settle(streamed)

@@ -253,7 +253,7 @@ def store(typingctx, p, k, value):
 def stream(typingctx, p, k, value):
     """Write a value past the caches; ``k`` elements after ``p`` must be a multiple of its size.
 
-    Other threads see it after ``settle``.
+    Other threads see it after ``fence``.
     """
 
     def codegen(context, builder, sig, args):
@@ -266,7 +266,7 @@ def stream(typingctx, p, k, value):
 
 
 @intrinsic
-def settle(typingctx):
+def fence(typingctx):
     """Put what was streamed before what is written from here on."""
 
     def codegen(context, builder, sig, args):

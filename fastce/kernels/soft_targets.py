@@ -11,10 +11,10 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.cross_entropy import keep_found, sample_scales, z_slope, z_term
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import load, row, scratch, settle, store, store_n
+from fastce.kernels.memory import load, row, scratch, store, store_n
 from fastce.kernels.samples import total_of
 from fastce.kernels.simd import full, get_lane, lanes, set_lane
-from fastce.kernels.streams import write
+from fastce.kernels.streams import settle, write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import log1p
 
@@ -84,8 +84,7 @@ def soft_rows(
                     get_lane(top, r), get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
                 )  # fmt: skip
                 write(row(grad, start + r), classes, streamed, rows.soft, terms)
-            if streamed:
-                settle()
+            settle(streamed)
     return total_of(loss)
 
 
@@ -143,6 +142,5 @@ def soft_columns(
             q, q_step = columns.origin(grad, start), columns.class_step(grad)
             terms = (t, t_step, class_weight, tops, rests, amounts, slopes, smoothing)
             columns.write(p, step, q, q_step, classes, n, streamed, columns.soft, terms)
-            if streamed:
-                settle()
+            settle(streamed)
     return total_of(loss)

@@ -10,7 +10,7 @@ from numba import prange
 from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import either, given, load, offset, row, scratch, settle, store, store_n, store_one
+from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
     any_lane,
@@ -21,7 +21,7 @@ from fastce.kernels.simd import (
     where,
 )
 from fastce.kernels.split import chunk_count, chunk_of
-from fastce.kernels.streams import write
+from fastce.kernels.streams import settle, write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import log1p
 
@@ -91,8 +91,7 @@ def softmax_rows(x, lse, probs, logs, per_block, streamed):
             for r in range(n):
                 terms = (row(x, start + r), get_lane(top, r), get_lane(log_sum, r))
                 write(row(logs, start + r), classes, streamed, rows.log_softmax, terms)
-        if streamed:
-            settle()
+        settle(streamed)
 
 
 @kernel
@@ -148,8 +147,7 @@ def softmax_columns(x, lse, probs, logs, panel, streamed):
                 store(terms, j, log1p(load(rests, j)))
             q, q_step = columns.origin(logs, start), columns.class_step(logs)
             columns.write(p, step, q, q_step, classes, n, streamed, columns.log_softmax, (tops, terms))
-        if streamed:
-            settle()
+        settle(streamed)
 
 
 @kernel
@@ -169,5 +167,4 @@ def softmax_split(x, lse, probs, logs, streamed, found):
         if logs is not None:
             log_sum = get_lane(log1p(rest), 0)
             write(offset(row(logs, i), start), classes, streamed, rows.log_softmax, (p, found[0, i], log_sum))
-        if streamed:
-            settle()
+        settle(streamed)

@@ -30,6 +30,19 @@ def _transpose(builder, vectors):
     return vectors
 
 
+def _read(builder, values, simd, count):
+    """Return ``count`` values of scratch memory."""
+    places = [place(builder, values, ir.Constant(I64, i * simd.lanes), llvm_type(simd)) for i in range(count)]
+    return [builder.load(at, align=BYTES) for at in places]
+
+
+def _store_some(builder, raw, pointer, r, rows, classes, simd):
+    """Write the first ``classes`` lanes of row ``r``, if there is such a row."""
+    wanted = builder.icmp_signed("<", ir.Constant(I64, r), rows)
+    count = builder.select(wanted, classes, ir.Constant(I64, 0))
+    masked_store(builder, raw, pointer, first(builder, count, simd))
+
+
 def _group(simd):
     """Return the type of the classes of a row that fill a quarter of a value."""
     return Simd(simd.element, simd.lanes // QUARTERS)
@@ -97,11 +110,8 @@ def store_group(typingctx, p, step, rows, classes, values):
 
     def codegen(context, builder, sig, args):
         p, step, rows, classes, values = args
-        vectors = []
-        for i in range(part.lanes):
-            at = place(builder, values, ir.Constant(I64, i * simd.lanes), llvm_type(simd))
-            vectors.append(builder.load(at, align=BYTES))
-        vectors = [to_memory(builder, column, dtype) for column in _transpose(builder, vectors)]
+        turned = _transpose(builder, _read(builder, values, simd, part.lanes))
+        vectors = [to_memory(builder, column, dtype) for column in turned]
 
         def each_row(store):
             for r in range(simd.lanes):
@@ -113,9 +123,7 @@ def store_group(typingctx, p, step, rows, classes, values):
             builder.store(raw, pointer, align=alignment(raw.type))
 
         def masked(r, raw, pointer):
-            wanted = builder.icmp_signed("<", ir.Constant(I64, r), rows)
-            count = builder.select(wanted, classes, ir.Constant(I64, 0))
-            masked_store(builder, raw, pointer, first(builder, count, part))
+            _store_some(builder, raw, pointer, r, rows, classes, part)
 
         with builder.if_else(_is_whole(builder, rows, classes, simd, part), likely=True) as (then, otherwise):
             with then:
@@ -139,17 +147,10 @@ def store_square(typingctx, p, step, rows, classes, square):
 
     def codegen(context, builder, sig, args):
         p, step, rows, classes, square = args
-        vectors = []
-        for i in range(simd.lanes):
-            at = place(builder, square, ir.Constant(I64, i * simd.lanes), llvm_type(simd))
-            vectors.append(builder.load(at, align=BYTES))
-        for i, column in enumerate(_transpose(builder, vectors)):
-            index = ir.Constant(I64, i)
-            wanted = builder.icmp_signed("<", index, rows)
-            count = builder.select(wanted, classes, ir.Constant(I64, 0))
+        for r, column in enumerate(_transpose(builder, _read(builder, square, simd, simd.lanes))):
             raw = to_memory(builder, column, dtype)
-            pointer = place(builder, p, builder.mul(step, index), raw.type)
-            masked_store(builder, raw, pointer, first(builder, count, simd))
+            pointer = place(builder, p, builder.mul(step, ir.Constant(I64, r)), raw.type)
+            _store_some(builder, raw, pointer, r, rows, classes, simd)
 
     return types.void(p, types.intp, types.intp, types.intp, square), codegen
 
@@ -162,10 +163,7 @@ def _row_reduction(square, combine):
     simd = value_type(square)
 
     def codegen(context, builder, sig, args):
-        vectors = []
-        for i in range(simd.lanes):
-            at = place(builder, args[0], ir.Constant(I64, i * simd.lanes), llvm_type(simd))
-            vectors.append(builder.load(at, align=BYTES))
+        vectors = _read(builder, args[0], simd, simd.lanes)
         stride = simd.lanes // 2
         while stride:
             pairs = [_exchange(builder, vectors[i], vectors[i + stride], stride) for i in range(stride)]

@@ -1,4 +1,4 @@
-"""How rows of results are written: in whole aligned values, past the caches where they are large.
+"""How results are written: in whole aligned values, past the caches where they are large.
 
 A store to a line that no cache holds reads it first. Streaming whole lines does not, which
 saves a third of a large result's traffic; a result that the caches could have held would
@@ -6,21 +6,21 @@ cost more this way.
 """
 
 from fastce.kernels.jit import inline
-from fastce.kernels.memory import store, store_n, stream, until_aligned
+from fastce.kernels.memory import fence, store, store_n, stream, until_aligned
 from fastce.kernels.simd import lanes
 
 
 @inline
-def write(q, classes, streamed, formula, args):
-    """Write ``formula(j, n, *args)``, which gives classes j to j + n, for all classes.
+def write(q, count, streamed, formula, args):
+    """Write ``formula(j, n, *args)``, which gives elements j to j + n, for all ``count``.
 
     Where ``streamed``, the caller has to ``settle`` what was written.
     """
     width = lanes(q)
-    j = min(until_aligned(q), classes)
+    j = min(until_aligned(q), count)
     if j > 0:
         store_n(q, 0, j, formula(0, j, *args))
-    while j + 2 * width <= classes:
+    while j + 2 * width <= count:
         a = formula(j, width, *args)
         b = formula(j + width, width, *args)
         if streamed:
@@ -30,6 +30,13 @@ def write(q, classes, streamed, formula, args):
             store(q, j, a)
             store(q, j + width, b)
         j += 2 * width
-    while j < classes:
-        store_n(q, j, classes - j, formula(j, classes - j, *args))
+    while j < count:
+        store_n(q, j, count - j, formula(j, count - j, *args))
         j += width
+
+
+@inline
+def settle(streamed):
+    """Let other threads see what was streamed, if it was."""
+    if streamed:
+        fence()

@@ -14,9 +14,9 @@ from numba import prange
 from fastce.kernels import columns, rows, tiles
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import kernel
-from fastce.kernels.memory import load, load_n, row, scratch, settle, store
+from fastce.kernels.memory import load, load_n, row, scratch, store
 from fastce.kernels.simd import lanes
-from fastce.kernels.streams import write
+from fastce.kernels.streams import settle, write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp
 
@@ -26,8 +26,7 @@ def lse_rows(x, g, lse, out, streamed):
     """``x`` is (N, C) with contiguous rows; ``g`` and ``lse`` hold one value a row."""
     for i in prange(x.shape[0]):
         write(row(out, i), x.shape[1], streamed, rows.gradient, (row(x, i), lse[i], g[i], None, None))
-        if streamed:
-            settle()
+        settle(streamed)
 
 
 @kernel
@@ -43,8 +42,7 @@ def lse_columns(x, g, lse, out, panel, streamed):
         p, q = columns.origin(x, start), columns.origin(out, start)
         step, q_step = columns.class_step(x), columns.class_step(out)
         columns.write(p, step, q, q_step, x.shape[1], n, streamed, columns.softmax, (tops, factors))
-        if streamed:
-            settle()
+        settle(streamed)
 
 
 @kernel
@@ -54,8 +52,7 @@ def softmax_rows(p, g, out, streamed):
     for i in prange(p.shape[0]):
         dot = rows.dot(row(p, i), row(g, i), classes)
         write(row(out, i), classes, streamed, rows.softmax_vjp, (row(p, i), row(g, i), dot))
-        if streamed:
-            settle()
+        settle(streamed)
 
 
 @kernel
@@ -88,8 +85,7 @@ def softmax_columns(p, g, out, panel, streamed):
         columns.dots(source, step, upstream, g_step, classes, n, dots)
         terms = (upstream, g_step, dots)
         columns.write(source, step, q, q_step, classes, n, streamed, columns.softmax_vjp, terms)
-        if streamed:
-            settle()
+        settle(streamed)
 
 
 @kernel
@@ -99,8 +95,7 @@ def log_softmax_rows(logp, g, out, streamed):
     for i in prange(logp.shape[0]):
         total = rows.dot(None, row(g, i), classes)
         write(row(out, i), classes, streamed, rows.log_softmax_vjp, (row(logp, i), row(g, i), total))
-        if streamed:
-            settle()
+        settle(streamed)
 
 
 @kernel
@@ -133,5 +128,4 @@ def log_softmax_columns(logp, g, out, panel, streamed):
         columns.dots(None, 0, upstream, g_step, classes, n, totals)
         terms = (upstream, g_step, totals)
         columns.write(source, step, q, q_step, classes, n, streamed, columns.log_softmax_vjp, terms)
-        if streamed:
-            settle()
+        settle(streamed)
