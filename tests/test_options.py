@@ -14,72 +14,109 @@ from tests.helpers import DTYPES, assert_within, computed, labels_for, logits, n
 from tests.layouts import LAYOUTS
 
 SHAPES = [((7, 5), -1), ((40, 10), -1), ((9, 70), -1), ((3, 1100), -1), ((4, 20, 3), 1), ((12, 33), 0), ((6,), 0)]
-MORE = {
-    "z_loss": 0.1,
-    "logit_scale": 0.7,
-    "softcap": 4.0,
-    "normalizer": 3.5,
-    "where": None,  # made for the shape
-    "label_smoothing": 0.1,
-    "weight": None,
-    "sample_weight": None,
+NUMBERS = {
+    "z_loss": [0.1, 1e-4],
+    "logit_scale": [0.7, -1.5],
+    "softcap": [4.0, 0.5],
+    "normalizer": [3.5],
+    "label_smoothing": [0.1, 0.5, 1.0],
+    "ignore_index": [-100, 1, 1000],
+}
+ARRAYS = ["where", "weight", "sample_weight"]
+IN_TORCH = {"z_loss", "logit_scale", "softcap", "label_smoothing", "ignore_index", "weight", "reduction", "axis"}
+CASES = {
+    "case": st.sampled_from(SHAPES),
+    "dtype": st.sampled_from(DTYPES),
+    "layout": st.sampled_from(sorted(LAYOUTS)),
+    "numbers": st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in NUMBERS.items()}),
+    "arrays": st.sets(st.sampled_from(ARRAYS)),
+    "reduction": st.sampled_from(["mean", "sum", "none"]),
+    "grad_output": st.sampled_from([None, -1.7, "each"]),
+    "soft": st.booleans(),
+    "seed": st.integers(0, 2**16),
 }
 
 
-def options_for(rng, shape, axis, names):
-    options = {name: MORE[name] for name in names}
-    if "where" in options:
-        options["where"] = rng.random(shape) > 0.3
-    if "weight" in options:
-        options["weight"] = rng.random(shape[axis]) + 0.5
-    if "sample_weight" in options:
-        options["sample_weight"] = rng.random(np.delete(shape, axis)) + 0.5
-    return options
+def arrays_for(rng, shape, axis, names):
+    """The options that are arrays; some classes and samples weigh nothing."""
+    made = {
+        "where": rng.random(shape) > 0.3,
+        "weight": rng.integers(0, 5, shape[axis]) / 4,
+        "sample_weight": rng.integers(0, 5, np.delete(shape, axis)) / 4,
+    }
+    return {name: made[name] for name in names}
 
 
-def check(x, target, eps=40, **options):
-    loss, grad = fastce.cross_entropy_and_grad(x, target, **options)
-    alone = fastce.cross_entropy(x, target, **options)
-    np.testing.assert_array_equal(alone, loss)
+def check(x, target, eps=40, *, grad_output=None, layout="C order", **options):
+    given = LAYOUTS[layout](x)
+    loss, grad = fastce.cross_entropy_and_grad(given, target, grad_output=grad_output, **options)
+    np.testing.assert_array_equal(fastce.cross_entropy(given, target, **options), loss)
+    np.testing.assert_array_equal(np.asarray(given, np.float64), np.asarray(x, np.float64), "logits were modified")
     scale = None
     if options.get("reduction") == "none":
         scale = np.maximum(np.abs(reference.cross_entropy(x, target, **options)), 1.0)
     assert_within(loss, reference.cross_entropy(x, target, **options), eps, computed(x.dtype), scale=scale)
-    expected = reference.cross_entropy_grad(x, target, **options)
-    terms = reference.cross_entropy_grad(x, target, terms=True, **options)
+    expected = reference.cross_entropy_grad(x, target, grad_output=grad_output, **options)
+    terms = np.abs(reference.cross_entropy_grad(x, target, grad_output=grad_output, terms=True, **options))
     half = x.dtype.itemsize == 2
-    floor = np.float64(terms).max(initial=0) * (2.0**-8 if half else 2.0**-20) + 1e-300
+    floor = np.nan_to_num(np.float64(terms)).max(initial=0) * (2.0**-8 if half else 2.0**-20) + 1e-300
     assert_within(grad, expected, 4 if half else eps, x.dtype, scale=np.maximum(terms, floor))
-    copy = x.copy()
-    in_place = fastce.cross_entropy_and_grad(copy, target, out=copy, **options).grad
-    assert in_place is copy
-    np.testing.assert_array_equal(in_place, grad)
+    if given.flags.writeable:
+        in_place = fastce.cross_entropy_and_grad(given, target, grad_output=grad_output, out=given, **options).grad
+        assert in_place is given
+        np.testing.assert_array_equal(in_place, grad)
+    return loss, grad
 
 
-@hypothesis.given(
-    st.sampled_from(SHAPES),
-    st.sampled_from(DTYPES),
-    st.sets(st.sampled_from(sorted(MORE))),
-    st.sampled_from(["mean", "sum", "none"]),
-    st.booleans(),
-    st.integers(0, 2**16),
-)
-def test_combinations(case, dtype, names, reduction, soft, seed):
-    (shape, axis), rng = case, np.random.default_rng(seed)
-    x = logits(rng, shape, dtype)
-    options = options_for(rng, shape, axis, names)
-    if soft:
-        target = soft_for(rng, shape, axis, computed(dtype))
+def check_torch(x, target, loss, grad, *, axis, reduction, grad_output, eps=60, **options):
+    """Compare with torch, which has some options and is told the others' formulas, in the dtype computed in."""
+    leaf = torch.from_numpy(x.astype(computed(x.dtype))).requires_grad_()
+    bent = leaf * options.pop("logit_scale", 1.0)
+    cap, z = options.pop("softcap", None), options.pop("z_loss", 0.0)
+    bent = (bent if cap is None else cap * torch.tanh(bent / cap)).movedim(axis, min(1, x.ndim - 1))
+    soft = target.dtype.kind == "f"
+    target = torch.from_numpy(np.moveaxis(target, axis, min(1, x.ndim - 1)).copy() if soft else target)
+    weight = options.pop("weight", None)
+    weight = None if weight is None else torch.from_numpy(weight).to(leaf.dtype)
+    theirs = torch.nn.functional.cross_entropy(bent, target, weight=weight, reduction=reduction, **options)
+    if z:
+        terms = z * torch.logsumexp(bent, min(1, x.ndim - 1)) ** 2
+        count = torch.tensor(terms.numel())
+        if not soft:
+            kept = target != options.get("ignore_index", -100)
+            terms = terms * kept
+            count = (kept if weight is None else weight[torch.where(kept, target, 0)] * kept).sum()
+        theirs = theirs + {"none": terms, "sum": terms.sum(), "mean": terms.sum() / count}[reduction]
+    upstream = torch.as_tensor(1.0 if grad_output is None else grad_output, dtype=leaf.dtype).expand(theirs.shape)
+    theirs.backward(upstream)
+    expected, theirs = leaf.grad.numpy(), theirs.detach().numpy()
+    assert_within(loss, theirs, eps, scale=np.maximum(np.abs(theirs), 1.0), message="torch's loss")
+    size = max(float(np.nan_to_num(np.abs(expected)).max(initial=0)), 1e-30)
+    assert_within(grad, expected, 4 if x.dtype.itemsize == 2 else eps, scale=size, message="torch's gradient")
+
+
+@hypothesis.given(st.fixed_dictionaries(CASES))
+@hypothesis.settings(max_examples=60)
+def test_combinations(drawn):
+    """Any options, dtype and layout: the oracle agrees, and so does torch where it can say the same."""
+    (shape, axis), rng = drawn["case"], np.random.default_rng(drawn["seed"])
+    x = logits(rng, shape, drawn["dtype"])
+    options = {**drawn["numbers"], **arrays_for(rng, shape, axis, drawn["arrays"])}
+    if drawn["soft"]:
+        target = soft_for(rng, shape, axis, computed(x.dtype))
     else:
         target = np.asarray(labels_for(rng, shape, axis))
-        if "where" in options:  # a label that takes no part costs +inf: see below
+        if "where" in options and (rng.random() < 0.8 or len(drawn["arrays"]) > 1):
+            # others cost +inf, and 0 times that would be NaN
             np.put_along_axis(options["where"], np.expand_dims(target, axis), True, axis)
-        target = np.where(rng.random(target.shape) < 0.2, -100, target)
-        if target.size == 1 and "normalizer" not in options:
-            target = np.maximum(target, 0)
-    if reduction == "mean" and "normalizer" not in options and not soft and (target == -100).all():
-        return
-    check(x, target, axis=axis, reduction=reduction, **options)
+        target = np.where(rng.random(target.shape) < 0.2, options.get("ignore_index", -100), target)
+    reduction, grad_output, layout = drawn["reduction"], drawn["grad_output"], drawn["layout"]
+    if grad_output == "each":
+        grad_output = rng.normal(size=np.delete(shape, axis)) if reduction == "none" else 0.6
+    options |= {"axis": axis, "reduction": reduction}
+    loss, grad = check(x, target, grad_output=grad_output, layout=layout, **options)
+    if set(options) <= IN_TORCH:
+        check_torch(x, target, loss, grad, grad_output=grad_output, **options)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -1,11 +1,14 @@
 """Several axes, weights, signs and masks of the softmax family, against SciPy and against leaving elements out."""
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 from scipy import special
 
 import fastce
-from tests.helpers import DTYPES, HALF, finfo, logits, name_of
+from tests import reference
+from tests.helpers import DTYPES, HALF, assert_within, finfo, logits, name_of
 from tests.layouts import LAYOUTS
 
 AXES = [None, (0, 1), (1, 2), (0, 2), (2, 0), (1,), (), 1, -1, [0, 2]]
@@ -169,3 +172,51 @@ def test_half_results_are_rounded_once(rng):
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def weights_for(rng, kind, shape):
+    made = {"number": rng.normal(), "row": rng.integers(-3, 4, shape[-1:]) / 2, "all": rng.integers(-1, 4, shape) / 2}
+    return None if kind is None else made[kind]
+
+
+@given(
+    shape=st.sampled_from([(3, 4, 5), (2, 40), (7,), (2, 1, 3, 2)]),
+    axes=st.sampled_from(["int", "tuple", "all", "none"]),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    b=st.sampled_from([None, None, "number", "row", "all"]),
+    masked=st.booleans(),
+    flags=st.tuples(st.booleans(), st.booleans()),
+    with_out=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_any_options(shape, axes, dtype, layout, b, masked, flags, with_out, seed):
+    """Masked elements are at -inf; SciPy, in float64, knows of weights."""
+    rng = np.random.default_rng(seed)
+    x = logits(rng, shape, dtype)
+    some = tuple(int(i) for i in rng.permutation(len(shape))[: rng.integers(1, len(shape) + 1)])
+    axis = {"int": some[0] - len(shape), "tuple": some, "all": tuple(range(len(shape))), "none": None}[axes]
+    where = rng.random(shape[-1]) > 0.3 if masked else True
+    given_x, wide = LAYOUTS[layout](x), np.where(where, x.astype(np.float64), -np.inf)
+    options = {"where": where} if masked else {}
+    for name, fill in (("softmax", 0.0), ("log_softmax", -np.inf)):
+        out = np.empty(shape, dtype) if with_out else None
+        result = getattr(fastce, name)(given_x, axis, out=out, **options)
+        assert out is None or result is out
+        with np.errstate(invalid="ignore"):
+            wanted = np.where(where, getattr(reference, name)(wide, axis), fill)
+        assert_within(result, wanted, 24, dtype, message=name)
+    keepdims, return_sign = flags
+    weights = weights_for(rng, b, shape)
+    result = fastce.logsumexp(given_x, axis, b=weights, keepdims=keepdims, return_sign=return_sign, **options)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        lse, sign = special.logsumexp(wide, axis, b=weights, keepdims=keepdims, return_sign=True)
+        terms = special.logsumexp(wide, axis, b=None if weights is None else np.abs(weights), keepdims=keepdims)
+        lost = np.nan_to_num(np.exp(np.minimum(terms - lse, 40)), posinf=1.0)  # the sum may cancel
+    actual, actual_sign = result if return_sign else (result, sign)
+    known = lost < 1e3
+    wanted = lse if return_sign else np.where(sign < 0, np.nan, lse)
+    scale = np.maximum(np.abs(np.nan_to_num(lse, neginf=0)), lost)
+    assert actual.shape == lse.shape
+    assert_within(np.asarray(actual)[known], wanted[known], 24, scale=scale[known])
+    np.testing.assert_array_equal(np.asarray(actual_sign, np.float64)[known], sign[known])
