@@ -151,16 +151,19 @@ class CrossEntropyLoss:
     def parts(self) -> LossParts:
         """The last loss as `LossParts`: cross-entropy and z-loss apart."""
         problem = self._last()
-        dtype = problem.dtype.type
-        terms = np.nan_to_num(problem.lse().astype(np.float64), nan=0.0) ** 2 * (problem.z_loss or 0.0)
-        if problem.sample_weight is not None:
-            terms *= problem.sample_weight.reshape(problem.shape)
-        if problem.reduction == "none":
-            z_part: Any = terms.astype(problem.dtype)[()]
-        else:
-            total = float(terms.sum())
-            z_part = dtype(mean(total, problem.kept) if problem.reduction == "mean" else total)
-        return LossParts(self._loss - z_part, z_part)
+        if problem.z_loss is None:
+            return LossParts(self._loss, np.zeros_like(self._loss)[()])
+        lse = problem.lse().astype(np.float64)
+        with np.errstate(all="ignore"):  # infinite ones
+            terms = np.where(np.isnan(lse), 0.0, lse) ** 2 * problem.z_loss
+            if problem.sample_weight is not None:
+                terms *= problem.sample_weight.reshape(problem.shape)
+            if problem.reduction == "none":
+                z_part: Any = terms.astype(problem.dtype)[()]
+            else:
+                total = float(terms.sum())
+                z_part = problem.dtype.type(mean(total, problem.kept) if problem.reduction == "mean" else total)
+            return LossParts(self._loss - z_part, z_part)
 
     def _last(self) -> Problem:
         if self._problem is None:

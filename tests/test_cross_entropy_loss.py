@@ -1,10 +1,13 @@
-"""CrossEntropyLoss: the functions as an object with options and a buffer."""
+"""CrossEntropyLoss: the functions as an object with options, buffers, and the sums of the last step."""
 
 import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import DTYPES, assert_same_bits, computed, labels_for, logits, name_of, soft_for
+from tests import reference
+from tests.helpers import DTYPES, assert_same_bits, assert_within, computed, labels_for, logits, name_of, soft_for
+from tests.layouts import LAYOUTS
+from tests.test_memory import peak
 
 OPTIONS = {
     "defaults": {},
@@ -189,3 +192,157 @@ def test_training_by_the_object_and_by_the_function_is_the_same(rng):
     np.testing.assert_array_equal(by_object, by_function)
     assert losses[0] == pytest.approx(np.log(5))
     assert losses[-1] < losses[0]
+
+
+# --- from step to step --------------------------------------------------------------------
+
+MANY = {
+    "plain": {},
+    "weighted": {"weight": np.linspace(0.5, 2, 512), "label_smoothing": 0.1, "z_loss": 1e-3},
+    "capped": {"softcap": 5.0, "logit_scale": 0.5, "where": np.arange(512) != 3},
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+def test_the_second_step_allocates_nothing_like_the_logits(soft, name):
+    """A few numbers a sample and, for scaled or capped logits, buffers of some rows."""
+    x = np.zeros((16_384, 512), np.float32)
+    target = np.full(x.shape, 1 / 512, np.float32) if soft else np.zeros(len(x), int)
+    criterion = fastce.CrossEntropyLoss(**MANY[name])
+
+    def step():
+        return criterion(x, target), criterion.backward()
+
+    used, _ = peak(step)  # the second step is measured
+    assert used < 100 * len(x) + 6_500_000, f"{used} bytes for logits of {x.nbytes}"
+
+
+# every regime in which finding maxima and sums again would be another pass: long rows, rows that
+# threads share, class axes that are not last, and others through a buffer of rows
+LONG = pytest.mark.parametrize(
+    ("shape", "axis", "layout"),
+    [
+        ((4, 2600), 1, "C order"),
+        ((40, 2600), 1, "C order"),
+        ((1, 70_001), 1, "C order"),
+        ((40, 30), 0, "C order"),
+        ((3, 20, 30), 1, "C order"),
+        ((4, 2600), 1, "every other class"),
+        ((4, 2600), 1, "other byte order"),
+    ],
+    ids=str,
+)
+
+
+def check_that_sums_are_kept(shape, axis, layout, rng, **options):
+    """Logits that fall by ln 2 after the forward pass halve the exponentials, but not their sum."""
+    x, target = LAYOUTS[layout](logits(rng, shape)), labels_for(rng, shape, axis)
+    criterion = fastce.CrossEntropyLoss(axis=axis, reduction="sum", **options)
+    criterion(x, target)
+    before = criterion.backward().copy()
+    x -= np.log(2) / options.get("logit_scale", 1.0)
+    after = criterion.backward()
+    share = options.get("label_smoothing", 0.0) / shape[axis]
+    others = np.ones(shape, bool)
+    np.put_along_axis(others, np.expand_dims(target, axis), False, axis)
+    np.testing.assert_allclose((after + share)[others], (before + share)[others] / 2, rtol=1e-11)
+
+
+@LONG
+def test_backward_is_no_second_forward(shape, axis, layout, rng):
+    check_that_sums_are_kept(shape, axis, layout, rng)
+
+
+@pytest.mark.parametrize("options", [{"z_loss": 0.1, "label_smoothing": 0.1}, {"logit_scale": 2.0}], ids=str)
+def test_backward_is_no_second_forward_with_options(options, rng):
+    check_that_sums_are_kept((4, 2600), 1, "C order", rng, **options)
+
+
+@LONG
+def test_backward_of_long_rows_gives_the_same_bits(shape, axis, layout, rng):
+    x, target = LAYOUTS[layout](logits(rng, shape)), labels_for(rng, shape, axis)
+    target.flat[::3] = -100
+    criterion = fastce.CrossEntropyLoss(axis=axis, reduction="sum")
+    expected = fastce.cross_entropy_and_grad(x, target, axis=axis, reduction="sum")
+    assert_same_bits(criterion(x, target), expected.loss)
+    assert_same_bits(criterion.backward(), expected.grad)
+
+
+# --- by-products --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "dtype"),
+    [
+        *(((20, 5), -1, dtype) for dtype in DTYPES),
+        *((*case, np.dtype(np.float64)) for case in [((20, 50), -1), ((5, 1100), -1), ((3, 20, 9), 1), ((6,), 0)]),
+        ((1, 70_001), -1, np.dtype(np.float64)),
+    ],
+    ids=name_of,
+)
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0, "logit_scale": 0.5}], ids=["plain", "capped"])
+def test_lse(options, shape, axis, dtype, rng):
+    x = logits(rng, shape, dtype)
+    bent = 2.0 * np.tanh(x.astype(np.float64) / 4.0) if options else x.astype(np.float64)
+    expected = reference.logsumexp(bent, axis)
+    for target in (labels_for(rng, shape, axis), soft_for(rng, shape, axis)):
+        criterion = fastce.CrossEntropyLoss(axis=axis, **options)
+        criterion(x, target)
+        assert_within(criterion.lse, expected, 8, computed(dtype), scale=np.maximum(np.abs(expected), 1))
+    if expected.size > 1:
+        target = labels_for(rng, shape, axis)
+        target.flat[1] = -100
+        criterion(x, target)
+        np.testing.assert_array_equal(np.isnan(criterion.lse), target == -100)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), np.dtype(np.float64)], ids=name_of)
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+def test_parts(soft, dtype, reduction, rng):
+    """The cross-entropy without z-loss, and the z-loss, of kept samples with their weights."""
+    x = logits(rng, (30, 7), dtype)
+    target = soft_for(rng, x.shape) if soft else labels_for(rng, x.shape)
+    if not soft:
+        target[::4] = -100
+    weights = {"weight": rng.random(7) + 0.5, "sample_weight": rng.random(30) + 0.5, "label_smoothing": 0.1}
+    for options in ({}, weights, {"normalizer": 11.0}, {"softcap": 3.0, "where": np.arange(7) != 2}):
+        options = options | {"reduction": reduction}
+        if "where" in options and not soft:
+            target[target == 2] = 1
+        criterion = fastce.CrossEntropyLoss(z_loss=0.05, **options)
+        loss = criterion(x, target)
+        parts = criterion.parts
+        assert parts._fields == ("cross_entropy", "z_loss")
+        plain = reference.cross_entropy(x, target, **options)
+        whole = reference.cross_entropy(x, target, z_loss=0.05, **options)
+        scale = np.maximum(np.abs(whole), 1e-3)
+        assert_within(loss, whole, 16, computed(dtype), scale=scale)
+        assert_within(parts.cross_entropy, plain, 16, computed(dtype), scale=scale)
+        assert_within(parts.z_loss, whole - plain, 16, computed(dtype), scale=scale)
+    criterion = fastce.CrossEntropyLoss(reduction=reduction)
+    loss = criterion(x, target)
+    np.testing.assert_array_equal(criterion.parts.cross_entropy, loss)
+    assert not np.any(criterion.parts.z_loss)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("z_loss", [0.0, 0.1])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_parts_of_samples_without_a_softmax(bad, z_loss, reduction, rng):
+    """Quietly, and without a z-loss there is no part of it."""
+    x, target = logits(rng, (3, 5)), labels_for(rng, (3, 5))
+    x[1] = bad
+    criterion = fastce.CrossEntropyLoss(z_loss=z_loss, reduction=reduction)
+    criterion(x, target)
+    assert np.isnan(np.atleast_1d(criterion.parts.cross_entropy)[1 if reduction == "none" else 0])
+    if not z_loss:
+        assert not np.any(criterion.parts.z_loss)
+
+
+def test_by_products_need_a_loss():
+    criterion = fastce.CrossEntropyLoss()
+    for name in ("lse", "parts"):
+        with pytest.raises(RuntimeError, match="there is no loss yet: call the object with logits and target first"):
+            getattr(criterion, name)
