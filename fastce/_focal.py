@@ -22,15 +22,16 @@ def focal_loss(
     gamma: float,
     alpha: npt.ArrayLike | None = None,
     axis: int = -1,
+    sample_weight: npt.ArrayLike | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Any:
     r"""Compute the focal loss between logits and class indices.
 
-    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the labels y and class weights
-    :math:`\alpha`,
+    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the labels y, class weights
+    :math:`\alpha` and sample weights u,
 
-    .. math:: \ell_i = -\alpha_{y_i} \left(1 - p_{i y_i}\right)^\gamma \log p_{i y_i}
+    .. math:: \ell_i = -u_i\, \alpha_{y_i} \left(1 - p_{i y_i}\right)^\gamma \log p_{i y_i}
 
     Parameters
     ----------
@@ -44,11 +45,13 @@ def focal_loss(
         One weight per class, 1 by default.
     axis : int, default -1
         The axis of the classes.
+    sample_weight : array_like, shape of ``logits`` without the class axis, optional
+        One weight per sample.
     ignore_index : int, default -100
         Samples with this class index count for nothing and their logits are not looked at.
     reduction : {"mean", "sum", "none"}, default "mean"
-        For "mean", the sum is divided by the sum of ``alpha`` at the labels that count, their
-        number where ``alpha`` is not given, as in `cross_entropy`.
+        For "mean", the sum is divided by the sum of ``alpha`` at the label times sample weight
+        over the samples that count, their number without weights, as in `cross_entropy`.
 
     Returns
     -------
@@ -90,7 +93,7 @@ def focal_loss(
     >>> fastce.focal_loss(logits, [0, 0], gamma=2.0, reduction="none").round(6)
     array([1.993605e+00, 2.000000e-06])
     """
-    return _Focal(logits, target, gamma, alpha, axis, ignore_index, reduction).solve(None, None)
+    return _Focal(logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction).solve(None, None)
 
 
 def focal_loss_and_grad(
@@ -100,6 +103,7 @@ def focal_loss_and_grad(
     gamma: float,
     alpha: npt.ArrayLike | None = None,
     axis: int = -1,
+    sample_weight: npt.ArrayLike | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
@@ -110,12 +114,12 @@ def focal_loss_and_grad(
     In the notation of `focal_loss`, with the cross-entropy :math:`c_i = -\log p_{i y_i}`, the
     denominator D of the reduction (1 for "sum" and "none") and the upstream gradient g,
 
-    .. math:: \frac{\partial}{\partial x_{ij}} = \frac{g_i \alpha_{y_i}}{D} (1 - p_{i y_i})^\gamma
+    .. math:: \frac{\partial}{\partial x_{ij}} = \frac{g_i u_i \alpha_{y_i}}{D} (1 - p_{i y_i})^\gamma
         \left(1 + \gamma \frac{c_i}{e^{c_i} - 1}\right) \left(p_{ij} - [j = y_i]\right)
 
     Parameters
     ----------
-    logits, target, gamma, alpha, axis, ignore_index, reduction
+    logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction
         As in `focal_loss`.
     grad_output : scalar or array_like in the shape of the loss, optional
         The gradient of whatever the loss goes into with respect to the loss, 1 by default.
@@ -148,7 +152,7 @@ def focal_loss_and_grad(
     >>> grad.round(4)
     array([[-1.1125,  0.2992,  0.8133]])
     """
-    problem = _Focal(logits, target, gamma, alpha, axis, ignore_index, reduction)
+    problem = _Focal(logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction)
     out = problem.grad_array(out)
     return LossAndGrad(problem.solve(out, grad_output), out)
 
@@ -163,10 +167,11 @@ class _Focal(Problem):
         gamma: float,
         alpha: npt.ArrayLike | None,
         axis: int,
+        sample_weight: npt.ArrayLike | None,
         ignore_index: int,
         reduction: str,
     ) -> None:
-        super().__init__(logits, target, axis, None, None, ignore_index, 0.0, reduction)
+        super().__init__(logits, target, axis, None, sample_weight, ignore_index, 0.0, reduction)
         if self.labels is None:
             raise TypeError(
                 "target must hold class indices, integers in the shape of logits without the class axis: "
@@ -189,15 +194,19 @@ class _Focal(Problem):
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
         plain = Problem(self.logits, self.target, self.axis, None, None, self.ignore_index, 0.0, "none")
+        if grad is not None:
+            plain.remember()
         plain._fill(loss, None, 1.0, None)
         entropy = loss.astype(np.float64)
         with np.errstate(all="ignore"):
             factor = np.power(-np.expm1(-entropy), self.gamma) * self._class_weights()
+            if self.sample_weight is not None:
+                factor *= self.sample_weight
             loss[:] = factor * entropy
             if grad is not None:
                 slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
                 slope = (slope if upstream is None else slope * upstream).astype(self.dtype)
-                plain._fill(np.empty_like(loss), grad, 1.0, slope)
+                plain._fill(None, grad, 1.0, slope)
         return launch.total(loss), kept
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastce._arrays import Array, as_real, normalize_axis, result_like, row_blocks, rule, without_axis
 from fastce._cross_entropy import LossAndGrad
-from fastce._targets import Reduction, as_number, as_upstream, check_reduction, mean
+from fastce._targets import Reduction, as_number, as_upstream, as_weights, check_reduction, mean
 from fastce.kernels import launch
 
 
@@ -20,14 +20,16 @@ def kl_divergence(
     *,
     axis: int = -1,
     temperature: float = 1.0,
+    sample_weight: npt.ArrayLike | None = None,
     reduction: Reduction = "mean",
 ) -> Any:
     r"""Compute the Kullback-Leibler divergence of one softmax from another, both given by logits.
 
-    With the temperature :math:`T`, :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i / T)` and
+    With the temperature :math:`T`, sample weights u,
+    :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i / T)` and
     :math:`q_i = \operatorname{softmax}(\mathrm{target\_logits}_i / T)`,
 
-    .. math:: \ell_i = \sum_j q_{ij} \left(\log q_{ij} - \log p_{ij}\right)
+    .. math:: \ell_i = u_i \sum_j q_{ij} \left(\log q_{ij} - \log p_{ij}\right)
 
     This is the loss of knowledge distillation [1]_ with the student's logits first and the
     teacher's second, without the factor :math:`T^2` that is often put before it.
@@ -42,8 +44,11 @@ def kl_divergence(
         The axis of the classes.
     temperature : float, default 1.0
         What both are divided by, greater than 0.
+    sample_weight : array_like, shape of ``logits`` without the class axis, optional
+        One weight per sample.
     reduction : {"mean", "sum", "none"}, default "mean"
-        For "mean", the sum is divided by the number of samples; PyTorch calls that "batchmean".
+        For "mean", the sum is divided by the number of samples, which PyTorch calls "batchmean",
+        or by the sum of the sample weights.
 
     Returns
     -------
@@ -87,7 +92,7 @@ def kl_divergence(
     >>> round(float(fastce.kl_divergence(student, teacher, temperature=4.0)), 6)
     0.082477
     """
-    return _Divergence(logits, target_logits, axis, temperature, reduction).solve(None, None)
+    return _Divergence(logits, target_logits, axis, temperature, sample_weight, reduction).solve(None, None)
 
 
 def kl_divergence_and_grad(
@@ -96,6 +101,7 @@ def kl_divergence_and_grad(
     *,
     axis: int = -1,
     temperature: float = 1.0,
+    sample_weight: npt.ArrayLike | None = None,
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
@@ -103,13 +109,13 @@ def kl_divergence_and_grad(
     r"""Compute the divergence and its gradient with respect to ``logits`` in one pass.
 
     In the notation of `kl_divergence`, with the denominator D of the reduction (the number of
-    samples for "mean", else 1) and the upstream gradient g,
+    samples or the sum of their weights for "mean", else 1) and the upstream gradient g,
 
-    .. math:: \frac{\partial}{\partial \mathrm{logits}_{ij}} = \frac{g_i}{D\, T} \left(p_{ij} - q_{ij}\right)
+    .. math:: \frac{\partial}{\partial \mathrm{logits}_{ij}} = \frac{g_i u_i}{D\, T} \left(p_{ij} - q_{ij}\right)
 
     Parameters
     ----------
-    logits, target_logits, axis, temperature, reduction
+    logits, target_logits, axis, temperature, sample_weight, reduction
         As in `kl_divergence`. The target is taken as constant.
     grad_output : scalar or array_like in the shape of the loss, optional
         The gradient of whatever the loss goes into with respect to the loss, 1 by default.
@@ -146,7 +152,7 @@ def kl_divergence_and_grad(
     >>> round(float(fastce.kl_divergence(x + np.float32([0, 0, 2**-12]), x)) * 1e9, 3)
     6.637
     """
-    problem = _Divergence(logits, target_logits, axis, temperature, reduction)
+    problem = _Divergence(logits, target_logits, axis, temperature, sample_weight, reduction)
     out = result_like(problem.logits, out, *problem.given)
     return LossAndGrad(problem.solve(out, grad_output), out)
 
@@ -160,6 +166,7 @@ class _Divergence:
         target_logits: npt.ArrayLike,
         axis: int,
         temperature: float,
+        sample_weight: npt.ArrayLike | None,
         reduction: str,
     ) -> None:
         self.logits = logits = as_real(logits, "logits")
@@ -170,26 +177,36 @@ class _Divergence:
         check_reduction(reduction)
         self.reduction = reduction
         self.dtype = rule(logits).compute
-        self.shape = without_axis(logits.shape, axis)
+        self.shape = shape = without_axis(logits.shape, axis)
         self.beta = _inverse(temperature, self.dtype)
-        self.given = ("logits", "target_logits"), (logits, target)
+        self.sample_weight: Array | None = None
+        self.denominator = float(math.prod(shape))
+        if sample_weight is not None:
+            weights = as_weights(sample_weight, shape, "sample_weight", "one per sample").reshape(-1)
+            self.sample_weight, self.denominator = weights.astype(self.dtype), launch.total(weights)
+        self.given = ("logits", "target_logits", "sample_weight"), (logits, target, sample_weight)
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        count = math.prod(self.shape)
+        weights = self.sample_weight
         if self.reduction == "mean":
-            scale /= max(count, 1)
-        loss = np.zeros(count, self.dtype)
+            scale *= mean(1.0, self.denominator)
+        if weights is not None:
+            upstream = weights if upstream is None else upstream * weights
+        loss = np.zeros(math.prod(self.shape), self.dtype)
         if self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), grad):
                 part = slice(block.start, block.stop)
                 share = None if upstream is None else upstream[part]
                 launch.run_kl(*block.inputs, self.beta, share, scale, loss[part], block.out)
+        if weights is not None:
+            with np.errstate(invalid="ignore", over="ignore"):  # 0 times inf
+                loss *= weights
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]
         total = launch.total(loss)
-        return self.dtype.type(mean(total, count) if self.reduction == "mean" else total)
+        return self.dtype.type(mean(total, self.denominator) if self.reduction == "mean" else total)
 
 
 def _inverse(temperature: float, dtype: np.dtype[Any]) -> float:

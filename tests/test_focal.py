@@ -230,22 +230,63 @@ def test_bad_gamma():
         focal_loss(np.zeros((1, 2)), [0], gamma="two")
 
 
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_sample_weights(rng, reduction, gamma):
+    """Those of whole numbers are repetitions."""
+    x, y = logits(rng, (6, 7)), labels_for(rng, (6, 7))
+    y[1] = -100
+    alpha, times = rng.random(7) + 0.5, np.array([1, 3, 0, 2, 1, 0])
+    again = np.repeat(np.arange(6), times)
+    options = {"gamma": gamma, "alpha": alpha, "reduction": reduction}
+    loss, grad = focal_loss_and_grad(x, y, sample_weight=times, **options)
+    np.testing.assert_array_equal(focal_loss(x, y, sample_weight=times, **options), loss)
+    want = focal_loss_and_grad(x[again], y[again], **options)
+    summed = np.zeros_like(grad)
+    np.add.at(summed, again, want.grad)
+    np.testing.assert_allclose(grad, summed, rtol=1e-13, atol=1e-18)
+    if reduction == "none":
+        np.testing.assert_allclose(np.repeat(loss / np.maximum(times, 1), times), want.loss, rtol=1e-14)
+    else:
+        assert loss == pytest.approx(want.loss, rel=1e-14)
+    with pytest.raises(ValueError, match=r"sample_weight must have shape \(6,\), one per sample, got \(7,\)"):
+        focal_loss(x, y, gamma=gamma, sample_weight=alpha)
+
+
 @given(
-    shape=st.sampled_from([(4, 3), (3, 35), (2, 600)]),
+    case=st.sampled_from([((4, 3), -1), ((3, 35), 1), ((4, 20, 3), 1), ((12, 5), 0), ((6,), 0)]),
     dtype=st.sampled_from(DTYPES),
-    gamma=st.floats(0.0, 5.0),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    gamma=st.floats(0.1, 5.0),  # 0 is cross-entropy, to the bit
     spread=st.floats(0.0, 8.0),
-    weighted=st.booleans(),
+    weights=st.sets(st.sampled_from(["alpha", "sample_weight"])),
     ignored=st.sampled_from([-100, 0]),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    grad_output=st.sampled_from([None, -0.5, "each"]),
     seed=st.integers(0, 10),
 )
-def test_any_options(shape, dtype, gamma, spread, weighted, ignored, seed):
-    rng = np.random.default_rng(seed)
-    x, y = logits(rng, shape, dtype, spread), labels_for(rng, shape)
-    alpha = rng.random(shape[1]) if weighted else None
-    options = {"gamma": gamma, "alpha": alpha, "ignore_index": ignored, "reduction": "none", "grad_output": 0.5}
-    loss, grad = focal_loss_and_grad(x, y, **options)
-    losses, grads, _ = expected(x, y, gamma, alpha, ignored)
-    assert_within(loss, losses, 10 + 3 * gamma)
+def test_any_options(case, dtype, layout, gamma, spread, weights, ignored, reduction, grad_output, seed):
+    (shape, axis), rng = case, np.random.default_rng(seed)
+    x, y = logits(rng, shape, dtype, spread), np.asarray(labels_for(rng, shape, axis))
+    made = {"alpha": rng.random(shape[axis]) + 0.1, "sample_weight": rng.integers(0, 5, y.shape) / 4}
+    given_weights = {name: made[name] for name in weights}
+    g = grad_output or 1.0
+    if g == "each":
+        g = rng.normal(size=y.shape) if reduction == "none" else 0.3
+    options = {"gamma": gamma, "axis": axis, "ignore_index": ignored, "reduction": reduction, **given_weights}
+    loss, grad = focal_loss_and_grad(
+        LAYOUTS[layout](x), y, grad_output=None if grad_output is None else g, **options
+    )  # fmt: skip
+    u = given_weights.get("sample_weight", np.ones(y.shape))
+    alpha = given_weights.get("alpha", np.ones(shape[axis]))
+    losses, grads, _ = expected(np.moveaxis(x, axis, -1), y, gamma, alpha, ignored)
+    kept = y != ignored
+    losses, grads = losses * u, grads * (u * g)[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        if reduction == "mean":
+            count = np.sum(kept * real(alpha)[np.where(kept, y, 0)] * real(u))
+            losses, grads = losses.sum() / count, np.where(kept[..., None], grads / count, 0)
+    wanted = losses.sum() if reduction == "sum" else losses
+    assert_within(loss, wanted, 10 + 3 * gamma, computed(dtype))
     # exp(x - maximum) is off by half a unit in the last place of the gap, here up to 60
-    assert_within(grad, grads / 2, 40 + 3 * gamma)
+    assert_within(grad, np.moveaxis(grads, -1, axis), 40 + 3 * gamma, dtype)
