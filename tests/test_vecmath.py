@@ -2,6 +2,8 @@
 
 import math
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import mpmath
 import numba
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 from fastce.kernels import vecmath
+from fastce.kernels.jit import inline
 from fastce.kernels.memory import (
     load,
     load_n,
@@ -20,15 +23,52 @@ from fastce.kernels.simd import (
     lanes,
 )
 
-EXACT = {"exp": mpmath.exp, "log": mpmath.log, "log1p": mpmath.log1p}
-FUNCTIONS = pytest.mark.parametrize("name", EXACT)
+
+class Function(NamedTuple):
+    """A function on SIMD values, and what it has to agree with."""
+
+    vector: Callable
+    double: Callable  # for compiled code
+    extended: Callable  # of an array of long doubles
+    exact: Callable
+    hard: tuple[float, float]  # where results need care
+
+
+@inline
+def _tanh(x):
+    return vecmath.tanh(x)[0]
+
+
+@inline
+def _slope(x):
+    return vecmath.tanh(x)[1]
+
+
+@numba.njit
+def _double_slope(x):
+    return 1.0 / (math.cosh(x) * math.cosh(x))
+
+
+TABLE = {
+    "exp": Function(vecmath.exp, math.exp, np.exp, mpmath.exp, (-40, 0)),
+    "log": Function(vecmath.log, math.log, np.log, mpmath.log, (0.4, 2.5)),
+    "log1p": Function(vecmath.log1p, math.log1p, np.log1p, mpmath.log1p, (0, 3)),
+    "tanh": Function(_tanh, math.tanh, np.tanh, mpmath.tanh, (0.12, 0.13)),
+    "slope of tanh": Function(
+        _slope, _double_slope, lambda x: np.cosh(x) ** -2, lambda x: mpmath.sech(x) ** 2, (2.3, 2.9)
+    ),
+}
+FUNCTIONS = pytest.mark.parametrize("name", TABLE)
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 CHUNK = 2**14
 
 
 def stated(name):
     """The figures of the docstring, {dtype: ulp}: one for both formats, or float32 and float64."""
-    sentence = re.search(r"At most (.*?ulp.*?)(?:\.\s|:|;)", getattr(vecmath, name).__doc__, re.S).group(1)
+    sentences = re.findall(
+        r"[Aa]t most (.*?ulp.*?)(?:\.\s|:|;)", getattr(vecmath, name.split()[-1]).__doc__, re.S
+    )  # that of the slope comes second
+    sentence = sentences[name.startswith("slope")]
     figures = [float(figure) for figure in re.findall(r"\d+\.\d+", sentence)]
     assert len(figures) in (1, 2), f"{name} states no error: {sentence!r}"
     return {np.float32: figures[0], np.float64: figures[-1]}
@@ -36,7 +76,7 @@ def stated(name):
 
 def apply(name, x):
     """The vectorised function on a 1-D array."""
-    function = getattr(vecmath, name)
+    function = TABLE[name].vector
 
     @numba.njit
     def run(x, out):
@@ -50,16 +90,19 @@ def apply(name, x):
 
 
 def domain(name, dtype):
-    """(first, last): the arguments whose results are normal numbers, by their bits a range."""
+    """(first, last): the arguments whose results are normal numbers and not exact, by their bits a range."""
     info = np.finfo(dtype)
+    lowest = np.nextafter(dtype(math.log(info.tiny)), dtype(0))
     if name == "exp":  # from the one next to 0 down
-        return dtype(-0.0), np.nextafter(dtype(math.log(info.tiny)), dtype(0))
+        return dtype(-0.0), lowest
+    if "tanh" in name:  # below, tanh(x) is x; see `test_where_tanh_is_exact`
+        return dtype(info.eps / 8), dtype(info.nmant + 3) if name == "tanh" else -lowest / 2
     return (info.tiny if name == "log" else dtype(0)), info.max
 
 
 def exhaustive(name):
     """A kernel: the greatest error in ulp, and its argument, over float32 bit patterns."""
-    function, exact = getattr(vecmath, name), getattr(math, name)
+    function, exact = TABLE[name].vector, TABLE[name].double
 
     @numba.njit(parallel=True)
     def run(first, last):
@@ -102,8 +145,7 @@ def samples(name, dtype, count):
     rng = np.random.default_rng(7)
     first, last = (int(v.view(f"u{v.itemsize}")) for v in domain(name, dtype))
     spread = rng.integers(first, last, count, dtype=np.uint64, endpoint=True).astype(f"u{dtype().itemsize}").view(dtype)
-    hard = {"exp": (-40, 0), "log": (0.4, 2.5), "log1p": (0, 3)}[name]
-    return np.concatenate([spread, rng.uniform(*hard, count).astype(dtype)])
+    return np.concatenate([spread, rng.uniform(*TABLE[name].hard, count).astype(dtype)])
 
 
 def errors(name, x, y):
@@ -112,7 +154,7 @@ def errors(name, x, y):
     result = np.empty(x.size)
     with mpmath.workprec(200):
         for k, (argument, value) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-            exact = EXACT[name](mpmath.mpf(argument))
+            exact = TABLE[name].exact(mpmath.mpf(argument))
             unit = mpmath.ldexp(1, mpmath.frexp(exact)[1] - 1 - mantissa)
             result[k] = abs(value - exact) / unit if exact else abs(value)
     return result
@@ -123,7 +165,7 @@ def test_error_in_float64(name):
     x = samples(name, np.float64, 2**21)
     y = apply(name, x)
     # extended precision picks the candidates, arithmetic of 200 bits judges them
-    estimate = np.abs(y - getattr(np, name)(x.astype(np.longdouble))) / np.spacing(np.abs(y))
+    estimate = np.abs(y - TABLE[name].extended(x.astype(np.longdouble))) / np.spacing(np.abs(y))
     worst = np.argsort(estimate)[-2000:]
     measured = errors(name, x[worst], y[worst])
     greatest = measured.max()
@@ -163,6 +205,13 @@ def test_exp_slightly_above_zero(dtype):
         ("log1p", 0.0, 0.0),
         ("log1p", np.inf, np.inf),
         ("log1p", np.nan, np.nan),
+        ("tanh", 0.0, 0.0),
+        ("tanh", -np.inf, -1.0),
+        ("tanh", np.inf, 1.0),
+        ("tanh", np.nan, np.nan),
+        ("slope of tanh", 0.0, 1.0),
+        ("slope of tanh", -np.inf, 0.0),
+        ("slope of tanh", np.nan, np.nan),
     ],
 )
 def test_special_arguments(name, argument, result, dtype):
@@ -177,6 +226,25 @@ def test_special_arguments(name, argument, result, dtype):
 def test_log1p_of_tiny_arguments(dtype):
     x = (np.finfo(dtype).tiny * 2.0 ** np.arange(0, 20)).astype(dtype)
     np.testing.assert_array_equal(apply("log1p", x), x)
+
+
+@DTYPES
+def test_where_tanh_is_exact(dtype):
+    """Arguments so small that they are the result, so large that it is 1, and all of either sign."""
+    info = np.finfo(dtype)
+    first, last = domain("tanh", dtype)
+    small = np.geomspace(info.tiny, np.nextafter(first, dtype(0)), 1_000_003).astype(dtype)
+    large = np.append(np.geomspace(np.nextafter(last, info.max), info.max / 2, 100_003), [info.max, np.inf])
+    large = large.astype(dtype)
+    for x, tanh, slope in ((small, small, 1), (large, 1, None)):
+        np.testing.assert_array_equal(apply("tanh", x), np.broadcast_to(dtype(tanh), x.shape))
+        if slope is not None:
+            np.testing.assert_array_equal(apply("slope of tanh", x), np.full_like(x, slope))
+    far = large[large > -2 * math.log(info.tiny)]
+    assert not apply("slope of tanh", far).any()
+    x = samples("tanh", dtype, 100_000)
+    np.testing.assert_array_equal(apply("tanh", -x), -apply("tanh", x))
+    np.testing.assert_array_equal(apply("slope of tanh", -x), apply("slope of tanh", x))
 
 
 def lane_count(dtype):
