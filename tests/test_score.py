@@ -4,6 +4,8 @@ import mpmath
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import fastce
 from fastce import Score, score
@@ -361,6 +363,27 @@ def test_blocks_of_staged_rows(shape, rng):
     result = score(x, target, axis=1)
     for a, e in zip(result, score(np.moveaxis(x, 1, -1).copy(), target), strict=True):
         assert_same_bits(a, e)
+
+
+@given(
+    case=st.sampled_from([((7, 5), -1), ((40, 10), 0), ((9, 70), 1), ((2, 1100), -1), ((4, 20, 3), 1), ((1, 6), 1)]),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    ignore_index=st.sampled_from([-100, 1, 99]),
+    top_k=st.sampled_from([None, 1, 3, 2000]),
+    values=st.sampled_from(["normal", "tied", "special"]),
+    seed=st.integers(0, 1000),
+)
+def test_any_options(case, dtype, layout, ignore_index, top_k, values, seed):
+    (shape, axis), rng = case, np.random.default_rng(seed)
+    x = logits(rng, shape, dtype) if values == "normal" else tied(rng, shape, dtype)
+    if values == "special":
+        x = np.where(rng.random(shape) < 0.1, rng.choice([INF, -INF, NAN], shape), x.astype(np.float64)).astype(dtype)
+    target = np.asarray(labels_for(rng, shape, axis))
+    target = np.where(rng.random(target.shape) < 0.3, ignore_index, target)
+    options = {"axis": axis, "ignore_index": ignore_index}
+    result = score(LAYOUTS[layout](x), target, top_k=top_k, **options)
+    assert_score(result, reference(x, target, top_k=top_k or 1, **options), computed(dtype), eps=24)
 
 
 # --- errors -----------------------------------------------------------------------
