@@ -1,4 +1,4 @@
-"""Errors against exact arithmetic: losses within 4 eps, softmax and gradient within 5.
+"""Errors against exact arithmetic: losses within 4 eps, softmax and gradient within 5, with weights within 6.
 
 What cannot be avoided comes on top: x_j − max x is rounded once, by at most |x_j − max x| eps,
 and a result f inherits Σ_j |∂f/∂x_j| of it.
@@ -12,7 +12,7 @@ import fastce
 from tests.helpers import WIDE, finfo, name_of
 
 WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
-LOSS, OTHERS = 4, 5
+LOSS, OTHERS, WEIGHTED = 4, 5, 6
 
 
 class Exact:
@@ -145,41 +145,77 @@ def test_soft_targets_and_label_smoothing(classes, dtype):
                 assert of_grad <= OTHERS, f"gradient, {message}: {of_grad:.2f} eps"
 
 
+def confident(gaps, classes, dtype):
+    """(rows of zeros in which the label is ahead by a gap, the labels)."""
+    x = np.zeros((len(gaps), classes), dtype)
+    x[:, classes // 3] = gaps
+    return x, np.full(len(gaps), classes // 3)
+
+
+def errors_of_confident(gaps, loss, grad, labels, of_loss=1.0, of_grad=1.0):
+    """The greatest relative errors, in eps, of such rows' (losses, gradients), which exact factors multiply."""
+    eps, worst = mpmath.mpf(float(finfo(grad.dtype).eps)), [0.0, 0.0]
+    classes = grad.shape[1]
+    for gap, value, slopes, label in zip(gaps.tolist(), loss, grad, labels, strict=True):
+        each = mpmath.exp(-gap)
+        rest = (classes - 1) * each
+        pairs = [(0, value, of_loss * mpmath.log1p(rest))]
+        pairs += [(1, slopes[label], -of_grad * rest / (1 + rest)), (1, slopes[label - 1], of_grad * each / (1 + rest))]
+        for k, actual, exact in pairs:
+            worst[k] = max(worst[k], float(abs(mpmath.mpf(float(actual)) / exact - 1) / eps))
+    return worst
+
+
+WIDTHS = pytest.mark.parametrize("classes", [2, 3, 10, 40, 513, 1100])
+
+
 @WIDE_DTYPES
-@pytest.mark.parametrize("classes", [2, 10, 40, 513, 1100])
+@WIDTHS
 def test_confident_rows(classes, dtype):
-    """Label ahead by 0 to 80: the loss and the label's gradient at full relative precision."""
+    """Label ahead by 0 to 80: the loss and the gradient at full relative precision."""
     gaps = np.arange(81)
-    x = np.zeros((81, classes), dtype)
-    place = classes // 3
-    x[:, place] = gaps
+    x, labels = confident(gaps, classes, dtype)
     for where, given, axis, back in all_axes(x):
-        loss, grad = fastce.cross_entropy_and_grad(given, np.full(81, place), axis=axis, reduction="none")
-        for gap in gaps.tolist():
-            eps, rest = mpmath.mpf(float(np.finfo(dtype).eps)), (classes - 1) * mpmath.exp(-gap)
-            off = abs(mpmath.mpf(float(loss[gap])) / mpmath.log1p(rest) - 1) / eps
-            assert off <= LOSS, f"loss, gap {gap}, class axis {where}: {float(off):.2f} eps"
-            slopes = back(grad)[gap]
-            for j, share in ((place, -rest), (place + 1, rest / (classes - 1))):
-                off = abs(mpmath.mpf(float(slopes[j])) * (1 + rest) / share - 1) / eps
-                assert off <= OTHERS, f"gradient at {j}, gap {gap}, class axis {where}: {float(off):.2f} eps"
+        loss, grad = fastce.cross_entropy_and_grad(given, labels, axis=axis, reduction="none")
+        of_loss, of_grad = errors_of_confident(gaps, loss, back(grad), labels)
+        assert of_loss <= LOSS, f"loss, class axis {where}: {of_loss:.2f} eps"
+        assert of_grad <= OTHERS, f"gradient, class axis {where}: {of_grad:.2f} eps"
 
 
 @WIDE_DTYPES
-@pytest.mark.parametrize("classes", [3, 40])
-def test_confident_rows_with_weights(classes, dtype):
-    """Class and sample weights scale; they cost one rounding each."""
-    x = np.zeros((41, classes), dtype)
-    x[:, 1] = np.arange(41)
-    weight = np.full(classes, 0.3)
-    loss, grad = fastce.cross_entropy_and_grad(
-        x, np.ones(41, int), weight=weight, sample_weight=np.full(41, 0.7), reduction="none", grad_output=1.1
-    )
-    for gap in range(41):
-        eps, rest = mpmath.mpf(float(np.finfo(dtype).eps)), (classes - 1) * mpmath.exp(-gap)
-        assert abs(mpmath.mpf(float(loss[gap])) / (mpmath.mpf(0.3) * 0.7 * mpmath.log1p(rest)) - 1) / eps <= LOSS + 2
-        scale = mpmath.mpf(0.3) * 0.7 * mpmath.mpf(1.1)
-        assert abs(mpmath.mpf(float(grad[gap, 1])) / (-scale * rest / (1 + rest)) - 1) / eps <= OTHERS + 3
+@WIDTHS
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_confident_rows_with_weights(reduction, classes, dtype):
+    """Class and sample weights, an upstream gradient and a mean cost a rounding each: within 6 eps in all."""
+    gaps = np.arange(81)
+    x, labels = confident(gaps, classes, dtype)
+    weight = np.full(classes, 7.0)
+    weight[labels[0]] = 0.3
+    options = {"weight": weight, "sample_weight": np.full(81, 0.7), "reduction": reduction}
+    scale = mpmath.mpf(0.3) * mpmath.mpf(0.7)
+    for where, given, axis, back in all_axes(x):
+        loss, grad = fastce.cross_entropy_and_grad(given, labels, axis=axis, grad_output=1.1, **options)
+        slope = mpmath.mpf(1.1) * scale
+        if reduction == "mean":
+            slope = mpmath.mpf(1.1) / 81
+            loss = fastce.cross_entropy(given, labels, axis=axis, **(options | {"reduction": "none"}))
+        of_loss, of_grad = errors_of_confident(gaps, loss, back(grad), labels, scale, slope)
+        assert of_loss <= WEIGHTED, f"loss, class axis {where}: {of_loss:.2f} eps"
+        assert of_grad <= WEIGHTED, f"gradient, class axis {where}: {of_grad:.2f} eps"
+
+
+@WIDE_DTYPES
+@pytest.mark.parametrize("weighted", [False, True])
+def test_confident_rows_of_very_many_classes(weighted, dtype):
+    """Rows that threads share."""
+    gaps = np.array([0, 20, 50, 80])
+    x, labels = confident(gaps, 70_001, dtype)
+    options = {"weight": np.full(70_001, 0.3), "sample_weight": np.full(4, 0.7)} if weighted else {}
+    scale = mpmath.mpf(0.3) * mpmath.mpf(0.7) if weighted else 1
+    loss, grad = fastce.cross_entropy_and_grad(x, labels, reduction="none", **options)
+    of_loss, of_grad = errors_of_confident(gaps, loss, grad, labels, scale, scale)
+    assert of_loss <= (WEIGHTED if weighted else LOSS), f"loss: {of_loss:.2f} eps"
+    assert of_grad <= (WEIGHTED if weighted else OTHERS), f"gradient: {of_grad:.2f} eps"
 
 
 @WIDE_DTYPES
