@@ -1,11 +1,14 @@
 """binary_cross_entropy_with_logits and its gradient."""
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 
 import fastce
 from tests import reference
 from tests.helpers import DTYPES, HALF, WIDE, assert_same_bits, assert_within, computed, logits, name_of
+from tests.layouts import LAYOUTS
 
 REDUCTIONS = ["mean", "sum", "none"]
 INF, NAN = np.inf, np.nan
@@ -25,12 +28,13 @@ def check(x, target, *, eps=8, **options):
     expected = reference.binary_cross_entropy_with_logits_grad(x, target, **options)
     # (1 − t) σ(x) − t σ(−x) cancels: measured by its terms, which the extreme targets show
     ends = [reference.binary_cross_entropy_with_logits_grad(x, np.full(x.shape, t), **options) for t in (0.0, 1.0)]
+    dtype = x.dtype.newbyteorder("=")
     scale = np.abs(expected) if np.isin(target, (0, 1)).all() else np.abs(ends[0]) + np.abs(ends[1])
     assert_within(
         grad,
         expected,
-        0.51 if x.dtype in HALF else eps,
-        x.dtype,
+        0.51 if dtype in HALF else eps,
+        dtype,
         scale=np.maximum(scale, np.abs(expected)),
         message=f"gradient of {message}",
     )
@@ -124,6 +128,16 @@ def test_pos_weight_zero_ignores_positive_targets():
     np.testing.assert_allclose(grad, [0, 0, 0.95257413], atol=5e-9)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+def test_weight_zero_ignores_infinite_losses(dtype):
+    x = np.array([INF, -INF, INF, 0.0], dtype)
+    options = {"weight": [0.0, 0.0, 1.0, 2.0]}
+    loss, grad = fastce.binary_cross_entropy_with_logits_and_grad(x, [0, 1, 1, 1], reduction="none", **options)
+    np.testing.assert_array_equal(loss, np.array([0, 0, 0, 2 * np.log(2)], computed(dtype)))
+    np.testing.assert_array_equal(grad, np.array([0, 0, 0, -1], dtype))
+    assert np.isfinite(fastce.binary_cross_entropy_with_logits(x, [0, 1, 1, 1], **options))
+
+
 @pytest.mark.parametrize("shape", [(0,), (3, 0)], ids=name_of)
 def test_empty(shape):
     x = np.empty(shape, np.float32)
@@ -153,3 +167,30 @@ def test_strided_and_broadcast_arguments(rng):
         fastce.binary_cross_entropy_with_logits(one, target, reduction="none"),
         fastce.binary_cross_entropy_with_logits(one.copy(), target, reduction="none"),
     )
+
+
+@given(
+    shape=st.sampled_from([(), (5,), (4, 6), (3, 4, 6)]),
+    dtype=st.sampled_from(DTYPES),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    target=st.sampled_from(["hard", "soft"]),
+    weights=st.tuples(*[st.sampled_from([None, "number", "row", "all"])] * 2),
+    reduction=st.sampled_from(REDUCTIONS),
+    grad_output=st.sampled_from([None, -1.7, "each"]),
+    infinite=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_any_options(shape, dtype, layout, target, weights, reduction, grad_output, infinite, seed):
+    """Weights of 0 among them, which outweigh infinite losses."""
+    rng = np.random.default_rng(seed)
+    x = np.asarray(logits(rng, shape, np.float64))
+    if infinite:
+        x = np.where(rng.random(shape) < 0.3, np.inf * np.sign(x), x)
+    x = x.astype(dtype)
+    x = LAYOUTS[layout](x) if shape else x
+    t = rng.integers(0, 2, shape) if target == "hard" else rng.integers(0, 5, shape) / 4
+    made = [{"number": 1.5, "row": rng.integers(0, 4, shape[-1:]), "all": rng.integers(0, 4, shape) / 2} for _ in "wp"]
+    weight, pos_weight = (None if kind is None else values[kind] for kind, values in zip(weights, made, strict=True))
+    if grad_output == "each":
+        grad_output = rng.normal(size=shape) if reduction == "none" else 0.3
+    check(x, t, weight=weight, pos_weight=pos_weight, reduction=reduction, grad_output=grad_output)

@@ -54,7 +54,7 @@ def binary(x, target, weight, pos_weight, upstream, scale, sums, loss, grad):
             value, slope = _element(load_n(row(x, j), 0, n, 0.0), load_n(row(target, j), 0, n, 0.0), positive)
             if weight is not None:
                 w = load_n(row(weight, j), 0, n, 0.0)
-                value = value * w
+                value = where(w == 0.0, full(x, 0.0), value * w)  # of an infinite loss nothing too
                 slope = slope * w
             if loss is not None:
                 store_n(row(loss, j), 0, n, value)
