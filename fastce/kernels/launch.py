@@ -44,6 +44,7 @@ from fastce.kernels.tiles import MAX_CLASSES
 
 PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
+ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
 
 Array = npt.NDArray[Any]
@@ -157,7 +158,7 @@ def run_hard(
 
 def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
-    return _run(SOFT, (x, target, *options), options[-1], fresh)  # type: ignore[no-any-return]
+    return _run(SOFT, (x, target, *options), options[-1], fresh, 2)  # type: ignore[no-any-return]
 
 
 def _computed(x: Array) -> np.dtype[Any]:
@@ -201,8 +202,21 @@ def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
     return is_long and out.ctypes.data != x.ctypes.data
 
 
-def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
-    """Run the driver of the regime; columns and rows are told how many values or rows go together."""
+def _is_kept(inputs: Sequence[Array], out: Array | None) -> bool:
+    """Tell whether the exponentials of long rows wait in the result, in the cache, for their factor.
+
+    16 bits would round them.
+    """
+    if out is None or out.shape[1] > CHUNK or out.itemsize == 2:
+        return False
+    return all(out.ctypes.data != x.ctypes.data for x in inputs)
+
+
+def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
+    """Run the driver of the regime; columns and rows are told how many values or rows go together.
+
+    The first so many arguments are the ``inputs`` that are shaped like ``out``.
+    """
     x = args[0]
     classes = x.shape[1]
     if x.ndim == 3:
@@ -212,10 +226,14 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
         kernel = op.tiles
     else:
         lanes = 64 // _computed(x).itemsize
-        args = (*args, max(min(KEPT // -(-classes // lanes), lanes), 1))
-        kernel = op.short_rows
-        if classes > lanes * VALUES:
-            kernel, args = op.rows, (*args, _is_streamed(x, out, fresh))
+        if classes <= lanes * VALUES:
+            kernel = op.short_rows
+            args = (*args, max(min(KEPT // -(-classes // lanes), lanes), 1))
+        else:
+            kernel = op.rows
+            streamed = _is_streamed(x, out, fresh)
+            per_block = min(-(-len(x) // _threads.count()), ROWS_TOGETHER)
+            args = (*args, per_block, streamed, not streamed and _is_kept(args[:inputs], out))
     return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
 
 
