@@ -156,6 +156,12 @@ def check_out(
     return out
 
 
+def result_like(x: Array, out: object, names: Sequence[str], inputs: Sequence[object]) -> Array:
+    """Return ``out`` if a result shaped like ``x`` can be written there, or for None a new array; see `check_out`."""
+    dtype = rule(x).result
+    return np.empty_like(x, dtype, subok=False) if out is None else check_out(out, x.shape, dtype, names, inputs)
+
+
 def _may_overlap_itself(array: Array) -> bool:
     end = 0
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
@@ -173,6 +179,11 @@ def _overlap(a: Array, b: Array) -> bool:
     place, other = (x.__array_interface__["data"][0] for x in (a, b))
     if place == other and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype:
         return False
+    return share_memory(a, b)
+
+
+def share_memory(a: Array, b: Array) -> bool:
+    """Tell whether two arrays have an element in common; where that is hard to tell, they have."""
     try:
         return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
@@ -237,23 +248,26 @@ def staged_bits(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: A
         yield Block(block.start, block.stop, [_as_bits(x) for x in block.inputs], goal)
 
 
-def row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
-    """Yield blocks of rows (rows, C) that fit the cache: views where there are some, else as `staged_bits`.
+def row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None) -> Iterable[Block]:
+    """Return blocks as `blocks` does, but (N, C) only: what is (outer, C, inner) is staged too."""
+    views = direct(axis, dtype, inputs, out)
+    if views is None or views[0][0].ndim == 3:
+        return staged_bits(axis, dtype, inputs, out)
+    return (Block(0, len(views[0][0]), *views),)
 
-    Two inputs come in the dtype computed in.
-    """
+
+def small_row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
+    """Yield blocks as `row_blocks` does, but so small that they fit the cache; two inputs in the dtype computed in."""
     if len(inputs) > 1:
         yield from staged(axis, dtype, inputs, out)
         return
-    views = direct(axis, dtype, inputs, out)
-    if views is None or views[0][0].ndim == 3:
-        yield from staged_bits(axis, dtype, inputs, out)
-        return
-    (x,), goal = views
-    rows = max(STAGED_ELEMENTS // x.shape[1], 1)
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
-        yield Block(start, min(start + rows, len(x)), (x[part],), None if goal is None else goal[part])
+    for block in row_blocks(axis, dtype, inputs, out):
+        (x,), goal = block.inputs, block.out
+        rows = max(STAGED_ELEMENTS // x.shape[1], 1)
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            first = block.start + start
+            yield Block(first, first + len(x[part]), (x[part],), None if goal is None else goal[part])
 
 
 def rows_of(x: Array, axis: int | tuple[int, ...], start: int, stop: int) -> Array:

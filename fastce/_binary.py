@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, Block, as_real, check_out, rule, staged
+from fastce._arrays import Array, Block, as_real, result_like, rule, staged
 from fastce._cross_entropy import LossAndGrad
 from fastce._targets import Reduction, as_number, check_reduction, mean
 from fastce.kernels import launch
@@ -117,10 +117,7 @@ def binary_cross_entropy_with_logits_and_grad(
     array([-0.25  , -0.0596])
     """
     problem = _Binary(logits, target, weight, pos_weight, reduction)
-    if out is None:
-        out = np.empty_like(problem.logits, rule(problem.logits).result, subok=False)
-    else:
-        check_out(out, problem.logits.shape, rule(problem.logits).result, *problem.given)
+    out = result_like(problem.logits, out, *problem.given)
     return LossAndGrad(problem.solve(out, grad_output), out)
 
 

@@ -192,23 +192,13 @@ class _Focal(Problem):
         plain._fill(loss, None, 1.0, None)
         entropy = loss.astype(np.float64)
         with np.errstate(all="ignore"):
-            factor = np.power(-np.expm1(-entropy), self.gamma) * self._alphas()
+            factor = np.power(-np.expm1(-entropy), self.gamma) * self._class_weights()
             loss[:] = factor * entropy
             if grad is not None:
                 slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
                 slope = (slope if upstream is None else slope * upstream).astype(self.dtype)
                 plain._fill(np.empty_like(loss), grad, 1.0, slope)
         return launch.total(loss), kept
-
-    def _alphas(self) -> Any:
-        """Return the class weight of each sample."""
-        if self.weight is None:
-            return 1.0
-        assert self.labels is not None
-        kept = self.labels != self.ignore_index
-        alphas = np.ones(self.labels.size)
-        alphas[kept] = self.weight[self.labels[kept]]
-        return alphas
 
 
 def _ratio(x: Array) -> Array:

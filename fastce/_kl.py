@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import (
-    Array,
-    Block,
-    as_real,
-    check_out,
-    direct,
-    normalize_axis,
-    rule,
-    staged_bits,
-    without_axis,
-)
+from fastce._arrays import Array, as_real, normalize_axis, result_like, row_blocks, rule, without_axis
 from fastce._cross_entropy import LossAndGrad
-from fastce._targets import Reduction, as_number, as_weights, check_reduction, mean
+from fastce._targets import Reduction, as_number, as_upstream, check_reduction, mean
 from fastce.kernels import launch
 
 
@@ -158,7 +147,7 @@ def kl_divergence_and_grad(
     6.637
     """
     problem = _Divergence(logits, target_logits, axis, temperature, reduction)
-    out = problem.grad_array(out)
+    out = result_like(problem.logits, out, *problem.given)
     return LossAndGrad(problem.solve(out, grad_output), out)
 
 
@@ -183,24 +172,11 @@ class _Divergence:
         self.dtype = rule(logits).compute
         self.shape = without_axis(logits.shape, axis)
         self.beta = _inverse(temperature, self.dtype)
-
-    def grad_array(self, out: object = None) -> Array:
-        """Return ``out`` if the gradient can be written there, or for None a new array."""
-        dtype = rule(self.logits).result
-        if out is None:
-            return np.empty_like(self.logits, dtype, subok=False)
-        return check_out(
-            out, self.logits.shape, dtype, ("logits", "target_logits"), (self.logits, self.target)
-        )  # fmt: skip
+        self.given = ("logits", "target_logits"), (logits, target)
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
-        scale, upstream = 1.0, None
-        if grad_output is not None and self.reduction == "none" and np.ndim(grad_output):
-            upstream = as_weights(grad_output, self.shape, "grad_output", "the loss's")
-            upstream = upstream.astype(self.dtype).reshape(-1)
-        elif grad_output is not None:
-            scale = as_number(grad_output, "grad_output")
+        scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = math.prod(self.shape)
         if self.reduction == "mean":
             scale /= max(count, 1)
@@ -223,11 +199,3 @@ def _inverse(temperature: float, dtype: np.dtype[Any]) -> float:
     if not float(info.tiny) <= value <= 1.0 / float(info.tiny):
         raise ValueError(f"temperature must be greater than 0 and finite in {dtype}, got {temperature!r}")
     return 1.0 / value
-
-
-def row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterable[Block]:
-    """Return blocks as `blocks` does, but (N, C) only: what is (outer, C, inner) is staged too."""
-    views = direct(axis, dtype, inputs, out)
-    if views is None or views[0][0].ndim == 3:
-        return staged_bits(axis, dtype, inputs, out)
-    return (Block(0, inputs[0].size // inputs[0].shape[axis], *views),)

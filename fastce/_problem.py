@@ -12,13 +12,13 @@ from fastce._arrays import (
     Block,
     as_mask,
     as_real,
-    check_out,
     direct,
     normalize_axis,
     refuse_masked,
-    row_blocks,
+    result_like,
     rows_of,
     rule,
+    small_row_blocks,
     staged_bits,
     without_axis,
 )
@@ -28,6 +28,7 @@ from fastce._targets import (
     as_ignore_index,
     as_labels,
     as_number,
+    as_upstream,
     as_weights,
     check_reduction,
     check_smoothing,
@@ -107,12 +108,9 @@ class Problem:
 
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
-        dtype = rule(self.logits).result
         self.fresh = out is None
-        if out is None:
-            return np.empty_like(self.logits, dtype, subok=False)
         names = self.what, "target", "weight", "sample_weight", "where"
-        return check_out(out, self.logits.shape, dtype, names, (self.logits, *self.given))
+        return result_like(self.logits, out, names, (self.logits, *self.given))
 
     def fits(self, out: Array) -> bool:
         """Tell whether a gradient buffer of an earlier call serves this one."""
@@ -132,7 +130,7 @@ class Problem:
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
-        scale, upstream = self._upstream(grad_output)
+        scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         loss = np.empty(math.prod(self.shape), self.dtype)
         total, kept = self._fill(loss, grad, scale, upstream)
         self.kept = kept
@@ -142,16 +140,8 @@ class Problem:
 
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None) -> None:
         """Write the gradient after `remember` and `solve`."""
-        scale, upstream = self._upstream(grad_output)
+        scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         self._fill(None, grad, scale, upstream)
-
-    def _upstream(self, grad_output: npt.ArrayLike | None) -> tuple[float, Array | None]:
-        """Return what the gradient is multiplied by: one factor and, or None, one a sample."""
-        if grad_output is None:
-            return 1.0, None
-        if self.reduction == "none" and np.ndim(grad_output):
-            return 1.0, as_weights(grad_output, self.shape, "grad_output", "the loss's").astype(self.dtype).reshape(-1)
-        return as_number(grad_output, "grad_output"), None
 
     def _fill(
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
@@ -208,7 +198,7 @@ class Problem:
             yield from staged_bits(self.axis, self.dtype, inputs, grad)
             return
         scale, cap = self.bend or (1.0, None)
-        for block in row_blocks(self.axis, self.dtype, inputs, grad):
+        for block in small_row_blocks(self.axis, self.dtype, inputs, grad):
             x, *targets = block.inputs
             buffer = np.empty(x.shape, self.dtype)
             launch.run_bend(x, scale, cap, buffer)
@@ -263,6 +253,15 @@ class Problem:
         elif self.sample_weight is not None:
             kept = launch.total(self.sample_weight)
         return kept if self.normalizer is None else self.normalizer
+
+    def _class_weights(self) -> Array:
+        """Return the class weight of each label, 1 for ignored ones."""
+        assert self.labels is not None
+        weights = np.ones(self.labels.size)
+        if self.weight is not None:
+            kept = self.labels != self.ignore_index
+            weights[kept] = self.weight[self.labels[kept]]
+        return weights
 
     def _raise_label(self, position: int) -> None:
         raise_label(self.target, position, self.logits.shape[self.axis], self.ignore_index)

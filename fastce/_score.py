@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import (
-    Array,
-    Block,
-    as_index,
-    as_real,
-    direct,
-    normalize_axis,
-    refuse_masked,
-    rule,
-    staged_bits,
-    without_axis,
-)
+from fastce._arrays import Array, as_index, as_real, normalize_axis, refuse_masked, row_blocks, rule, without_axis
 from fastce._targets import are_probabilities, as_ignore_index, as_labels, raise_label
 from fastce.kernels import launch
 
@@ -158,7 +145,7 @@ def score(
     indices = np.full((2, labels.size), -1, np.int64)
     results = (*floats, *indices)
     if logits.size:
-        for block in _rows(logits, axis, dtype):
+        for block in row_blocks(axis, dtype, (logits,)):
             part = slice(block.start, block.stop)
             launch.run_score(block.inputs[0], labels[part], ignore_index, *(result[part] for result in results))
     log_prob, lse, entropy, argmax, rank = (result.reshape(shape)[()] for result in results)
@@ -192,11 +179,3 @@ def _labels(logits: Array, target: Array, axis: int, ignore_index: int) -> Array
     if position >= 0:
         raise_label(target, position, logits.shape[axis], ignore_index)
     return labels
-
-
-def _rows(logits: Array, axis: int, dtype: np.dtype[Any]) -> Iterable[Block]:
-    """Return blocks of contiguous rows: the logits themselves where they are such rows, else copies of some."""
-    views = direct(axis, dtype, (logits,), None)
-    if views is None or views[0][0].ndim != 2:
-        return staged_bits(axis, dtype, (logits,), None)
-    return (Block(0, math.prod(without_axis(logits.shape, axis)), *views),)

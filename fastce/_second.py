@@ -8,10 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_real, check_out, rule, staged
-from fastce._kl import row_blocks
+from fastce._arrays import Array, as_real, result_like, row_blocks, share_memory, staged
 from fastce._problem import Problem
-from fastce._targets import Reduction, as_number, mean
+from fastce._targets import Reduction, as_number, mean, raise_label
 from fastce.kernels import launch
 
 _NO_LABEL = -(2**63)  # a label that is none, so that no other one is ignored
@@ -131,17 +130,14 @@ class _Diagonal(Problem):
 
     def hessian_array(self, given: object, grad: Array) -> Array:
         """Return ``given`` if the Hessian can be written there, or for None a new array."""
-        dtype = rule(self.logits).result
-        if given is None:
-            return np.empty_like(self.logits, dtype, subok=False)
         try:
-            array = check_out(given, self.logits.shape, dtype, (), ())
+            array = result_like(self.logits, given, (), ())
         except (TypeError, ValueError) as error:
             raise type(error)(f"hessian_{error}") from None
         target, _, sample_weight, _ = self.given
         others = {"logits": self.logits, "target": target, "sample_weight": sample_weight, "out": grad}
         for name, other in others.items():
-            if isinstance(other, np.ndarray) and _share_memory(array, other):
+            if isinstance(other, np.ndarray) and share_memory(array, other):
                 raise ValueError(f"hessian_out must not share memory with {name}")
         return array
 
@@ -153,13 +149,7 @@ class _Diagonal(Problem):
         if position < 0 and kept < self.labels.size:
             position = int(np.argmax(self.labels == _NO_LABEL))
         if position >= 0:
-            index = tuple(int(i) for i in np.unravel_index(position, self.target.shape))
-            where = f"target[{', '.join(map(str, index))}]" if index else "target"
-            classes = self.logits.shape[self.axis]
-            expected = (
-                f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes"
-            )
-            raise IndexError(f"{where} is {self.target[index]}, expected {expected}")
+            raise_label(self.target, position, self.logits.shape[self.axis], None)
 
     def diagonal(self, scale: float, hessian: Array) -> None:
         """Write the diagonal of the Hessian."""
@@ -167,13 +157,6 @@ class _Diagonal(Problem):
             for block in row_blocks(self.axis, self.dtype, (self.logits,), hessian):
                 weight = None if self.sample_weight is None else self.sample_weight[block.start : block.stop]
                 launch.run_diagonal(block.inputs[0], weight, scale, block.out)
-
-
-def _share_memory(a: Array, b: Array) -> bool:
-    try:
-        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True
 
 
 def cross_entropy_hvp(
@@ -260,11 +243,9 @@ class _Product(Problem):
 
     def product_array(self, out: object, vector: Array, v: object) -> Array:
         """Return ``out`` if the product can be written there, or for None a new array."""
-        if out is None:
-            return self.grad_array()
         names = "logits", "target", "weight", "sample_weight", "where", "v"
         inputs = (self.logits, *self.given, v if isinstance(v, np.ndarray) else vector)
-        return check_out(out, self.logits.shape, rule(self.logits).result, names, inputs)
+        return result_like(self.logits, out, names, inputs)
 
     def slopes(self) -> Array:
         """Return u a / D of each sample, or raise IndexError for a bad label."""
@@ -282,17 +263,15 @@ class _Product(Problem):
     def _amounts(self) -> Array:
         """Return the sums of the targets after smoothing and weights."""
         keep, _, spread_total = self.smoothing or (1.0, 0.0, 0.0)
-        amounts = np.ones(math.prod(self.shape))
-        if self.labels is None:
-            if self.logits.size:
-                self._sum_targets(amounts)
-        elif self.weight is not None:
-            kept = self.labels != self.ignore_index
-            amounts[kept] = self.weight[self.labels[kept]]
+        amounts = self._target_sums() if self.labels is None else self._class_weights()
         return amounts * keep + spread_total
 
-    def _sum_targets(self, amounts: Array) -> None:
+    def _target_sums(self) -> Array:
+        amounts = np.ones(math.prod(self.shape))
+        if not self.logits.size:
+            return amounts
         weight = np.ones(self.logits.shape[self.axis]) if self.weight is None else self.weight
         for block in staged(self.axis, self.dtype, (self.target,), None):
             sums = np.einsum("ij,j->i", block.inputs[0], weight, dtype=np.float64, casting="unsafe")
             amounts[block.start : block.stop] = sums
+        return amounts

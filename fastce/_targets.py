@@ -60,12 +60,14 @@ def as_labels(target: Array) -> Array:
     return np.ascontiguousarray(target, np.int64).reshape(-1)
 
 
-def raise_label(target: Array, position: int, classes: int, ignore_index: int) -> None:
-    """Raise IndexError for the label at this flat position."""
+def raise_label(target: Array, position: int, classes: int, ignore_index: int | None) -> None:
+    """Raise IndexError for the label at this flat position; None for ``ignore_index`` where no label is ignored."""
     index = tuple(int(i) for i in np.unravel_index(position, target.shape))
     where = f"target[{', '.join(map(str, index))}]" if index else "target"
-    expected = f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes,"
-    raise IndexError(f"{where} is {target[index]}, expected {expected} or ignore_index {ignore_index}")
+    expected = f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes"
+    if ignore_index is not None:
+        expected += f"{'' if classes else ','} or ignore_index {ignore_index}"
+    raise IndexError(f"{where} is {target[index]}, expected {expected}")
 
 
 def check_reduction(reduction: str) -> None:
@@ -127,6 +129,17 @@ def as_weights(values: npt.ArrayLike, shape: tuple[int, ...], name: str, what: s
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, {what}, got {array.shape}")
     return np.ascontiguousarray(array, np.float64)
+
+
+def as_upstream(
+    grad_output: npt.ArrayLike | None, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[float, Array | None]:
+    """Return what the gradients of samples of this shape are multiplied by: one factor and, or None, one a sample."""
+    if grad_output is None:
+        return 1.0, None
+    if reduction == "none" and np.ndim(grad_output):
+        return 1.0, as_weights(grad_output, shape, "grad_output", "the loss's").astype(dtype).reshape(-1)
+    return as_number(grad_output, "grad_output"), None
 
 
 def mean(total: float, denominator: float) -> float:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_real, blocks, check_out, normalize_axis, rule, without_axis
+from fastce._arrays import Array, as_real, blocks, normalize_axis, result_like, rule, without_axis
 from fastce.kernels import launch
 
 
@@ -156,10 +155,7 @@ def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: 
 
 
 def _result(x: Array, out: Array | None, given: dict[str, Array]) -> Array:
-    dtype = rule(x).result
-    if out is None:
-        return np.empty_like(x, dtype, subok=False)
-    return check_out(out, x.shape, dtype, tuple(given), tuple(given.values()))
+    return result_like(x, out, tuple(given), tuple(given.values()))
 
 
 def _flat(values: Array, name: str, shape: tuple[int, ...], axis: int) -> Array:

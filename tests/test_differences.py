@@ -1,0 +1,148 @@
+"""Where fastce differs from PyTorch on purpose: a test for each row of the README's table, of both its sides."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import fastce
+from tests.helpers import HALF, ROOT, labels_for, logits
+
+INF, NAN = math.inf, math.nan
+
+
+def torch_grad(x, target, **options):
+    """torch's loss and gradient."""
+    leaf = torch.tensor(x).requires_grad_()
+    loss = F.cross_entropy(leaf, torch.tensor(target), **options)
+    loss.backward()
+    return loss.item(), leaf.grad.numpy()
+
+
+def class_axis(rng):
+    x = logits(rng, (2, 3, 4))
+    second, last = labels_for(rng, x.shape, 1), labels_for(rng, x.shape)
+    theirs = F.cross_entropy(torch.tensor(x), torch.tensor(second)).item()
+    assert fastce.cross_entropy(x, second, axis=1) == pytest.approx(theirs, rel=1e-14)
+    with pytest.raises(RuntimeError):
+        F.cross_entropy(torch.tensor(x), torch.tensor(last))
+    theirs = F.cross_entropy(torch.tensor(x).movedim(-1, 1), torch.tensor(last)).item()
+    assert fastce.cross_entropy(x, last) == pytest.approx(theirs, rel=1e-14)
+
+
+def dtype_of_labels(rng):
+    x, target = logits(rng, (5, 4)), np.array([0, 3, 1, 2, 2])
+    expected = F.cross_entropy(torch.tensor(x), torch.tensor(target)).item()
+    for dtype in "bBhHiIlLqQ":
+        assert fastce.cross_entropy(x, target.astype(dtype)) == pytest.approx(expected, rel=1e-14)
+    for dtype in (torch.int8, torch.int16, torch.int32):
+        with pytest.raises(RuntimeError):
+            F.cross_entropy(torch.tensor(x), torch.tensor(target).to(dtype))
+    assert F.cross_entropy(torch.tensor(x), torch.tensor(target).to(torch.uint8)).item() == expected
+
+
+def label_smoothing_below_0(rng):
+    x, target = logits(rng, (5, 4)), np.array([0, 3, 1, 2, 2])
+    plain = F.cross_entropy(torch.tensor(x), torch.tensor(target))
+    for value in (-0.5, -1e-9, NAN):
+        assert F.cross_entropy(torch.tensor(x), torch.tensor(target), label_smoothing=value) == plain
+        with pytest.raises(ValueError, match=f"label_smoothing must be from 0 to 1, got {value}"):
+            fastce.cross_entropy(x, target, label_smoothing=value)
+
+
+def ignored_logits(rng):
+    for bad in (NAN, INF):
+        x, target = logits(rng, (3, 4)), np.array([1, -100, 2])
+        x[1, 0] = bad
+        loss, theirs = torch_grad(x, target)
+        ours = fastce.cross_entropy_and_grad(x, target)
+        assert np.isnan(theirs[1]).any()
+        assert not ours.grad[1].any()
+        assert ours.loss == pytest.approx(loss, rel=1e-14)
+        np.testing.assert_allclose(ours.grad[[0, 2]], theirs[[0, 2]], rtol=1e-14)
+
+
+def a_logit_of_minus_inf(rng):
+    x, target = logits(rng, (1, 4)), np.array([[0.5, 0.0, 0.25, 0.25]])
+    x[0, 1] = -INF
+    loss, grad = torch_grad(x, target)
+    assert math.isnan(loss)
+    ours = fastce.cross_entropy_and_grad(x, target)
+    np.testing.assert_allclose(ours.grad, grad, rtol=1e-14)
+    there = [0, 2, 3]
+    without = fastce.cross_entropy_and_grad(x[:, there], target[:, there])
+    assert ours.loss == pytest.approx(without.loss, rel=1e-15)
+    np.testing.assert_allclose(ours.grad[:, there], without.grad, rtol=1e-15)
+    assert ours.grad[0, 1] == 0
+
+
+def a_confident_row(rng):
+    x = np.array([[20, 0]], np.float32)
+    loss, grad = torch_grad(x, [0])
+    assert (loss, grad[0, 0]) == (0, 0)
+    ours = fastce.cross_entropy_and_grad(x, [0])
+    assert (f"{ours.loss:.2e}", f"{ours.grad[0, 0]:.2e}") == ("2.06e-09", "-2.06e-09")
+    exact = math.log1p(math.exp(-20))
+    assert ours.loss == pytest.approx(exact, rel=2e-7)
+    assert ours.grad[0, 0] == pytest.approx(-math.exp(-20) / (1 + math.exp(-20)), rel=2e-7)
+
+
+def mean_over_70_000_rows(rng):
+    x = np.zeros((70_000, 2), np.float16)
+    target = np.zeros(70_000, int)
+    assert F.cross_entropy(torch.tensor(x), torch.tensor(target)).item() == 0.0
+    assert fastce.cross_entropy(x, target) == np.float32(math.log(2))
+
+
+def dtype_of_the_loss(rng):
+    for dtype, theirs in zip(HALF, (torch.float16, torch.bfloat16), strict=True):
+        assert F.cross_entropy(torch.zeros(2, 3, dtype=theirs), torch.tensor([0, 1])).dtype == theirs
+        loss, grad = fastce.cross_entropy_and_grad(np.zeros((2, 3), dtype), [0, 1])
+        assert (loss.dtype, grad.dtype) == (np.float32, dtype)
+
+
+def binary_at_infinite_logits(rng):
+    x, target = np.array([INF, -INF, INF, -INF]), np.array([1.0, 0.0, 0.0, 1.0])
+    theirs = F.binary_cross_entropy_with_logits(torch.tensor(x), torch.tensor(target), reduction="none").numpy()
+    assert np.isnan(theirs[:2]).any()
+    ours = fastce.binary_cross_entropy_with_logits_and_grad(x, target, reduction="none")
+    np.testing.assert_array_equal(ours.loss, [0, 0, INF, INF])
+    np.testing.assert_array_equal(ours.grad, [0, 0, 1, -1])
+
+
+def mean_over_nothing(rng):
+    x, target = logits(rng, (3, 4)), np.full(3, -100)
+    assert math.isnan(torch_grad(x, target)[0])
+    assert math.isnan(fastce.cross_entropy(x, target))
+    loss, grad = fastce.cross_entropy_and_grad(x, target, normalizer=7)
+    assert loss == 0
+    assert not grad.any()
+
+
+ROWS = {
+    "class axis": class_axis,
+    "dtype of labels": dtype_of_labels,
+    "`label_smoothing` below 0 or NaN": label_smoothing_below_0,
+    "NaN or inf in the logits of an ignored sample": ignored_logits,
+    "a logit of -inf where the soft target is 0": a_logit_of_minus_inf,
+    "a confident row, float32 logits [20, 0], label 0": a_confident_row,
+    "mean over 70,000 rows of float16 logits, each ln 2": mean_over_70_000_rows,
+    "dtype of the loss for half-precision logits": dtype_of_the_loss,
+    "binary cross-entropy at infinite logits": binary_at_infinite_logits,
+    "mean over nothing, with a `normalizer`": mean_over_nothing,
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row(row, rng):
+    ROWS[row](rng)
+
+
+def test_every_row_is_tested():
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Where it differs from PyTorch")[1]
+    header, *rows = re.findall(r"^\| (.*?) \|", section.split("\n## ")[0], re.M)
+    assert header == "case"
+    assert rows == list(ROWS)
