@@ -71,6 +71,19 @@ def test_a_small_divergence_keeps_its_digits(rng, shape, near, dtype):
     assert_within(grad, grads, 8, scale=size, message="gradient")
 
 
+@pytest.mark.parametrize("dtype", WIDE, ids=name_of)
+@pytest.mark.parametrize("offset", [1e3, -3e4, 1e30])
+@pytest.mark.parametrize("classes", [3, 40])
+def test_an_offset_hides_nothing(rng, classes, offset, dtype):
+    """What the logits are apart is rounded from the logits, not from the offset between the two arrays."""
+    x, z = pair(rng, (20, classes), dtype)
+    x = (x + offset).astype(dtype)
+    loss, grad = kl_divergence_and_grad(x, z, reduction="none")
+    losses, grads, size = expected(x, z)
+    assert_within(loss, losses, 60, message="loss")
+    assert_within(grad, grads, 8, scale=size, message="gradient")
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 @pytest.mark.parametrize("shape", SHAPES, ids=name_of)
 def test_equal_logits_give_exactly_nothing(rng, shape, dtype):
