@@ -128,7 +128,14 @@ class Problem:
         """Return the log-sum-exp of every sample after `solve`, NaN for samples that were not looked at."""
         assert self.found is not None
         top, rest = self.found
-        return np.asarray(top + np.log1p(rest)).reshape(self.shape)
+        with np.errstate(under="ignore"):
+            lse = np.asarray(top + np.log1p(rest)).reshape(self.shape)
+        if self.mask is not None:  # such samples have zeros for logits
+            unseen = ~self.mask.any(axis=self.axis)
+            if self.labels is not None:
+                unseen |= (self.labels == self.ignore_index).reshape(self.shape)
+            lse = np.where(unseen, lse.dtype.type(np.nan), lse)
+        return lse
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
