@@ -233,6 +233,8 @@ class Problem:
                 launch.run_unbend(x, scale, cap, buffer, block.out)
                 if mask is not None:
                     np.copyto(block.out, 0, where=~mask)
+                if self.labels is not None and cap is not None:  # the slope of NaN is NaN, in ignored samples too
+                    block.out[self.labels[block.start : block.stop] == self.ignore_index] = 0
 
     def _masked_targets(self, block: Block, mask: Array) -> list[Array]:
         """Return the targets of a block as class probabilities after smoothing and weights, of the classes there are.
