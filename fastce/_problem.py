@@ -269,7 +269,7 @@ class Problem:
             position, kept = launch.scan_labels(self.labels, classes, self.ignore_index, *weights)
             if position >= 0:
                 self._raise_label(position)
-        elif self.sample_weight is not None:
+        elif self.sample_weight is not None and classes:
             kept = launch.total(self.sample_weight)
         return kept if self.normalizer is None else self.normalizer
 
