@@ -119,12 +119,13 @@ def coefficients(
     target = np.asarray(target)
     there = np.moveaxis(np.broadcast_to(where, shape), axis, -1)
     weight = np.ones(classes, REAL) if weight is None else real(weight)
-    if np.issubdtype(target.dtype, np.integer):
+    is_hard = np.issubdtype(target.dtype, np.integer) or (not target.size and target.shape != shape)
+    if is_hard:
         kept = target != ignore_index
         labels = np.where(kept, target, 0).astype(np.intp)
         t = np.zeros((*target.shape, classes), REAL)
         class_weight = np.zeros(target.shape, REAL)
-        if kept.any():
+        if kept.any() and classes:
             np.put_along_axis(t, labels[..., None], kept[..., None], -1)
             class_weight = np.where(kept, weight[labels], 0)
     else:
@@ -136,7 +137,7 @@ def coefficients(
     class_weight, each = np.where(kept, class_weight, 0), np.where(kept, each, 0)
     smoothing = REAL(label_smoothing)
     spread = np.where(there, smoothing / np.maximum(there.sum(-1, keepdims=True), 1), 0)
-    if not np.issubdtype(target.dtype, np.integer):
+    if not is_hard:
         t = np.where(there, t, 0)  # a label that is not there stays, and costs an infinite loss
     t = (t * (1 - smoothing) + spread) * weight * each[..., None]
     t[~kept] = 0
@@ -161,7 +162,7 @@ def _scale(reduction, denominator, grad_output):
 
 def invalid(x):
     """Samples with no softmax: any NaN, any +inf, or nothing but -inf."""
-    return (np.isnan(x) | (x == np.inf)).any(-1) | (x == -np.inf).all(-1)
+    return (np.isnan(x) | (x == np.inf)).any(-1) | ((x == -np.inf).all(-1) & bool(x.shape[-1]))
 
 
 def bend(logits, axis, logit_scale=1.0, softcap=None, where=True):

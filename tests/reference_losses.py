@@ -89,8 +89,8 @@ def grad_and_hessian(x, target, u=None, scale=1.0):
     return grad * u, p * lacking * u * REAL(scale), size * u
 
 
-def hessian_product(x, target, v, *, reduction="mean", **options):
-    """The Hessian times a vector, and what its errors are measured by."""
+def hessian_product(x, target, v, *, reduction="mean", far=0, **options):
+    """The Hessian times a vector, and what its errors are measured by where probabilities are 1 + ``far`` eps off."""
     t, kept, denominator, _ = reference.coefficients(np.shape(x), target, **options)
     p, v = reference.softmax(x), real(v)
     with np.errstate(all="ignore"):
@@ -102,6 +102,7 @@ def hessian_product(x, target, v, *, reduction="mean", **options):
         gap = v - centre
         mean = (p * gap).sum(-1, keepdims=True)
         result = slope[..., None] * p * (gap - mean)
-        size = np.abs(slope)[..., None] * p * (np.abs(gap) + (p * np.abs(gap)).sum(-1, keepdims=True))
+        sizes = np.abs(gap) * (1 + far)
+        size = np.abs(slope)[..., None] * p * (sizes + np.nan_to_num(p * sizes).sum(-1, keepdims=True))
     counts = (kept & (t.sum(-1) != 0))[..., None]
     return np.where(counts, result, 0), np.where(counts, size, 0)
