@@ -126,7 +126,14 @@ class Problem:
         """Return the log-sum-exp of every sample after `solve`, NaN for samples that were not looked at."""
         assert self.found is not None
         top, rest = self.found
-        return np.asarray(top + np.log1p(rest)).reshape(self.shape)
+        with np.errstate(under="ignore"):
+            lse = np.asarray(top + np.log1p(rest)).reshape(self.shape)
+        if self.mask is not None:  # such samples have zeros for logits
+            unseen = ~self.mask.any(axis=self.axis)
+            if self.labels is not None:
+                unseen |= (self.labels == self.ignore_index).reshape(self.shape)
+            lse = np.where(unseen, lse.dtype.type(np.nan), lse)
+        return lse
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
@@ -216,6 +223,8 @@ class Problem:
                 launch.run_unbend(x, scale, cap, buffer, block.out)
                 if mask is not None:
                     np.copyto(block.out, 0, where=~mask)
+                if self.labels is not None and cap is not None:  # the slope of NaN is NaN, in ignored samples too
+                    block.out[self.labels[block.start : block.stop] == self.ignore_index] = 0
 
     def _masked_targets(self, block: Block, mask: Array) -> list[Array]:
         """Return the targets of a block as class probabilities after smoothing and weights, of the classes there are.
@@ -250,7 +259,7 @@ class Problem:
             position, kept = launch.scan_labels(self.labels, classes, self.ignore_index, *weights)
             if position >= 0:
                 self._raise_label(position)
-        elif self.sample_weight is not None:
+        elif self.sample_weight is not None and classes:
             kept = launch.total(self.sample_weight)
         return kept if self.normalizer is None else self.normalizer
 

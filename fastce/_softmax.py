@@ -106,6 +106,8 @@ def logsumexp(
         return weighted_logsumexp(x, axis, b, keepdims, return_sign, where, out)
     dtype, result = rule(x)
     x_, axis_ = _arrange(x, axis)
+    if where is not None:
+        as_mask(where, x.shape)
     shape, full_shape = _reduced(x, axis, keepdims)
     if out is not None:
         check_out(out, full_shape, result, ("x",), (x,))

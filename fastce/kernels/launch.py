@@ -10,12 +10,13 @@ Regimes, by the shape of the array that arrives:
 
 The serial twin runs where threads would cost more than they bring, and where they would take
 the process down: in a child forked after threads had started, and, with Numba's workqueue
-layer, while another Python thread is inside a parallel kernel.
+layer, while there are other Python threads: one of them might be inside a parallel kernel, of
+this package or another.
 """
 
 import math
 import os
-import threading
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -82,14 +83,12 @@ class _Threads:
     def __init__(self) -> None:
         self.started = False
         self.forked = False
-        self.busy = threading.Lock()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
     def after_fork(self) -> None:
         """Stay away from threads that the parent had and the child has not."""
         self.forked = self.forked or self.started
-        self.busy = threading.Lock()
 
     def count(self) -> int:
         """Return how many threads a parallel kernel would have."""
@@ -100,14 +99,9 @@ class _Threads:
         if self.count() == 1:
             return kernel(False, args)
         self.started = True
-        if numba.threading_layer() != "workqueue":
-            return kernel(True, args)
-        if not self.busy.acquire(blocking=False):
-            return kernel(False, args)
-        try:
-            return kernel(True, args)
-        finally:
-            self.busy.release()
+        # who is alone is alone until the kernel is done: nobody else is there to start a thread
+        is_safe = numba.threading_layer() != "workqueue" or len(sys._current_frames()) == 1
+        return kernel(is_safe, args)
 
 
 _threads = _Threads()
