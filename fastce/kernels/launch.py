@@ -43,7 +43,7 @@ from fastce.kernels.rows import CHUNK
 from fastce.kernels.short_rows import KEPT, VALUES
 from fastce.kernels.tiles import MAX_CLASSES
 
-PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
+PARALLEL_ELEMENTS = 3 << 13  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
@@ -133,10 +133,13 @@ def run_hard(
     fresh: bool = False,
 ) -> tuple[int, float, float]:
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
-    weights = class_weight, sample_weight
     if smoothing is not None or not _is_split(x):
-        options = (smoothing, z_loss, upstream, scale, is_mean)
-        return _run(HARD, (x, target, ignore_index, *weights, *options, found, loss, grad), grad, fresh)  # type: ignore[no-any-return]
+        args = (
+            x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+            found, loss, grad,
+        )  # fmt: skip
+        return _run(HARD, args, grad, fresh)  # type: ignore[no-any-return]
+    weights = class_weight, sample_weight
     wide = [None if w is None else w.astype(np.float64) for w in weights]
     position, denominator = scan_labels(target, x.shape[1], ignore_index, *wide)
     if position >= 0:
