@@ -146,7 +146,7 @@ def test_soft_targets_and_label_smoothing(classes, dtype):
 
 
 @WIDE_DTYPES
-@pytest.mark.parametrize("classes", [2, 10, 40, 513, 1100])
+@pytest.mark.parametrize("classes", [2, 10, 32, 40, 513, 1100])
 def test_confident_rows(classes, dtype):
     """Label ahead by 0 to 80: the loss and the label's gradient at full relative precision."""
     gaps = np.arange(81)

@@ -36,6 +36,7 @@ from fastce.kernels.simd import (
 from fastce.kernels.vecmath import exp, two_sum
 
 VALUES = 32  # a block: values whose exponentials are added in the logits' precision
+TERMS = 16  # of one sum; a block has two, so that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time
 MAXIMA = 16  # values that hold the maxima of a chunk's blocks
 
@@ -77,15 +78,19 @@ def _add(x, shift, rest, count, q, j, n):
 def _sum(p, start, stop, shift, q):
     """Return (rest, ones) of ``p[start:stop]``, see ``stats``, and leave the exponentials in ``q``."""
     width = lanes(p)
-    rest, below = full(p, 0.0), bits(full(p, 0.0))
+    total, below = full(p, 0.0), bits(full(p, 0.0))
     j = start
-    while j + width <= stop:
-        rest, below = _add(load(p, j), shift, rest, below, q, j, width)
-        j += width
-    if j < stop:
-        rest, below = _add(load_n(p, j, stop - j, -np.inf), shift, rest, below, q, j, stop - j)
-        j += width
-    return reduce_add(rest), j - start - reduce_add(below)
+    while j < stop:
+        end = min(j + TERMS * width, stop)
+        rest = full(p, 0.0)
+        while j + width <= end:
+            rest, below = _add(load(p, j), shift, rest, below, q, j, width)
+            j += width
+        if j < end:
+            rest, below = _add(load_n(p, j, end - j, -np.inf), shift, rest, below, q, j, end - j)
+            j += width
+        total = total + rest
+    return reduce_add(total), j - start - reduce_add(below)
 
 
 @block
@@ -97,22 +102,23 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead):
     """
     width = lanes(p)
     size = VALUES * width
-    rest, below = full(p, 0.0), bits(full(p, 0.0))
+    total, below = full(p, 0.0), bits(full(p, 0.0))
     top = full(p, -np.inf)
-    ones = 0
-    if has_top:
-        for j in range(start, start + size, width):
-            rest, below = _add(load(p, j), shift, rest, below, q, j, width)
-            top = maximum(load(ahead, j), top)
-        ones = size - reduce_add(below)
-    else:
-        for j in range(start, start + size, width):
-            will_read(ahead, j + size)
-            e = exp(load(p, j) - shift)
-            _keep(q, j, width, e)
-            rest = rest + e
-            top = maximum(load(ahead, j), top)
-    return reduce_add(rest), ones, reduce_max(top)
+    for part in range(start, start + size, TERMS * width):
+        rest = full(p, 0.0)
+        if has_top:
+            for j in range(part, part + TERMS * width, width):
+                rest, below = _add(load(p, j), shift, rest, below, q, j, width)
+                top = maximum(load(ahead, j), top)
+        else:
+            for j in range(part, part + TERMS * width, width):
+                will_read(ahead, j + size)
+                e = exp(load(p, j) - shift)
+                _keep(q, j, width, e)
+                rest = rest + e
+                top = maximum(load(ahead, j), top)
+        total = total + rest
+    return reduce_add(total), size - reduce_add(below) if has_top else 0, reduce_max(top)
 
 
 @inline

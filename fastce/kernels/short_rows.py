@@ -28,7 +28,6 @@ from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.vecmath import exp, two_sum
 
 VALUES = 64  # a row: values whose exponentials are added in the logits' precision
-TERMS = 16  # of one sum; sums are added to each other
 KEPT = 256  # values of exponentials that wait: 16 KB
 
 
@@ -77,9 +76,9 @@ def _exponentials(p, q, goal, classes, shift, ahead):
     """
     width = lanes(p)
     total, below = full(p, 0.0), bits(full(p, 0.0))
-    for start in range(0, classes, TERMS * width):
+    for start in range(0, classes, rows.TERMS * width):
         rest = full(p, 0.0)
-        stop = min(start + TERMS * width, classes)
+        stop = min(start + rows.TERMS * width, classes)
         j = start
         while j + width <= stop:
             will_read(p, j + ahead)

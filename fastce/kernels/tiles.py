@@ -11,6 +11,7 @@ import numpy as np
 from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import inline
 from fastce.kernels.memory import load, load_one, offset, row, step_of, store, store_one, will_write
+from fastce.kernels.rows import TERMS
 from fastce.kernels.simd import add_true, bits, full, lanes, maximum, narrow, to_float, where, widen
 from fastce.kernels.squares import load_group, store_group, store_square, stores_masked
 from fastce.kernels.vecmath import exp, two_sum
@@ -80,22 +81,25 @@ def announce(x, start, n):
 def stats(tile, classes, exps):
     """Return (maximum, rest) and leave exp(x - maximum) in ``exps``.
 
-    As ``columns.stats``; so few terms are added in the logits' precision.
+    As ``columns.stats``; so few terms are added in the logits' precision, ``TERMS`` of them at a time.
     """
     width = lanes(tile)
     top = full(tile, -np.inf)
     for c in range(classes):
         top = maximum(load(tile, c * width), top)
     shift = where(top > -np.inf, top, 0.0)
-    rest, ones = full(tile, 0.0), bits(full(tile, 0.0))
-    for c in range(classes):
-        d = load(tile, c * width) - shift
-        e = exp(d)
-        store(exps, c * width, e)
-        below = d != 0.0  # true of NaN, which so reaches the sum
-        rest = rest + where(below, e, 0.0)
-        ones = add_true(ones, below)
-    ones = classes - ones
+    rest, count = full(tile, 0.0), bits(full(tile, 0.0))
+    for start in range(0, classes, TERMS):
+        part = full(tile, 0.0)
+        for c in range(start, min(start + TERMS, classes)):
+            d = load(tile, c * width) - shift
+            e = exp(d)
+            store(exps, c * width, e)
+            below = d != 0.0  # true of NaN, which so reaches the sum
+            part = part + where(below, e, 0.0)
+            count = add_true(count, below)
+        rest = rest + part
+    ones = classes - count
     # without a maximum: -inf, or NaN where a NaN is in the sum
     top = where(top > -np.inf, top, top + rest)
     return top, where(ones > 0, rest + to_float(ones - 1), np.nan)
