@@ -12,7 +12,7 @@ import itertools
 import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,21 @@ class Block(NamedTuple):
     stop: int
     inputs: Sequence[Array]
     out: Array | None
+
+
+def is_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
+    """Tell whether this is what kernels take as it is: a matrix in C order, of float32 or float64, the classes last.
+
+    All that is cheap to ask, so that small calls need not be arranged.
+    """
+    return (
+        type(x) is np.ndarray
+        and (x.dtype is _FLOAT32 or x.dtype is _FLOAT64)
+        and x.ndim == 2
+        and type(axis) is int
+        and (axis == -1 or axis == 1)
+        and x.flags.carray
+    )
 
 
 def as_real(values: npt.ArrayLike, name: str) -> Array:
@@ -141,14 +156,16 @@ def check_out(
     if out.shape != shape or (out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype):
         raise ValueError(f"out must have shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}")
     flags = out.flags
-    if not flags.writeable:
-        raise ValueError("out must be writable, got a read-only array")
-    if not flags.forc and _may_overlap_itself(out):
-        raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+    if not flags.carray:
+        if not flags.writeable:
+            raise ValueError("out must be writable, got a read-only array")
+        if not flags.forc and _may_overlap_itself(out):
+            raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+    is_own = flags.owndata
     for i, other in enumerate(inputs):
         if other is None or other is out or not isinstance(other, np.ndarray):
             continue
-        if flags.owndata and other.flags.owndata:  # arrays of their own
+        if is_own and other.flags.owndata:  # arrays of their own
             continue
         if _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""

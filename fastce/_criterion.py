@@ -143,7 +143,8 @@ class CrossEntropyLoss:
         """The log-sum-exp of every sample of the last loss, of scaled and capped logits.
 
         In the dtype of the loss and the shape of ``logits`` without the class axis. NaN for
-        ignored samples, which are not looked at.
+        ignored samples, which are not looked at, and for those that have no softmax: with NaN
+        or +inf, or nothing but -inf.
         """
         return self._last().lse()
 
@@ -151,18 +152,18 @@ class CrossEntropyLoss:
     def parts(self) -> LossParts:
         """The last loss as `LossParts`: cross-entropy and z-loss apart."""
         problem = self._last()
-        if problem.z_loss is None:
-            return LossParts(self._loss, np.zeros_like(self._loss)[()])
-        lse = problem.lse().astype(np.float64)
-        with np.errstate(all="ignore"):  # infinite ones
-            terms = np.where(np.isnan(lse), 0.0, lse) ** 2 * problem.z_loss
+        dtype = problem.dtype.type
+        with np.errstate(all="ignore"):  # of extreme log-sum-exps
+            terms = np.zeros(problem.shape)
+            if problem.z_loss is not None:
+                terms = np.nan_to_num(problem.lse().astype(np.float64), nan=0.0) ** 2 * problem.z_loss
             if problem.sample_weight is not None:
                 terms *= problem.sample_weight.reshape(problem.shape)
             if problem.reduction == "none":
                 z_part: Any = terms.astype(problem.dtype)[()]
             else:
                 total = float(terms.sum())
-                z_part = problem.dtype.type(mean(total, problem.kept) if problem.reduction == "mean" else total)
+                z_part = dtype(mean(total, problem.kept) if problem.reduction == "mean" else total)
             return LossParts(self._loss - z_part, z_part)
 
     def _last(self) -> Problem:

@@ -13,6 +13,7 @@ from fastce._arrays import (
     as_mask,
     as_real,
     direct,
+    is_matrix,
     normalize_axis,
     refuse_masked,
     result_like,
@@ -32,6 +33,7 @@ from fastce._targets import (
     as_weights,
     check_reduction,
     check_smoothing,
+    is_labels,
     mean,
     positive,
     raise_label,
@@ -46,6 +48,17 @@ class Problem:
     """
 
     what = "logits"
+    is_matrix = False  # kernels take logits and labels as they are
+    fresh = False
+    labels: Array | None = None
+    weight: Array | None = None
+    sample_weight: Array | None = None
+    smoothing: tuple[float, float, float] | None = None
+    normalizer: float | None = None
+    z_loss: float | None = None
+    bend: tuple[float, float | None] | None = None
+    mask: Array | None = None
+    found: Array | None = None
 
     def __init__(
         self,
@@ -63,36 +76,44 @@ class Problem:
         softcap: float | None = None,
         where: npt.ArrayLike | None = None,
     ) -> None:
+        self._arrange(logits, target, axis)
+        if reduction != "mean":
+            check_reduction(reduction)
+        self.reduction = reduction
+        self.ignore_index = as_ignore_index(ignore_index)
+        self.given = (target, weight, sample_weight, where)
+        if weight is not None:
+            self.weight = as_weights(weight, (self.classes,), "weight", "one per class").astype(self.dtype)
+        if sample_weight is not None:
+            weights = as_weights(sample_weight, self.shape, "sample_weight", "one per sample")
+            self.sample_weight = weights.astype(self.dtype).reshape(-1)
+        if label_smoothing != 0.0 or type(label_smoothing) is not float:
+            self.smoothing = smoothing_terms(check_smoothing(label_smoothing), self.classes, weight)
+        if normalizer is not None:
+            self.normalizer = positive(normalizer, "normalizer")
+        if z_loss != 0.0 or type(z_loss) is not float:
+            self.z_loss = as_number(z_loss, "z_loss") or None
+        if logit_scale != 1.0 or softcap is not None:
+            self.bend = as_bend(logit_scale, softcap)
+        if where is not None:
+            self.mask = self._as_mask(where)
+
+    def _arrange(self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int) -> None:
+        """Check the arrays and keep them with what follows from their shapes and dtypes."""
+        if is_matrix(logits, axis) and is_labels(target) and target.shape[0] == logits.shape[0]:
+            self.is_matrix = True
+            self.logits, self.target, self.labels = logits, target, target
+            self.axis, self.dtype, self.shape, self.classes = 1, logits.dtype, target.shape, logits.shape[1]
+            return
         self.logits = logits = as_real(logits, self.what)
         self.axis = axis = normalize_axis(axis, logits.ndim, self.what)
         refuse_masked(target, "target")
         self.target = target = np.asarray(target)
-        check_reduction(reduction)
-        self.reduction = reduction
-        self.dtype = dtype = rule(logits).compute
-        self.shape = shape = without_axis(logits.shape, axis)
-        self.ignore_index = as_ignore_index(ignore_index)
-        self.weight: Array | None = None
-        self.sample_weight: Array | None = None
-        self.smoothing: tuple[float, float, float] | None = None
-        self.labels: Array | None = None
-        self.found: Array | None = None
-        self.fresh = False
-        self.given = (target, weight, sample_weight, where)
-        classes = logits.shape[axis]
+        self.dtype = rule(logits).compute
+        self.shape = without_axis(logits.shape, axis)
+        self.classes = logits.shape[axis]
         if not are_probabilities(target, logits, axis, self.what):
             self.labels = as_labels(target)
-        if weight is not None:
-            self.weight = as_weights(weight, (classes,), "weight", "one per class").astype(dtype)
-        if sample_weight is not None:
-            weights = as_weights(sample_weight, shape, "sample_weight", "one per sample")
-            self.sample_weight = weights.astype(dtype).reshape(-1)
-        if label_smoothing != 0.0 or type(label_smoothing) is not float:
-            self.smoothing = smoothing_terms(check_smoothing(label_smoothing), classes, weight)
-        self.normalizer = None if normalizer is None else positive(normalizer, "normalizer")
-        self.z_loss = as_number(z_loss, "z_loss") or None
-        self.bend = None if logit_scale == 1.0 and softcap is None else as_bend(logit_scale, softcap)
-        self.mask = None if where is None else self._as_mask(where)
 
     def _as_mask(self, where: npt.ArrayLike) -> Array:
         """Return the mask in the shape of the logits; samples without a class are ignored from here on."""
@@ -109,6 +130,8 @@ class Problem:
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
         self.fresh = out is None
+        if out is None and self.is_matrix:
+            return np.empty(self.logits.shape, self.dtype)
         names = self.what, "target", "weight", "sample_weight", "where"
         return result_like(self.logits, out, names, (self.logits, *self.given))
 
@@ -126,12 +149,19 @@ class Problem:
         """Return the log-sum-exp of every sample after `solve`, NaN for samples that were not looked at."""
         assert self.found is not None
         top, rest = self.found
-        return np.asarray(top + np.log1p(rest)).reshape(self.shape)
+        with np.errstate(under="ignore"):
+            lse = np.asarray(top + np.log1p(rest)).reshape(self.shape)
+        if self.mask is not None:  # such samples have zeros for logits
+            unseen = ~self.mask.any(axis=self.axis)
+            if self.labels is not None:
+                unseen |= (self.labels == self.ignore_index).reshape(self.shape)
+            lse = np.where(unseen, lse.dtype.type(np.nan), lse)
+        return lse
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        loss = np.empty(math.prod(self.shape), self.dtype)
+        loss = np.empty(len(self.target) if self.is_matrix else math.prod(self.shape), self.dtype)
         total, kept = self._fill(loss, grad, scale, upstream)
         self.kept = kept
         if self.reduction == "none":
@@ -148,8 +178,7 @@ class Problem:
     ) -> tuple[float, float]:
         """Compute the losses of all samples, and the gradient; return the sum of losses and what means divide by."""
         inputs = (self.logits,) if self.labels is not None else (self.logits, self.target)
-        plain = self.bend is None and self.mask is None and self.logits.size
-        views = direct(self.axis, self.dtype, inputs, grad) if plain else None
+        views = self._views(inputs, grad)
         if views is not None and self.labels is not None and self.normalizer is None:
             weights = self.weight, self.sample_weight, self.smoothing, self.z_loss, upstream
             position, kept, total = launch.run_hard(
@@ -172,6 +201,14 @@ class Problem:
         for block in parts:
             self._run(block, loss, scale, upstream)
         return 0.0 if loss is None else launch.total(loss), kept
+
+    def _views(self, inputs: Sequence[Array], grad: Array | None) -> tuple[Sequence[Array], Array | None] | None:
+        """Return `direct` views, or None where the logits have to be changed first or there are none."""
+        if self.bend is not None or self.mask is not None or not self.logits.size:
+            return None
+        if self.is_matrix and (grad is None or self.fresh or is_matrix(grad)):
+            return inputs, grad
+        return direct(self.axis, self.dtype, inputs, grad)
 
     def _run(self, block: Block, loss: Array | None, scale: float, upstream: Array | None) -> None:
         """Launch the kernel on a block, whose gradient is divided by nothing more."""
@@ -216,6 +253,8 @@ class Problem:
                 launch.run_unbend(x, scale, cap, buffer, block.out)
                 if mask is not None:
                     np.copyto(block.out, 0, where=~mask)
+                if self.labels is not None and cap is not None:  # the slope of NaN is NaN, in ignored samples too
+                    block.out[self.labels[block.start : block.stop] == self.ignore_index] = 0
 
     def _masked_targets(self, block: Block, mask: Array) -> list[Array]:
         """Return the targets of a block as class probabilities after smoothing and weights, of the classes there are.
@@ -250,7 +289,7 @@ class Problem:
             position, kept = launch.scan_labels(self.labels, classes, self.ignore_index, *weights)
             if position >= 0:
                 self._raise_label(position)
-        elif self.sample_weight is not None:
+        elif self.sample_weight is not None and classes:
             kept = launch.total(self.sample_weight)
         return kept if self.normalizer is None else self.normalizer
 

@@ -15,6 +15,7 @@ from fastce._arrays import (
     as_real,
     check_out,
     direct,
+    is_matrix,
     normalize_axes,
     normalize_axis,
     rows_of,
@@ -101,11 +102,17 @@ def logsumexp(
     >>> fastce.logsumexp(np.array([[1.0, 2.0, 3.0], [1000.0, 1000.0, -np.inf]])).round(5)
     array([   3.40761, 1000.69315])
     """
+    if b is None and where is None and out is None and is_matrix(x, axis) and x.size and not (keepdims or return_sign):
+        lse = np.empty(len(x), x.dtype)
+        launch.run_softmax(x, lse, None, None)
+        return lse
     x = as_real(x, "x")
     if b is not None or return_sign:
         return weighted_logsumexp(x, axis, b, keepdims, return_sign, where, out)
     dtype, result = rule(x)
     x_, axis_ = _arrange(x, axis)
+    if where is not None:
+        as_mask(where, x.shape)
     shape, full_shape = _reduced(x, axis, keepdims)
     if out is not None:
         check_out(out, full_shape, result, ("x",), (x,))
@@ -286,7 +293,24 @@ def log_softmax(
     return _shaped_like(x, axis, where, out, logs=True)
 
 
+def _of_matrix(x: Array, out: Array | None, logs: bool) -> Array:
+    """Return what `_shaped_like` does, for arrays that kernels take as they are."""
+    fresh = out is None
+    if out is None:
+        out = np.empty(x.shape, x.dtype)
+    elif out is not x:
+        check_out(out, x.shape, x.dtype, ("x",), (x,))
+    if x.size:
+        if logs:
+            launch.run_softmax(x, None, None, out, fresh)
+        else:
+            launch.run_softmax(x, None, out, None, fresh)
+    return out
+
+
 def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None, logs: bool) -> Array:
+    if where is None and is_matrix(x, axis) and (out is None or is_matrix(out)):
+        return _of_matrix(x, out, logs)
     x = as_real(x, "x")
     x_, axis_ = _arrange(x, axis)
     fresh = out is None

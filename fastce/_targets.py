@@ -1,7 +1,7 @@
 """Targets, and the options that scale a sample's loss: what they may be, and what is said if not."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ from fastce._arrays import Array, as_index, as_real, without_axis
 Reduction = Literal["mean", "sum", "none"]
 
 _REDUCTIONS = get_args(Reduction)
+_INT64 = np.dtype(np.int64)
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
@@ -48,6 +49,11 @@ def _shape_message(
     if math.prod(got) == math.prod(expected):
         return f"{message}; target.reshape{expected} would fit"
     return message
+
+
+def is_labels(target: object) -> TypeGuard[Array]:
+    """Tell whether these are class indices that kernels take as they are."""
+    return type(target) is np.ndarray and target.dtype is _INT64 and target.ndim == 1 and target.flags.carray
 
 
 def as_labels(target: Array) -> Array:

@@ -5,6 +5,7 @@ shrunk to its plainest form and printed. A seed with a number of ``--cases`` giv
 """
 
 import argparse
+import math
 import platform
 import random
 import time
@@ -17,21 +18,28 @@ import numpy as np
 from rich.progress import Progress
 
 import fastce
-from tests.fuzz_cases import FIELDS, FUNCTIONS, Bad, Case, must_raise, trouble
+from tests.fuzz_calls import Call
+from tests.fuzz_cases import judge, trouble
+from tests.fuzz_fields import FUNCTIONS, Bad, Case
 
-BAD = 0.04  # how often a field is bad
+BAD = 0.03  # how often a field is bad
+COMPILED = ("shape", "dtype", "other", "target", "options", "grad_output")  # new choices take a kernel to compile
+TOGETHER = 16  # cases that have those in common
 
 
 def cases(seed: int) -> Iterator[Case]:
     """Yield cases without end."""
     draw = random.Random(seed)
     while True:
-        case = {}
-        for name, choices in FIELDS.items():
-            good = [choice for choice in choices if not isinstance(choice, Bad)]
-            bad = [choice for choice in choices if isinstance(choice, Bad)]
-            case[name] = draw.choice(bad if bad and draw.random() < BAD else good)
-        yield case
+        function = draw.choice(list(FUNCTIONS))
+        fields = FUNCTIONS[function].fields
+        good = {name: [c for c in choices if not isinstance(c, Bad)] for name, choices in fields.items()}
+        bad = {name: [c for c in choices if isinstance(c, Bad)] for name, choices in fields.items()}
+        common = {name: draw.choice(good[name]) for name in COMPILED if name in fields}
+        for _ in range(TOGETHER):
+            case = {name: common.get(name) if name in common else draw.choice(good[name]) for name in fields}
+            case |= {name: draw.choice(bad[name]) for name in fields if bad[name] and draw.random() < BAD}
+            yield {"function": function, **case}
 
 
 def shrink(case: Case, fails: Callable[[Case], object]) -> Case:
@@ -39,7 +47,7 @@ def shrink(case: Case, fails: Callable[[Case], object]) -> Case:
     moved = True
     while moved:
         moved = False
-        for name, choices in FIELDS.items():
+        for name, choices in FUNCTIONS[case["function"]].fields.items():
             for choice in choices[: choices.index(case[name])][:64]:
                 plainer = case | {name: choice}
                 if fails(plainer):
@@ -48,19 +56,24 @@ def shrink(case: Case, fails: Callable[[Case], object]) -> Case:
     return case
 
 
-def run(seed: int, seconds: float, most: int, tell: Callable[[], None] = lambda: None) -> tuple[Counter, list[str]]:
+def run(
+    seed: int, seconds: float, most: float, tell: Callable[[str | None], None] = lambda problem: None
+) -> tuple[Counter, list[str]]:
     """Return (how many cases there were, by function and by whether they had to be refused; what went wrong)."""
     counts: Counter = Counter()
     found: dict[str, str] = {}
     end = time.monotonic() + seconds
     for case in cases(seed):
         if time.monotonic() > end or counts.total() >= most:
-            return counts, [f"{what}: {small}" for small, what in found.items()]
-        counts[case["function"], must_raise(case)] += 1
-        if trouble(case):
+            return counts, list(found.values())
+        call = Call(case)
+        counts[case["function"], call.must_raise] += 1
+        problem = None
+        if judge(call):
             small = shrink(case, trouble)
-            found[repr(small)] = str(trouble(small))
-        tell()
+            problem = f"{trouble(small)}: {small}" if repr(small) not in found else None
+            found.setdefault(repr(small), f"{problem}")
+        tell(problem)
     raise AssertionError("cases are endless")
 
 
@@ -77,9 +90,9 @@ def report(seed: int, took: float, counts: Counter, found: list[str]) -> str:
         *(f"| {name} | {counts[name, False]:,} | {counts[name, True]:,} |" for name in FUNCTIONS),
         "",
         "Shapes, class axes, dtypes, memory layouts, values (NaN, infinities and the dtype's ends among them),",
-        "targets, options, reductions and outputs are drawn independently; about one choice in 25 is one that has",
-        "to be refused. 256 bytes before and behind every array, the gaps between strided elements, and all inputs",
-        "are compared with what they held before the call.",
+        f"targets, options, reductions and outputs are drawn, {BAD:.0%} of the choices such that they must be refused;",
+        f"those that need a kernel compiled stay for {TOGETHER} cases. 256 bytes before and behind every array,",
+        "the gaps between strided elements, and all inputs are compared with what they held before the call.",
         *(["", *found] if found else []),
     ]
     return "\n".join(lines) + "\n"
@@ -88,15 +101,22 @@ def report(seed: int, took: float, counts: Counter, found: list[str]) -> str:
 def main() -> None:
     """Run until the time is over or the cases are through."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--cases", type=int, default=10**9, help="at most")
+    parser.add_argument("--seconds", type=float, help="60 unless there is a number of cases")
+    parser.add_argument("--cases", type=int, help="at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--report", type=Path, help="a Markdown file to write")
     options = parser.parse_args()
     start = time.monotonic()
+    seconds = options.seconds or (math.inf if options.cases else 60)
     with Progress() as progress:
-        task = progress.add_task("fuzzing", total=None)
-        counts, found = run(options.seed, options.seconds, options.cases, lambda: progress.advance(task))
+        task = progress.add_task("fuzzing", total=options.cases)
+
+        def tell(problem: str | None) -> None:
+            progress.advance(task)
+            if problem:
+                progress.console.print(problem)
+
+        counts, found = run(options.seed, seconds, options.cases or math.inf, tell)
     text = report(options.seed, time.monotonic() - start, counts, found)
     print(text)
     if options.report:

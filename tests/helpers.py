@@ -1,6 +1,5 @@
 """What several test files need: dtypes, shapes, comparison in eps, and every function in one table."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 import fastce
-from tests import reference
+from tests import ENVIRONMENT, reference
 
 ROOT = Path(__file__).parent.parent
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -40,10 +39,11 @@ def in_new_process(code, status=0, **environment):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**ENVIRONMENT, **environment},
         capture_output=True,
         text=True,
         check=False,
+        timeout=300,
     )
     assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -6,38 +6,97 @@ round and compare. The class axis is moved last and back; labels and class proba
 meet in the coefficients t of loss_i = Σ_j t_ij (lse_i − x_ij).
 """
 
+import math
+
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 REAL = np.longdouble
 
 
 def real(x):
     """Any real array in extended precision."""
-    return np.asarray(x).astype(np.float64).astype(REAL)
+    x = np.asarray(x)
+    return x if x.dtype == REAL else x.astype(np.float64).astype(REAL)
 
 
 # --- the softmax family --------------------------------------------------------
 
 
-def logsumexp(x, axis=-1, *, keepdims=False):
+def classes_last(x, axis):
+    """``x`` with its class axes as one, the last, and the function that undoes it."""
+    axes = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
+    ends = range(-len(axes), 0)
+    moved = np.moveaxis(x, axes, ends)
+    lead = moved.shape[: x.ndim - len(axes)]
+    rows = moved.reshape(*lead, math.prod(moved.shape[len(lead) :]))
+    return rows, lambda result: np.moveaxis(result.reshape(moved.shape), ends, axes)
+
+
+def reduced_shape(shape, axis, keepdims=False):
+    """The shape of one value for all classes."""
+    return np.sum(np.broadcast_to(0, shape), axis, keepdims=keepdims).shape
+
+
+def _shifted(rows):
+    """Rows less their maxima, and log sum exp of that: the greatest element, 1, apart from the sum of the others."""
+    top = np.max(rows, axis=-1, keepdims=True, initial=-np.inf)
+    gaps = rows - np.where(np.isfinite(top), top, np.nan)
+    others = np.exp(gaps)
+    if rows.size:
+        np.put_along_axis(others, np.argmax(rows, axis=-1)[..., None], 0, -1)
+    return top, gaps, np.log1p(np.sum(others, axis=-1, keepdims=True))
+
+
+def logsumexp(x, axis=-1, *, keepdims=False, where=None):
     x = real(x)
     with np.errstate(all="ignore"):
-        top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+        top, _, logs = _shifted(classes_last(x if where is None else np.where(where, x, -np.inf), axis)[0])
+        result = np.where(np.isfinite(top), top + logs, top)
+    return result.reshape(reduced_shape(x.shape, axis, keepdims))
+
+
+def log_softmax(x, axis=-1, *, where=None):
+    x = real(x)
+    rows, back = classes_last(x if where is None else np.where(where, x, -np.inf), axis)
+    with np.errstate(all="ignore"):
+        _, gaps, logs = _shifted(rows)
+        result = back(gaps - logs)
+    return result if where is None else np.where(where, result, -np.inf)
+
+
+def softmax(x, axis=-1, *, where=None):
+    return np.exp(log_softmax(x, axis, where=where))
+
+
+def weighted_logsumexp(x, b, axis=-1, *, keepdims=False, where=True):
+    """log |sum b exp(x)|, the sum's sign, and by how much its terms exceed it, of one shape."""
+    x, b, where = np.broadcast_arrays(real(x), real(b), where)
+    shape = reduced_shape(x.shape, axis, keepdims)
+    b = classes_last(np.where(where, b, 0), axis)[0]
+    rows = np.where(b == 0, -np.inf, classes_last(x, axis)[0])
+    with np.errstate(all="ignore"):
+        top = np.max(rows, axis=-1, initial=-np.inf)
         shift = np.where(np.isfinite(top), top, 0)
-        result = shift + np.log(np.sum(np.exp(x - shift), axis=axis, keepdims=True))
-    return result if keepdims else np.squeeze(result, axis)
+        terms = np.where(b == 0, 0, b * np.exp(rows - shift[..., None]))
+        terms = np.where((top == np.inf)[..., None], np.where(rows == np.inf, b, 0), terms)
+        total = terms.sum(-1)
+        lse, sign = shift + np.log(np.abs(total)), np.sign(total)
+        lse = np.where((top == np.inf) & ~np.isnan(total), np.where(total == 0, np.nan, np.inf), lse)
+        excess = np.abs(terms).sum(-1) / np.abs(total)
+    return tuple(v.reshape(shape) for v in (lse, sign, excess))
 
 
-def log_softmax(x, axis=-1):
-    x = real(x)
+def vjp(name, g, result, axis=-1, x=None):
+    """The vector-Jacobian products of the family, from what it returned."""
+    g, result = real(g), real(result)
     with np.errstate(all="ignore"):
-        top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
-        gaps = x - np.where(np.isfinite(top), top, np.nan)  # first, or a huge maximum would swallow the sum's logarithm
-        return gaps - np.log(np.sum(np.exp(gaps), axis=axis, keepdims=True))
-
-
-def softmax(x, axis=-1):
-    return np.exp(log_softmax(x, axis))
+        if name == "softmax":
+            return result * (g - np.sum(g * result, axis=axis, keepdims=True))
+        if name == "log_softmax":
+            return g - np.exp(result) * np.sum(g, axis=axis, keepdims=True)
+        g, result = (v if v.ndim == x.ndim else np.expand_dims(v, axis) for v in (g, result))
+        return g * np.exp(real(x) - result)
 
 
 # --- cross-entropy -------------------------------------------------------------
@@ -60,14 +119,15 @@ def coefficients(
     target = np.asarray(target)
     there = np.moveaxis(np.broadcast_to(where, shape), axis, -1)
     weight = np.ones(classes, REAL) if weight is None else real(weight)
-    if np.issubdtype(target.dtype, np.integer):
+    is_hard = np.issubdtype(target.dtype, np.integer) or (not target.size and target.shape != shape)
+    if is_hard:
         kept = target != ignore_index
+        labels = np.where(kept, target, 0).astype(np.intp)
         t = np.zeros((*target.shape, classes), REAL)
         class_weight = np.zeros(target.shape, REAL)
-        for i in np.ndindex(target.shape):
-            if kept[i]:
-                t[i][target[i]] = 1
-                class_weight[i] = weight[target[i]]
+        if kept.any() and classes:
+            np.put_along_axis(t, labels[..., None], kept[..., None], -1)
+            class_weight = np.where(kept, weight[labels], 0)
     else:
         t = np.moveaxis(real(target), axis, -1)
         kept = np.ones(t.shape[:-1], bool)
@@ -77,7 +137,7 @@ def coefficients(
     class_weight, each = np.where(kept, class_weight, 0), np.where(kept, each, 0)
     smoothing = REAL(label_smoothing)
     spread = np.where(there, smoothing / np.maximum(there.sum(-1, keepdims=True), 1), 0)
-    if not np.issubdtype(target.dtype, np.integer):
+    if not is_hard:
         t = np.where(there, t, 0)  # a label that is not there stays, and costs an infinite loss
     t = (t * (1 - smoothing) + spread) * weight * each[..., None]
     t[~kept] = 0
@@ -100,9 +160,9 @@ def _scale(reduction, denominator, grad_output):
         return g / denominator if reduction == "mean" else g
 
 
-def _invalid(x):
+def invalid(x):
     """Samples with no softmax: any NaN, any +inf, or nothing but -inf."""
-    return (np.isnan(x) | (x == np.inf)).any(-1) | (x == -np.inf).all(-1)
+    return (np.isnan(x) | (x == np.inf)).any(-1) | ((x == -np.inf).all(-1) & bool(x.shape[-1]))
 
 
 def bend(logits, axis, logit_scale=1.0, softcap=None, where=True):
@@ -123,10 +183,9 @@ def cross_entropy(
     x, _ = bend(logits, axis, logit_scale, softcap, where)
     t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
     with np.errstate(invalid="ignore"):
-        lse = logsumexp(x, keepdims=True)
-        terms = np.where(t == 0, 0, t * (lse - x))
-        z = real(z_loss) * u * lse[..., 0] ** 2 if z_loss else 0
-    losses = np.where(kept, np.where(_invalid(x), np.nan, terms.sum(-1) + z), 0)
+        terms = np.where(t == 0, 0, -t * log_softmax(x))
+        z = real(z_loss) * u * logsumexp(x) ** 2 if z_loss else 0
+    losses = np.where(kept, np.where(invalid(x), np.nan, terms.sum(-1) + z), 0)
     return _reduce(losses, denominator, reduction)
 
 

@@ -48,8 +48,8 @@ def linear(
             g = g / denominator
         grad = g * (reference.softmax(x) * (t.sum(-1) + 2 * z_loss * lse)[..., None] - t)
         if softcap is not None:
-            grad = grad * (1 - (x / softcap) ** 2)
-        grad = np.where(kept[..., None], grad, 0).reshape(-1, w.shape[0])
+            grad = grad / np.cosh(np.clip(raw / softcap, -5000, 5000)) ** 2
+        grad = np.where(kept[..., None], grad, 0).reshape(target.size, w.shape[0])
         loss = losses if reduction == "none" else losses.sum() / (denominator if reduction == "mean" else 1)
-    flat = h.reshape(-1, w.shape[1])
+    flat = h.reshape(target.size, w.shape[1])
     return Linear(loss, (grad @ w).reshape(h.shape), grad.T @ flat, grad.sum(0))

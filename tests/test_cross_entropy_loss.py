@@ -126,6 +126,30 @@ def test_logits_are_never_modified(rng):
         assert_same_bits(other, fastce.cross_entropy_and_grad(again, target).grad)
 
 
+@pytest.mark.parametrize(
+    ("row", "lse"), [([1e200, 0.0], 1e200), ([800.0, 0.0], 800.0), ([-np.inf] * 2, np.nan), ([np.inf, 0.0], np.nan)]
+)
+def test_parts_and_lse_of_extreme_logits(row, lse):
+    """They are told without a warning, of underflow neither, and there is no part of a loss that is not asked for."""
+    criterion = fastce.CrossEntropyLoss()
+    with np.errstate(all="raise"):
+        loss = criterion([row], [0])
+        parts = criterion.parts
+        np.testing.assert_array_equal(criterion.lse, [lse])
+    np.testing.assert_array_equal(parts, [loss, 0.0])
+
+
+@pytest.mark.parametrize("target", [[0, 1, -100], np.full((3, 2), 0.5)], ids=["labels", "probabilities"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_lse_of_samples_without_classes(target, smoothing):
+    """They are ignored, so their logits are not looked at."""
+    where = [[True, True], [False, False], [True, False]]
+    criterion = fastce.CrossEntropyLoss(where=where, label_smoothing=smoothing)
+    criterion(np.zeros((3, 2)), target)
+    last = 0.0 if np.ndim(target) == 2 else np.nan
+    np.testing.assert_allclose(criterion.lse, [np.log(2), np.nan, last])
+
+
 def test_repr():
     assert repr(fastce.CrossEntropyLoss()) == "CrossEntropyLoss()"
     shown = repr(fastce.CrossEntropyLoss(axis=1, label_smoothing=0.1, reduction="sum", weight=[1.0, 2.0]))

@@ -25,8 +25,9 @@ def interrupt():
     os.kill(os.getpid(), signal.SIGINT)
 
 threading.Thread(target=interrupt).start()
+end = time.perf_counter() + 10
 try:
-    while True:
+    while time.perf_counter() < end:
         fastce.cross_entropy_and_grad(x, target, out=out)
 except KeyboardInterrupt:
     print(time.perf_counter() - sent[0])
@@ -68,10 +69,14 @@ assert interrupted > 40, interrupted
 
 
 def test_heard_within_a_second():
+    """Seen to fail: where KeyboardInterrupt is caught around a kernel."""
     assert float(in_new_process(HEARD)) < 1
 
 
 def test_nothing_half_done_stays():
-    """Interrupted at any moment, the loss object computes the next batch right."""
+    """Interrupted at any moment, the loss object computes the next batch right.
+
+    Seen to fail: with an object that goes by the size of the batch before until it has a loss.
+    """
     alarm = "import signal\nsignal.signal(signal.SIGALRM, signal.default_int_handler)\n"
     in_new_process(alarm + STATE)

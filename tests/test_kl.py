@@ -9,37 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastce import kl_divergence, kl_divergence_and_grad
+from tests import reference_losses
 from tests.helpers import BFLOAT16, DTYPES, WIDE, assert_same_bits, assert_within, computed, finfo, logits, name_of
 from tests.layouts import LAYOUTS
-from tests.reference import REAL, real
 
 # tiles and their edges, rows and their blocks, more than one thread
 SHAPES = [(1, 1), (3, 2), (17, 10), (33, 32), (9, 33), (17, 100), (5, 513), (3, 2600), (5003, 10), (37, 1031)]
 
 
-def log_softmax(x):
-    """That of the oracle takes float64; scaled logits have more digits."""
-    with np.errstate(invalid="ignore"):
-        x = x - x.max(-1, keepdims=True)
-        return x - np.log(np.exp(x).sum(-1, keepdims=True))
-
-
 def expected(x, z, axis=-1, temperature=1.0):
-    """The losses, the gradients of their sum and what those are measured by, in extended precision.
-
-    The definition's sum cancels by more digits than extended precision has to spare; that with
-    p − q added, which is 0 in all, does not. `test_the_oracle` holds it against the definition.
-    """
-    beta = REAL(1) / REAL(temperature)
-    x, z = (np.moveaxis(real(a), axis, -1) * beta for a in (x, z))
-    logp, logq = log_softmax(x), log_softmax(z)
-    p, q = np.exp(logp), np.exp(logq)
+    """The losses, the gradients of their sum and what those are measured by: exp(x) turns errors relative to x into
+    absolute ones."""
+    rows = (np.moveaxis(a, axis, -1) for a in (x, z))
+    losses, grads, logp, logq = reference_losses.kl_divergence(*rows, temperature)
     with np.errstate(invalid="ignore"):
-        t = logp - logq
-        losses = np.where(q == 0, p, q * (np.expm1(t) - t)).sum(-1)
-    with np.errstate(invalid="ignore"):  # exp(x) turns errors relative to x into absolute ones
-        size = np.where(p == 0, 0, p * (1 - logp)) + np.where(q == 0, 0, q * (1 - logq))
-    return losses, np.moveaxis((p - q) * beta, -1, axis), np.moveaxis(size * beta, -1, axis)
+        size = sum(np.where(logs == -np.inf, 0, np.exp(logs) * (1 - logs)) for logs in (logp, logq)) / temperature
+    return losses, np.moveaxis(grads, -1, axis), np.moveaxis(size, -1, axis)
 
 
 def pair(rng, shape, dtype, near=1.0):
@@ -83,6 +68,19 @@ def test_a_small_divergence_keeps_its_digits(rng, shape, near, dtype):
     losses, grads, size = expected(x, z)
     assert losses.max() < 10 * near**2
     assert_within(loss, losses, 40, message="loss")
+    assert_within(grad, grads, 8, scale=size, message="gradient")
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=name_of)
+@pytest.mark.parametrize("offset", [1e3, -3e4, 1e30])
+@pytest.mark.parametrize("classes", [3, 40])
+def test_an_offset_hides_nothing(rng, classes, offset, dtype):
+    """What the logits are apart is rounded from the logits, not from the offset between the two arrays."""
+    x, z = pair(rng, (20, classes), dtype)
+    x = (x + offset).astype(dtype)
+    loss, grad = kl_divergence_and_grad(x, z, reduction="none")
+    losses, grads, size = expected(x, z)
+    assert_within(loss, losses, 60, message="loss")
     assert_within(grad, grads, 8, scale=size, message="gradient")
 
 

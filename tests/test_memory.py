@@ -1,6 +1,8 @@
 """No scratch of the size of the logits, ever; with ``out`` not even a result."""
 
+import inspect
 import os
+import re
 import tracemalloc
 
 import numpy as np
@@ -14,23 +16,47 @@ ROWS, CLASSES = 16_384, 512
 
 
 def calls(x, target, soft, out, axis):
-    """The calls with ``out``; ``out`` may be reused, each overwrites all of it."""
+    """Calls with ``out``, where there is one; it may be reused, each overwrites all of it."""
+    options = {"weight": np.ones(CLASSES), "label_smoothing": 0.1, "reduction": "none"}
+    binary = fastce.binary_cross_entropy_with_logits_and_grad
     return {
         "softmax": lambda: fastce.softmax(x, axis, out=out),
         "log_softmax": lambda: fastce.log_softmax(x, axis, out=out),
         "logsumexp": lambda: fastce.logsumexp(x, axis),
         "cross_entropy": lambda: fastce.cross_entropy(x, target, axis=axis),
         "cross_entropy_and_grad": lambda: fastce.cross_entropy_and_grad(x, target, axis=axis, out=out),
-        "options": lambda: fastce.cross_entropy_and_grad(
-            x, target, axis=axis, weight=np.ones(CLASSES), label_smoothing=0.1, reduction="none", out=out
-        ),
+        "options": lambda: fastce.cross_entropy_and_grad(x, target, axis=axis, out=out, **options),
         "soft targets": lambda: fastce.cross_entropy_and_grad(x, soft, axis=axis, out=out),
         "from_probs": lambda: fastce.cross_entropy_from_probs_and_grad(soft, target, axis=axis, out=out),
         "from_probs, soft": lambda: fastce.cross_entropy_from_probs_and_grad(soft, soft, axis=axis, out=out),
-        "binary": lambda: fastce.binary_cross_entropy_with_logits_and_grad(x, soft, out=out),
-        "binary, weighted": lambda: fastce.binary_cross_entropy_with_logits_and_grad(
-            x, soft, weight=np.float32(2), pos_weight=np.ones(1, np.float32), out=out
-        ),
+        "binary": lambda: binary(x, soft, out=out),
+        "binary, weighted": lambda: binary(x, soft, weight=np.float32(2), pos_weight=np.ones(1, np.float32), out=out),
+    }
+
+
+def more_calls(x, target, soft, out, axis):
+    """Those of the other functions, and what blocks of rows are bent or masked for."""
+    each, lse = np.full(ROWS, 0.5, np.float32), fastce.logsumexp(x, axis)
+    labels = {"axis": axis}
+    bent = {**labels, "logit_scale": 0.5, "softcap": 5.0, "z_loss": 0.1}
+    mask = np.arange(CLASSES) > 3 if axis else (np.arange(CLASSES) > 3)[:, None]
+    criterion = fastce.CrossEntropyLoss(axis=axis)
+    diagonal = fastce.cross_entropy_grad_and_hessian
+    return {
+        "softmax, mask": lambda: fastce.softmax(x, axis, where=mask, out=out),
+        "logsumexp, weights": lambda: fastce.logsumexp(x, axis, b=soft, return_sign=True),
+        "softmax_vjp": lambda: fastce.softmax_vjp(soft, x, axis, out=out),
+        "log_softmax_vjp": lambda: fastce.log_softmax_vjp(soft, x, axis, out=out),
+        "logsumexp_vjp": lambda: fastce.logsumexp_vjp(each, x, lse, axis, out=out),
+        "scale and cap": lambda: fastce.cross_entropy_and_grad(x, target, out=out, **bent),
+        "mask": lambda: fastce.cross_entropy_and_grad(x, target, where=mask, out=out, **labels),
+        "CrossEntropyLoss": lambda: (criterion(x, target), criterion.backward(out=out)),
+        "kl_divergence": lambda: fastce.kl_divergence_and_grad(x, soft, out=out, **labels),
+        "focal_loss": lambda: fastce.focal_loss_and_grad(x, target, gamma=2.0, out=out, **labels),
+        "score": lambda: fastce.score(x, target, top_k=5, **labels),
+        "evaluate": lambda: fastce.evaluate((x, target), **labels),
+        "grad_and_hessian": lambda: diagonal(x, target, out=out, hessian_out=soft, **labels),
+        "hvp": lambda: fastce.cross_entropy_hvp(x, target, soft, out=out, **labels),
     }
 
 
@@ -45,29 +71,38 @@ def peak(call):
         tracemalloc.stop()
 
 
-def check(x, axis):
+def check(x, axis, *groups):
     target = np.zeros(ROWS, int)
     soft = np.empty_like(x)
     soft[...] = 1 / CLASSES
     out = np.empty_like(x)
-    for name, call in calls(x, target, soft, out, axis).items():
+    for name, call in [pair for group in groups for pair in group(x, target, soft, out, axis).items()]:
         used, _ = peak(call)
         # 64 bytes a sample and six buffers of a block; one copy would be 33 MB (17 in half precision)
         assert used < 64 * ROWS + 6_500_000, f"{name}: {used} bytes"
 
 
+def test_all_functions_are_measured():
+    """But for linear layers, of which ``test_linear`` measures what they promise."""
+    measured = set(re.findall(r"fastce\.(\w+)", inspect.getsource(calls) + inspect.getsource(more_calls)))
+    functions = {name for name in fastce.__all__ if name == "CrossEntropyLoss" or name[0].islower()}
+    missing = {name for name in functions if not {name, f"{name}_and_grad"} & measured}
+    assert missing == {"linear_cross_entropy", "linear_cross_entropy_and_grad", "show_config", "warmup"}
+
+
 @pytest.mark.parametrize("layout", ["C order", "Fortran order", "every other class", "every other row", "unaligned"])
 def test_python_allocates_no_scratch(layout):
-    check(LAYOUTS[layout](np.zeros((ROWS, CLASSES), np.float32)), -1)
+    """Seen to fail: with a copy of the logits in the divergence."""
+    check(LAYOUTS[layout](np.zeros((ROWS, CLASSES), np.float32)), -1, calls, more_calls)
 
 
 def test_class_axis_in_front():
-    check(np.zeros((CLASSES, ROWS), np.float32), 0)
+    check(np.zeros((CLASSES, ROWS), np.float32), 0, calls, more_calls)
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=name_of)
 def test_half_precision(dtype):
-    check(np.zeros((ROWS, CLASSES), dtype), -1)
+    check(np.zeros((ROWS, CLASSES), dtype), -1, calls)
 
 
 def test_this_test_sees_a_copy():
@@ -91,8 +126,12 @@ def calls(rows, classes, axis):
     soft = np.ones_like(x)
     before = resident()
     fastce.softmax(x, axis, out=out)
+    fastce.softmax_vjp(soft, x, axis, out=out)
     fastce.cross_entropy_and_grad(x, target, axis=axis, out=out)
     fastce.cross_entropy_and_grad(x, soft, axis=axis, out=out)
+    fastce.kl_divergence_and_grad(x, soft, axis=axis, out=out)
+    fastce.cross_entropy_hvp(x, target, soft, axis=axis, out=out)
+    fastce.score(x, target, axis=axis)
     fastce.cross_entropy_and_grad(x, target, axis=axis, out=x)
     return resident() - before, x.nbytes
 

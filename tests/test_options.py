@@ -195,6 +195,23 @@ def test_masked_classes_are_as_if_they_were_not_there(rng):
     assert not grad[:, ~there].any()
 
 
+@pytest.mark.parametrize(
+    "options", [{"softcap": 5.0}, {"logit_scale": 2.0}, {"where": [True, True, True, False]}], ids=str
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_ignored_samples_are_not_looked_at(bad, options, rng):
+    """Whatever acts on the logits first: their gradient is 0, and not -0."""
+    x, target = logits(rng, (5, 4)), np.array([0, -100, 2, -100, 1])
+    x[1], x[3, 2] = bad, bad
+    loss, grad = fastce.cross_entropy_and_grad(x, target, **options)
+    kept = target != -100
+    expected = fastce.cross_entropy_and_grad(x[kept], target[kept], **options)
+    assert loss == expected.loss
+    np.testing.assert_array_equal(grad[kept], expected.grad)
+    np.testing.assert_array_equal(grad[~kept], 0)
+    assert not np.signbit(grad[~kept]).any()
+
+
 def test_samples_without_a_class_are_ignored(rng):
     x, target = logits(rng, (4, 5)), labels_for(rng, (4, 5))
     where = np.ones((4, 5), bool)

@@ -11,7 +11,8 @@ import fastce
 from fastce import Score, score
 from tests.helpers import DTYPES, HALF, WIDE, assert_same_bits, assert_within, computed, labels_for, logits, name_of
 from tests.layouts import LAYOUTS
-from tests.reference import REAL, log_softmax, logsumexp, real
+from tests.reference import real
+from tests.reference_losses import score as reference
 from tests.test_accuracy import Exact, rows
 
 WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
@@ -20,27 +21,6 @@ NANS = [[NAN, 1], [1, NAN], [NAN], [NAN, INF], [-INF, NAN]]
 # up to 32 classes are transposed, up to 256 go several rows together, more in blocks of 512 (256 of float64) that
 # look one block ahead
 CLASSES = [1, 2, 3, 16, 31, 32, 33, 40, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 1600, 2600]
-
-
-def reference(x, target, *, axis=-1, ignore_index=-100, top_k=1):
-    """The definitions in extended precision, a sample at a time."""
-    x, target = np.moveaxis(real(x), axis, -1), np.asarray(target)
-    classes = x.shape[-1]
-    floats = np.zeros((3, *target.shape), REAL)
-    argmax, rank = np.full((2, *target.shape), -1)
-    for i in np.ndindex(target.shape):
-        row, label = x[i], target[i]
-        if label == ignore_index:
-            continue
-        logs = log_softmax(row)
-        with np.errstate(invalid="ignore"):
-            terms = np.where(logs == -INF, 0, np.exp(logs) * logs)
-        floats[(slice(None), *i)] = logs[label], logsumexp(row), -terms.sum()
-        argmax[i] = np.argmax(row)
-        before = [c for c in range(classes) if row[c] > row[label] or (row[c] == row[label] and c < label)]
-        rank[i] = classes if np.isnan(row).any() else len(before)
-    correct = (rank >= 0) & (rank < min(top_k, classes))
-    return Score(*floats[:2], argmax, correct, rank, floats[2])
 
 
 def assert_score(actual, expected, dtype, eps=16, message=""):

@@ -23,47 +23,12 @@ from tests.helpers import (
     soft_for,
 )
 from tests.layouts import LAYOUTS
-from tests.reference import REAL, real
+from tests.reference import real
+from tests.reference_losses import grad_and_hessian as expected
+from tests.reference_losses import hessian_product as product
 
 SHAPES = [(1, 1), (17, 10), (33, 32), (9, 33), (17, 100), (3, 2600), (5003, 10), (37, 1031)]
 KINDS = pytest.mark.parametrize("kind", ["indices", "probabilities"])
-
-
-def both(x):
-    """Softmax and one minus softmax, each to extended precision; classes last."""
-    x = real(x)
-    e = np.exp(x - x.max(-1, keepdims=True))
-    total = e.sum(-1, keepdims=True)
-    top = np.arange(x.shape[-1]) == x.argmax(-1)[..., None]
-    others = np.where(top, 0, e).sum(-1, keepdims=True)
-    return e / total, np.where(top, others, (total - e)) / total
-
-
-def expected(x, target, u, scale=1.0):
-    p, lacking = both(x)
-    if target.shape != x.shape:
-        hot = np.arange(x.shape[-1]) == target[..., None]
-        grad = np.where(hot, -lacking, p)
-        size = np.abs(grad)
-    else:
-        grad, size = p - real(target), p + real(target)
-    u = np.ones(x.shape[:-1]) if u is None else real(u)
-    return grad * u[..., None], p * lacking * u[..., None] * REAL(scale), size * u[..., None]
-
-
-def product(x, target, v, **options):
-    """The product by the formula with the oracle's coefficients; classes last."""
-    reduction = options.pop("reduction", "mean")
-    t, kept, denominator, _ = reference.coefficients(x.shape, target, **options)
-    p = reference.softmax(x)
-    v = real(v)
-    slope = t.sum(-1) / (denominator if reduction == "mean" else 1)
-    centre = np.take_along_axis(v, real(x).argmax(-1)[..., None], -1)
-    gap = v - centre
-    mean = (p * gap).sum(-1, keepdims=True)
-    result = np.where(kept[..., None], slope[..., None] * p * (gap - mean), 0)
-    size = np.abs(slope)[..., None] * p * (np.abs(gap) + (p * np.abs(gap)).sum(-1, keepdims=True))
-    return result, np.where(kept[..., None], size, 0)
 
 
 def target_for(rng, kind, shape, axis=-1):

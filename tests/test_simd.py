@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastce.kernels import simd
+from fastce.kernels import simd, tiles
 from fastce.kernels.memory import (
     gather,
     load,
@@ -15,12 +15,14 @@ from fastce.kernels.memory import (
     offset,
     row,
     scratch,
+    step_of,
     store,
     store_n,
     store_one,
     will_write,
 )
 from fastce.kernels.simd import (
+    add_true,
     any_lane,
     bits,
     count_true,
@@ -40,7 +42,8 @@ from fastce.kernels.simd import (
     where,
     widen,
 )
-from fastce.kernels.squares import group, load_group, max_rows, store_group, store_square, sum_rows
+from fastce.kernels.squares import load_group, max_rows, store_group, store_square, sum_rows
+from fastce.kernels.tiles import MAX_CLASSES
 
 pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 INTEGER = {np.float32: np.int32, np.float64: np.int64}
@@ -307,57 +310,71 @@ def test_gather(dtype):
     np.testing.assert_array_equal(out, x[labels])
 
 
-def test_groups(dtype):
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_groups(classes, dtype):
     @numba.njit
-    def turn(x, rows, classes, tile, back):
+    def turn(x, tile, back):
         values = scratch(x, 4)
-        load_group(row(x, 0), x.strides[0] // x.itemsize, rows, classes, values)
-        for c in range(min(classes, group(x))):
+        load_group(row(x, 0), step_of(x, 0), classes, values)
+        for c in range(classes):
             store(row(tile, c), 0, load(values, c * lanes(x)))
-        store_group(row(back, 0), back.strides[0] // back.itemsize, rows, classes, values)
+        store_group(row(back, 0), step_of(back, 0), classes, values)
 
     lanes_ = width(dtype)
-    together = lanes_ // 4
     source = np.arange(40.0 * 40).reshape(40, 40).astype(dtype)
-    for x in (source[:lanes_, :together], source[: 2 * lanes_ : 2, 3 : 3 + together]):
-        for rows in range(1, lanes_ + 1):
-            for classes in range(1, together + 3):
-                tile = np.full((together, lanes_), -1, dtype)
-                back = np.full((lanes_ + 1, together + 1), -1, dtype)
-                turn(x, rows, classes, tile, back)
-                # lanes past the rows repeat the last row
-                turned = x[np.minimum(np.arange(lanes_), rows - 1), :classes].T
-                np.testing.assert_array_equal(tile[:classes], turned)
-                expected = np.full_like(back, -1)
-                expected[:rows, : min(classes, together)] = x[:rows, :classes]
-                np.testing.assert_array_equal(back, expected)
+    for x in (source[:lanes_, :classes], source[: 2 * lanes_ : 2, 3 : 3 + classes]):
+        tile = np.full((classes, lanes_), -1, dtype)
+        back = np.full((lanes_ + 1, classes + 1), -1, dtype)
+        turn(x, tile, back)
+        np.testing.assert_array_equal(tile, x.T)
+        expected = np.full_like(back, -1)
+        expected[:lanes_, :classes] = x
+        np.testing.assert_array_equal(back, expected)
 
 
 def test_squares(dtype):
+    """Whether or not this machine has masks in hardware."""
+
     @numba.njit
-    def turn(x, rows, classes, tile, back):
-        square = scratch(x, 16)
-        step = x.strides[0] // x.itemsize
-        for c in range(0, classes, group(x)):
-            load_group(offset(row(x, 0), c), step, rows, classes - c, offset(square, c * lanes(x)))
-        for c in range(classes):
-            store(row(tile, c), 0, load(square, c * lanes(x)))
-        store_square(row(back, 0), back.strides[0] // back.itemsize, rows, classes, square)
+    def put(tile, classes, back):
+        square = scratch(tile, 16)
+        for c in range(lanes(tile)):
+            store(square, c * lanes(tile), load(row(tile, c), 0))
+        store_square(row(back, 0), step_of(back, 0), classes, square)
+
+    lanes_ = width(dtype)
+    tile = np.arange(lanes_**2).reshape(lanes_, lanes_).astype(dtype)
+    for classes in range(1, lanes_ + 1):
+        back = np.full((lanes_ + 1, lanes_ + 1), -1, dtype)
+        put(tile, classes, back)
+        expected = np.full_like(back, -1)
+        expected[:lanes_, :classes] = tile.T[:, :classes]
+        np.testing.assert_array_equal(back, expected)
+
+
+def test_tiles(dtype):
+    """There and back; nothing else is written to, and lanes without a row repeat the last one."""
+
+    @numba.njit
+    def turn(x, n, tile, back):
+        values = scratch(x, MAX_CLASSES)
+        tiles.fetch(x, 1, n, values)
+        for c in range(x.shape[1]):
+            store(row(tile, c), 0, load(values, c * lanes(x)))
+        tiles.put(back, 1, n, values)
 
     lanes_ = width(dtype)
     source = np.arange(40.0 * 40).reshape(40, 40).astype(dtype)
-    for x in (source[:lanes_, :lanes_], source[: 2 * lanes_ : 2, 3 : 3 + lanes_]):
-        for rows in range(1, lanes_ + 1):
-            for classes in range(1, lanes_ + 1):
-                tile = np.full((lanes_, lanes_), -1, dtype)
-                back = np.full((lanes_ + 1, lanes_ + 1), -1, dtype)
-                turn(x, rows, classes, tile, back)
-                # lanes past the rows repeat the last row
-                turned = x[np.minimum(np.arange(lanes_), rows - 1), :classes].T
-                np.testing.assert_array_equal(tile[:classes], turned)
-                expected = np.full_like(back, -1)
-                expected[:rows, :classes] = x[:rows, :classes]
-                np.testing.assert_array_equal(back, expected)
+    for classes in range(1, MAX_CLASSES + 1):
+        for x in (source[: lanes_ + 2, :classes], source[: 2 * lanes_ + 4 : 2, 3 : 3 + classes]):
+            for n in range(1, lanes_ + 1):
+                tile = np.full((classes, lanes_), -1, dtype)
+                room = np.full((lanes_ + 2, classes + 2), -1, dtype)
+                turn(x, n, tile, room[:, 1:-1])
+                np.testing.assert_array_equal(tile, x[1 + np.minimum(np.arange(lanes_), n - 1)].T)
+                expected = np.full_like(room, -1)
+                expected[1 : 1 + n, 1:-1] = x[1 : 1 + n]
+                np.testing.assert_array_equal(room, expected)
 
 
 def test_reductions_of_rows(dtype):
@@ -389,6 +406,17 @@ def test_count_true(dtype):
     x = np.random.default_rng(5).permutation(width(dtype)).astype(dtype)
     for bound in range(width(dtype) + 1):
         assert run(x, bound) == bound
+
+
+def test_add_true(dtype):
+    @numba.njit
+    def run(x, bound):
+        below = load(row(x, 0), 0) < bound
+        return reduce_add(add_true(add_true(bits(full(x, 0.0)), below), below))
+
+    x = np.random.default_rng(5).permutation(width(dtype)).astype(dtype)
+    for bound in range(width(dtype) + 1):
+        assert run(x, bound) == 2 * bound
 
 
 def test_announced_memory_stays_as_it_is(dtype):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastce
+from tests.helpers import in_new_process
 
 GB = 2**30
 
@@ -46,6 +47,52 @@ def test_more_elements_than_int32_counts(shape):
     np.testing.assert_allclose(loss[1:-1], np.log(shape[1]), rtol=1e-6)
     for row in (0, -1):
         np.testing.assert_allclose(np.float64(grad[row, -1]), -rest / (1 + rest), rtol=1e-3)
+
+
+NEAR_THE_END = """
+import resource
+import numpy as np
+import fastce
+
+def calls(x, target, out):
+    yield lambda: fastce.softmax(x, out=out)
+    yield lambda: fastce.log_softmax(x, out=out)
+    yield lambda: fastce.softmax_vjp(x, x, out=out)
+    yield lambda: fastce.cross_entropy_and_grad(x, target, out=out)
+    yield lambda: fastce.cross_entropy_and_grad(x, x, out=out)
+    yield lambda: fastce.focal_loss_and_grad(x, target, gamma=2.0, out=out)
+    yield lambda: fastce.kl_divergence_and_grad(x, x, out=out)
+    yield lambda: fastce.cross_entropy_hvp(x, target, x, out=out)
+    yield lambda: fastce.binary_cross_entropy_with_logits_and_grad(x, x, out=out)
+
+def run(count):
+    x, target = np.zeros((count, 40), np.float32), np.zeros(count, int)
+    for fresh, given in zip(calls(x, target, None), calls(x, target, np.empty_like(x)), strict=True):
+        yield fresh, given
+
+for fresh, given in run(1000):  # serial and parallel kernels are compiled before memory gets scarce
+    fresh(), given()
+pairs = list(run(4_000_000))  # 640 MB of logits, and as much to write to
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 320_000_000,) * 2)
+for fresh, given in pairs:
+    try:
+        fresh()
+    except MemoryError:
+        given()
+    else:
+        raise AssertionError("there should be no memory for another result")
+print("all done")
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the system does not tell, or limit, memory")
+def test_near_the_end_of_memory():
+    """Half the memory that a result takes is left: MemoryError without ``out``, the result with it.
+
+    Seen to fail: with a copy of the logits in softmax.
+    """
+    assert in_new_process(NEAR_THE_END) == "all done\n"
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,7 @@ def test_half_results_are_rounded_once(rng):
         (lambda: fastce.logsumexp(np.zeros(3), b=[1, 2]), ValueError, r"b must broadcast with x, of shape \(3,\)"),
         (lambda: fastce.logsumexp(np.zeros(3), b=[1j] * 3), TypeError, "b must hold real numbers"),
         (lambda: fastce.softmax(np.zeros(3), where=[1, 0, 1]), TypeError, "where must be boolean"),
+        (lambda: fastce.logsumexp(np.zeros(0), where=[]), TypeError, "where must be boolean"),
         (
             lambda: fastce.logsumexp(np.zeros(3), where=[True] * 2),
             ValueError,

@@ -198,6 +198,8 @@ def test_no_class_at_all():
     with pytest.raises(IndexError):
         fastce.cross_entropy(np.empty((2, 0)), [0, 0])
     assert fastce.cross_entropy(np.empty((2, 0)), [-100, -100], reduction="sum") == 0
+    for weights in (None, [1, 2]):
+        assert np.isnan(fastce.cross_entropy(np.empty((2, 0)), np.empty((2, 0)), sample_weight=weights))
 
 
 # --- where fastce differs from torch on purpose ------------------------------------

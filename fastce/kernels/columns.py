@@ -22,7 +22,7 @@ from fastce.kernels.memory import (
     store,
     will_read,
 )
-from fastce.kernels.simd import bits, full, lanes, maximum, narrow, where, widen
+from fastce.kernels.simd import add_true, bits, full, lanes, maximum, narrow, to_float, where, widen
 from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 64  # values across
@@ -100,19 +100,19 @@ def stats(p, step, classes, n, buffer, tops, rests):
             )
             shift = where(higher > -np.inf, higher, 0.0)
             store(tops, j, higher)
-            block_rest = block_ones = full(p, 0.0)
+            block_rest, below = full(p, 0.0), bits(full(p, 0.0))
             for c in range(ahead):
-                block_rest, block_ones = _add(load(near, c * across + j), shift, block_rest, block_ones)
+                block_rest, below = _add(load(near, c * across + j), shift, block_rest, below)
                 x = load_n(following, c * step + j, n - j, 0.0)
                 higher = maximum(x, higher)
                 store(goal, c * across + j, x)
             for c in range(ahead, count):
-                block_rest, block_ones = _add(load(near, c * across + j), shift, block_rest, block_ones)
+                block_rest, below = _add(load(near, c * across + j), shift, block_rest, below)
             store(highers, j, higher)
             total, rounded = two_sum(total, widen(block_rest))
             store(sums, j, total)
             store(losts, j, lost + rounded)
-            store(ones, j, one + widen(block_ones))
+            store(ones, j, one + widen(to_float(count - below)))
     for j in range(0, across, width):
         total = load_as(sums, j, wide) + load_as(losts, j, wide)
         one = load_as(ones, j, wide)
@@ -133,11 +133,11 @@ def _raise(top, higher, total, lost, ones):
 
 
 @inline
-def _add(x, shift, rest, ones):
-    """Add exp(x - shift) to ``rest`` where x is below the shift, else 1 to ``ones``."""
+def _add(x, shift, rest, count):
+    """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``."""
     d = x - shift
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, exp(d), 0.0), ones + where(below, full(x, 0.0), 1.0)
+    return rest + where(below, exp(d), 0.0), add_true(count, below)
 
 
 @inline
@@ -266,8 +266,8 @@ def soft(j, n, c, p, step, t, t_step, class_weight, tops, rests, amounts, slopes
     """Return slope * (amount * softmax - t), for targets after smoothing and weights."""
     share = _share(offset(t, c * t_step + j), n, c, class_weight, smoothing)
     rest, amount, slope = load_n(rests, j, n, 0.0), load_n(amounts, j, n, 0.0), load_n(slopes, j, n, 0.0)
-    d = reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)
-    return soft_gradient(d, share, amount * slope / (rest + 1.0), rest, amount, slope)
+    e = exp(reload(p, step, c, j, n) - load_n(tops, j, n, 0.0))
+    return soft_gradient(e, share, amount * slope / (rest + 1.0), rest, amount, slope)
 
 
 @inline
@@ -288,14 +288,14 @@ def soft_share(t, smoothing):
 
 
 @inline
-def soft_gradient(d, share, factor, rest, amount, slope):
-    """Return slope * (amount * softmax - share) for x - maximum = d.
+def soft_gradient(e, share, factor, rest, amount, slope):
+    """Return slope * (amount * softmax - share) for exp(x - maximum) = e.
 
     Where both softmax and target are nearer to all than to nothing, what they lack is
     compared: exact where a one-hot target and a confident prediction agree.
     """
-    near = (d == 0.0) & (rest < 1.0) & (share + share > amount)
-    return where(near, (amount - share) * slope - factor * rest, exp(d) * factor - share * slope)
+    near = (e == 1.0) & (rest < 1.0) & (share + share > amount)
+    return where(near, (amount - share) * slope - factor * rest, e * factor - share * slope)
 
 
 @inline

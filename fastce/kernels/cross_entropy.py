@@ -41,6 +41,7 @@ from fastce.kernels.memory import (
     store_n,
     store_one,
 )
+from fastce.kernels.rows import MAXIMA
 from fastce.kernels.samples import scan, total_of
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import bits, full, get_lane, lane_index, lanes, set_lane, where
@@ -186,61 +187,86 @@ def _spread(slope, smoothing):
     return slope * smoothing[1]
 
 
-@inline
-def _stats(p, classes, loss, found, i):
-    """Return (maximum, rest) of row ``i``: what was found before, without ``loss``."""
-    if found is not None:
-        if loss is None:
-            return np.float64(found[0, i]), np.float64(found[1, i])
-    return rows.stats(p, classes)
-
-
 @kernel
 def hard_rows(
     x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
-    found, loss, grad, per_block, streamed,
+    found, loss, grad, per_block, streamed, kept,
 ):  # fmt: skip
-    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+    """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
     position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
     if position >= 0:
         return position, denominator, 0.0
     if is_mean:
         scale = scale / denominator
+    if found is not None and loss is None:
+        kept = False  # nothing is summed
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
-        at_label, kept, label_weight = _at_labels(x, target, start, n, ignore_index, class_weight)
-        top = rest = gap_sum = full(x, 0.0)
-        for r in range(n):
-            if target[start + r] != ignore_index:
-                p = row(x, start + r)
-                row_top, row_rest = _stats(p, classes, loss, found, start + r)
-                top = set_lane(top, r, row_top)
-                rest = set_lane(rest, r, row_rest)
-                if smoothing is not None:
-                    gap_sum = set_lane(gap_sum, r, rows.gap_sum(p, class_weight, classes, row_top))
-        keep_found(found, start, n, where(kept != 0.0, top, np.nan), rest)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
-        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
-        if loss is not None:
-            store_n(row(loss, start), 0, n, where(kept != 0.0, value, 0.0))
-        if grad is not None:
-            factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
-            factor = factor * slope
-            label_gradient = label_gradient * slope
-            for r in range(n):
-                q = row(grad, start + r)
-                label = target[start + r]
-                if label == ignore_index:
-                    write(q, classes, streamed, rows.zero, (top,))
+        stop = min(start + per_block, count)
+        tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
+        following = rows.next_of(target, ignore_index, start, stop)
+        next_top = rows.no_class(x)
+        if found is None or loss is not None:
+            next_top = rows.look_at(x, following, stop, tops)
+        for i in range(start, stop):
+            if i < following:
+                _write_ignored(x, i, found, loss, grad, streamed)
+            else:
+                following = rows.next_of(target, ignore_index, i + 1, stop)
+                if found is not None and loss is None:
+                    row_top, row_rest = np.float64(found[0, i]), np.float64(found[1, i])
                 else:
-                    minus = given(smoothing, get_lane(_spread(slope, smoothing), r))
-                    terms = (row(x, start + r), get_lane(top, r), get_lane(factor, r), class_weight, minus)
-                    write(q, classes, streamed, rows.gradient, terms)
-                    store_one(q, label, get_lane(label_gradient, r))
-            settle(streamed)
+                    ahead = following if following < stop else i
+                    row_top, row_rest, next_top = rows.stats_of(
+                        x, i, ahead, next_top, tops, next_tops, grad, kept
+                    )  # fmt: skip
+                    tops, next_tops = next_tops, tops
+                _write_row(
+                    x, i, target[i], row_top, row_rest, class_weight, sample_weight, smoothing, z_loss, upstream, scale,
+                    found, loss, grad, streamed, kept,
+                )  # fmt: skip
+        settle(streamed)
     return position, denominator, total_of(loss)
+
+
+@inline
+def _write_ignored(x, i, found, loss, grad, streamed):
+    """Write the loss and gradient of an ignored row."""
+    keep_found(found, i, 1, full(x, np.nan), full(x, 0.0))
+    if loss is not None:
+        store_one(row(loss, i), 0, 0.0)
+    if grad is not None:
+        write(row(grad, i), x.shape[1], streamed, rows.zero, (full(x, 0.0),))
+
+
+@inline
+def _write_row(
+    x, i, label, row_top, row_rest, class_weight, sample_weight, smoothing, z_loss, upstream, scale,
+    found, loss, grad, streamed, kept,
+):  # fmt: skip
+    """Write the loss and gradient of one row; where ``kept``, exponentials are in the latter's place."""
+    p, classes = row(x, i), x.shape[1]
+    top, rest, at_label, label_weight = full(x, row_top), full(x, row_rest), full(x, load_one(p, label)), full(x, 1.0)
+    if class_weight is not None:
+        label_weight = full(x, class_weight[label])
+    keep_found(found, i, 1, top, rest)
+    weight, slope = sample_scales(x, sample_weight, upstream, scale, i, 1)
+    if loss is not None:
+        gaps = top
+        if smoothing is not None:
+            gaps = full(x, rows.gap_sum(p, class_weight, classes, row_top))
+        value = weight * _loss(top, rest, at_label, label_weight, gaps, smoothing, z_loss)
+        store_one(row(loss, i), 0, get_lane(value, 0))
+    if grad is not None:
+        factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
+        q, factor = row(grad, i), get_lane(factor * slope, 0)
+        minus = given(smoothing, get_lane(_spread(slope, smoothing), 0))
+        if kept:
+            write(q, classes, False, rows.scaled, (q, factor, class_weight, minus))
+        else:
+            write(q, classes, streamed, rows.gradient, (p, row_top, factor, class_weight, minus))
+        store_one(q, label, get_lane(label_gradient * slope, 0))
 
 
 @kernel

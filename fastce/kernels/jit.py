@@ -119,15 +119,15 @@ class Kernel:
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
-        self._entries: tuple[dict[Any, Any], dict[Any, Any]] = ({}, {})
+        self._entries: dict[Any, Any] = {}
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one twin, compiled first where these types are new."""
         x = args[0]
-        key = (x.dtype.num, x.ndim, *map(type, args))
-        entry = self._entries[parallel].get(key)
+        key = (parallel, x.dtype.num, x.ndim, *map(type, args))
+        entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[parallel][key] = self._compile(parallel, args)
+            entry = self._entries[key] = self._compile(parallel, args)
         return entry(*args)
 
     def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:

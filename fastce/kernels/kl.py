@@ -8,7 +8,8 @@ and t = log p - log q, a sample's loss and gradient are
 
 The loss equals -sum_j q_j t_j, since p and q have one sum, but no term of it is negative. Where
 p is near q, p - q is formed as q (exp(t) - 1), and t from z - x, so that nothing cancels; an
-error in both log-sum-exps then counts for its square only. Both arrays are read from far
+error in both log-sum-exps then counts for its square only. Where x and z are further apart than
+from their maxima, as with an offset, t is formed from those distances. Both arrays are read from far
 memory once. ``grad`` may be ``x`` or ``target`` itself. All return the sum of the losses.
 """
 
@@ -104,10 +105,11 @@ def _log_ratio(a, b):
 
 
 @inline
-def _difference(p, q, x, z, top_gap, log_ratio, beta):
+def _difference(p, q, x, z, top, z_top, top_gap, log_ratio, beta):
     """Return (p - q, what the class adds to the loss)."""
-    d = z - x
-    t = log_ratio - (d - top_gap) * beta
+    d, below, z_below = z - x, x - top, z - z_top
+    lower = below + z_below
+    t = log_ratio + where((d > lower) & (-d > lower), top_gap - d, below - z_below) * beta
     near = (t < NEAR) & (t > -NEAR)
     excess = _excess(t)
     difference = where(near, q * (t + excess), p - q)
@@ -127,7 +129,7 @@ def _finish_row(p, z, g, classes, beta, top, factor, z_top, z_factor, top_gap, l
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
             prob, goal = exp((a - top) * beta) * factor, exp((b - z_top) * beta) * z_factor
-            difference, term = _difference(prob, goal, a, b, top_gap, log_ratio, beta)
+            difference, term = _difference(prob, goal, a, b, top, z_top, top_gap, log_ratio, beta)
             part = part + term
             if g is not None:
                 store_n(g, j, stop - j, difference * slope)
@@ -198,7 +200,7 @@ def kl_tiles(x, target, beta, upstream, scale, loss, grad):
         for c in range(0, classes * width, width):
             difference, term = _difference(
                 load(exps, c) * factor, load(z_exps, c) * z_factor, load(tile, c), load(z_tile, c),
-                top_gap, log_ratio, beta,
+                top, z_top, top_gap, log_ratio, beta,
             )  # fmt: skip
             value = value + term
             if grad is not None:

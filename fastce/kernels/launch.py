@@ -10,12 +10,13 @@ Regimes, by the shape of the array that arrives:
 
 The serial twin runs where threads would cost more than they bring, and where they would take
 the process down: in a child forked after threads had started, and, with Numba's workqueue
-layer, while another Python thread is inside a parallel kernel.
+layer, while there are other Python threads: one of them might be inside a parallel kernel, of
+this package or another.
 """
 
 import math
 import os
-import threading
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
@@ -42,8 +43,9 @@ from fastce.kernels.rows import CHUNK
 from fastce.kernels.short_rows import KEPT, VALUES
 from fastce.kernels.tiles import MAX_CLASSES
 
-PARALLEL_ELEMENTS = 1 << 15  # below, starting threads costs more than it brings
+PARALLEL_ELEMENTS = 3 << 13  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
+ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
 
 Array = npt.NDArray[Any]
@@ -81,14 +83,12 @@ class _Threads:
     def __init__(self) -> None:
         self.started = False
         self.forked = False
-        self.busy = threading.Lock()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
     def after_fork(self) -> None:
         """Stay away from threads that the parent had and the child has not."""
         self.forked = self.forked or self.started
-        self.busy = threading.Lock()
 
     def count(self) -> int:
         """Return how many threads a parallel kernel would have."""
@@ -99,14 +99,9 @@ class _Threads:
         if self.count() == 1:
             return kernel(False, args)
         self.started = True
-        if numba.threading_layer() != "workqueue":
-            return kernel(True, args)
-        if not self.busy.acquire(blocking=False):
-            return kernel(False, args)
-        try:
-            return kernel(True, args)
-        finally:
-            self.busy.release()
+        # who is alone is alone until the kernel is done: nobody else is there to start a thread
+        is_safe = numba.threading_layer() != "workqueue" or len(sys._current_frames()) == 1
+        return kernel(is_safe, args)
 
 
 _threads = _Threads()
@@ -138,10 +133,13 @@ def run_hard(
     fresh: bool = False,
 ) -> tuple[int, float, float]:
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
-    weights = class_weight, sample_weight
     if smoothing is not None or not _is_split(x):
-        options = (smoothing, z_loss, upstream, scale, is_mean)
-        return _run(HARD, (x, target, ignore_index, *weights, *options, found, loss, grad), grad, fresh)  # type: ignore[no-any-return]
+        args = (
+            x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+            found, loss, grad,
+        )  # fmt: skip
+        return _run(HARD, args, grad, fresh)  # type: ignore[no-any-return]
+    weights = class_weight, sample_weight
     wide = [None if w is None else w.astype(np.float64) for w in weights]
     position, denominator = scan_labels(target, x.shape[1], ignore_index, *wide)
     if position >= 0:
@@ -157,7 +155,7 @@ def run_hard(
 
 def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
-    return _run(SOFT, (x, target, *options), options[-1], fresh)  # type: ignore[no-any-return]
+    return _run(SOFT, (x, target, *options), options[-1], fresh, 2)  # type: ignore[no-any-return]
 
 
 def _computed(x: Array) -> np.dtype[Any]:
@@ -201,8 +199,21 @@ def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
     return is_long and out.ctypes.data != x.ctypes.data
 
 
-def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
-    """Run the driver of the regime; columns and rows are told how many values or rows go together."""
+def _is_kept(inputs: Sequence[Array], out: Array | None) -> bool:
+    """Tell whether the exponentials of long rows wait in the result, in the cache, for their factor.
+
+    16 bits would round them.
+    """
+    if out is None or out.shape[1] > CHUNK or out.itemsize == 2:
+        return False
+    return all(out.ctypes.data != x.ctypes.data for x in inputs)
+
+
+def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
+    """Run the driver of the regime; columns and rows are told how many values or rows go together.
+
+    The first so many arguments are the ``inputs`` that are shaped like ``out``.
+    """
     x = args[0]
     classes = x.shape[1]
     if x.ndim == 3:
@@ -212,10 +223,14 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool) -> Any:
         kernel = op.tiles
     else:
         lanes = 64 // _computed(x).itemsize
-        args = (*args, max(min(KEPT // -(-classes // lanes), lanes), 1))
-        kernel = op.short_rows
-        if classes > lanes * VALUES:
-            kernel, args = op.rows, (*args, _is_streamed(x, out, fresh))
+        if classes <= lanes * VALUES:
+            kernel = op.short_rows
+            args = (*args, max(min(KEPT // -(-classes // lanes), lanes), 1))
+        else:
+            kernel = op.rows
+            streamed = _is_streamed(x, out, fresh)
+            per_block = min(-(-len(x) // _threads.count()), ROWS_TOGETHER)
+            args = (*args, per_block, streamed, not streamed and _is_kept(args[:inputs], out))
     return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
 
 

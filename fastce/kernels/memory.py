@@ -42,6 +42,20 @@ def row(typingctx, x, i):
     return types.CPointer(x.dtype)(x, types.intp), codegen
 
 
+@intrinsic
+def step_of(typingctx, x, axis):
+    """Return how many elements it is from one place along an axis to the next."""
+    size = x.dtype.bitwidth // 8
+
+    def codegen(context, builder, sig, args):
+        strides = context.make_array(x)(context, builder, args[0]).strides
+        pointer = cgutils.alloca_once_value(builder, strides)
+        step = builder.load(cgutils.gep_inbounds(builder, pointer, 0, args[1]))
+        return builder.sdiv(step, ir.Constant(I64, size), flags=["exact"])
+
+    return types.intp(x, types.intp), codegen
+
+
 def given(option, value):
     """Return ``value``, or None where ``option`` is None, which is settled when compiling."""
 

@@ -13,14 +13,20 @@ from fastce.kernels.jit import block, inline
 from fastce.kernels.memory import (
     load,
     load_n,
+    load_one,
+    offset,
     row,
+    store_n,
+    store_one,
     will_read,
 )
 from fastce.kernels.simd import (
+    add_true,
     any_lane,
-    count_true,
+    bits,
     first_lanes,
     full,
+    get_lane,
     lanes,
     maximum,
     reduce_add,
@@ -30,7 +36,9 @@ from fastce.kernels.simd import (
 from fastce.kernels.vecmath import exp, two_sum
 
 VALUES = 32  # a block: values whose exponentials are added in the logits' precision
+TERMS = 16  # of one sum; a block has two, so that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time
+MAXIMA = 16  # values that hold the maxima of a chunk's blocks
 
 
 @block
@@ -50,58 +58,67 @@ def _max(p, start, stop):
 
 
 @inline
-def _add(x, shift, rest, count):
-    """Add exp(x - shift) to ``rest`` and 1 to ``count`` where x is below the shift."""
+def _keep(q, j, n, value):
+    """Leave ``n`` lanes in ``q``, unless that is None."""
+    if q is not None:
+        store_n(q, j, n, value)
+
+
+@inline
+def _add(x, shift, rest, count, q, j, n):
+    """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``."""
     d = x - shift
+    e = exp(d)
+    _keep(q, j, n, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, exp(d), 0.0), count + count_true(below)
+    return rest + where(below, e, 0.0), add_true(count, below)
 
 
 @block
-def _sum(p, start, stop, shift):
-    """Return (rest, ones) of ``p[start:stop]``: see ``stats``."""
+def _sum(p, start, stop, shift, q):
+    """Return (rest, ones) of ``p[start:stop]``, see ``stats``, and leave the exponentials in ``q``."""
     width = lanes(p)
-    a = b = full(p, 0.0)
-    below = 0
+    total, below = full(p, 0.0), bits(full(p, 0.0))
     j = start
-    while j + 2 * width <= stop:
-        a, below = _add(load(p, j), shift, a, below)
-        b, below = _add(load(p, j + width), shift, b, below)
-        j += 2 * width
     while j < stop:
-        a, below = _add(load_n(p, j, stop - j, -np.inf), shift, a, below)
-        j += width
-    return reduce_add(a + b), j - start - below
+        end = min(j + TERMS * width, stop)
+        rest = full(p, 0.0)
+        while j + width <= end:
+            rest, below = _add(load(p, j), shift, rest, below, q, j, width)
+            j += width
+        if j < end:
+            rest, below = _add(load_n(p, j, end - j, -np.inf), shift, rest, below, q, j, end - j)
+            j += width
+        total = total + rest
+    return reduce_add(total), j - start - reduce_add(below)
 
 
 @block
-def _sum_and_next_max(p, start, shift, has_top):
-    """Return (rest, ones) of one block and the maximum of the block behind it.
+def _sum_and_next_max(p, start, shift, has_top, q, ahead):
+    """Return (rest, ones) of one block of ``p`` and the maximum of that of ``ahead``.
 
-    The next block comes from memory while this one's exponentials keep the core busy, and
+    The latter comes from memory while the exponentials keep the core busy, and
     the one after it is asked for. Only a block that ``has_top`` can have classes at the maximum.
     """
     width = lanes(p)
     size = VALUES * width
-    a = b = full(p, 0.0)
-    below = 0
-    top_a = top_b = full(p, -np.inf)
-    if has_top:
-        for j in range(start, start + size, 2 * width):
-            a, below = _add(load(p, j), shift, a, below)
-            top_a = maximum(load(p, j + size), top_a)
-            b, below = _add(load(p, j + width), shift, b, below)
-            top_b = maximum(load(p, j + width + size), top_b)
-    else:
-        below = size
-        for j in range(start, start + size, 2 * width):
-            will_read(p, j + 2 * size)
-            will_read(p, j + width + 2 * size)
-            a = a + exp(load(p, j) - shift)
-            top_a = maximum(load(p, j + size), top_a)
-            b = b + exp(load(p, j + width) - shift)
-            top_b = maximum(load(p, j + width + size), top_b)
-    return reduce_add(a + b), size - below, reduce_max(maximum(top_a, top_b))
+    total, below = full(p, 0.0), bits(full(p, 0.0))
+    top = full(p, -np.inf)
+    for part in range(start, start + size, TERMS * width):
+        rest = full(p, 0.0)
+        if has_top:
+            for j in range(part, part + TERMS * width, width):
+                rest, below = _add(load(p, j), shift, rest, below, q, j, width)
+                top = maximum(load(ahead, j), top)
+        else:
+            for j in range(part, part + TERMS * width, width):
+                will_read(ahead, j + size)
+                e = exp(load(p, j) - shift)
+                _keep(q, j, width, e)
+                rest = rest + e
+                top = maximum(load(ahead, j), top)
+        total = total + rest
+    return reduce_add(total), size - reduce_add(below) if has_top else 0, reduce_max(top)
 
 
 @inline
@@ -118,6 +135,12 @@ def _shift(p, top):
     return full(p, top if top > -np.inf else 0.0)
 
 
+@inline
+def no_class(like):
+    """Return the maximum of no class."""
+    return get_lane(full(like, -np.inf), 0)
+
+
 @block
 def chunk_stats(p, start, stop):
     """Return (maximum, rest, ones) of ``p[start:stop]``: see ``stats``.
@@ -130,7 +153,8 @@ def chunk_stats(p, start, stop):
     top = next_top = _max(p, start, start + size if ahead else stop)
     rest = lost = ones = 0.0
     for _ in range(ahead):
-        block_rest, block_ones, next_top = _sum_and_next_max(p, start, _shift(p, top), next_top == top)
+        has_top = next_top == top
+        block_rest, block_ones, next_top = _sum_and_next_max(p, start, _shift(p, top), has_top, None, offset(p, size))
         rest, rounded = two_sum(rest, np.float64(block_rest))
         lost += rounded
         ones += block_ones
@@ -144,7 +168,7 @@ def chunk_stats(p, start, stop):
         lost, top = 0.0, higher
     while start < stop:
         end = min(start + size, stop)
-        block_rest, block_ones = _sum(p, start, end, _shift(p, top))
+        block_rest, block_ones = _sum(p, start, end, _shift(p, top), None)
         rest, rounded = two_sum(rest, np.float64(block_rest))
         lost += rounded
         ones += block_ones
@@ -180,11 +204,82 @@ def stats(p, classes):
     anywhere, rest is NaN. Long rows are summed in chunks that are
     merged in order, so that several threads that share a row come to the same bits.
     """
-    top, rest, ones = chunk_stats(p, 0, min(CHUNK, classes))
-    for start in range(CHUNK, classes, CHUNK):
+    top, rest, ones = no_class(p), 0.0, 0.0
+    for start in range(0, classes, CHUNK):
         part_top, part_rest, part_ones = chunk_stats(p, start, min(start + CHUNK, classes))
         top, rest, ones = merge(top, rest, ones, part_top, part_rest, part_ones)
     return finish(top, rest, ones)
+
+
+@block
+def _maxima(p, classes, tops):
+    """Return the greatest class, and write the greatest of each block."""
+    size = VALUES * lanes(p)
+    top = no_class(p)
+    for start in range(0, classes, size):
+        block_top = _max(p, start, min(start + size, classes))
+        store_one(tops, start // size, block_top)
+        top = max(top, block_top)
+    return top
+
+
+@block
+def _sums_and_next_maxima(p, classes, top, tops, q, ahead, next_tops):
+    """Return ``stats`` of a row whose maxima are known, and ``_maxima`` of the row ``ahead``.
+
+    The exponentials are left in ``q``, unless that is None.
+    """
+    size = VALUES * lanes(p)
+    shift = _shift(p, top)
+    rest = lost = ones = 0.0
+    next_top = no_class(p)
+    for start in range(0, classes, size):
+        if start + size <= classes:
+            has_top = load_one(tops, start // size) == top
+            block_rest, block_ones, block_top = _sum_and_next_max(p, start, shift, has_top, q, ahead)
+        else:
+            block_rest, block_ones = _sum(p, start, classes, shift, q)
+            block_top = _max(ahead, start, classes)
+        rest, rounded = two_sum(rest, np.float64(block_rest))
+        lost += rounded
+        ones += block_ones
+        store_one(next_tops, start // size, block_top)
+        next_top = max(next_top, block_top)
+    row_top, rest = finish(top, rest + lost, ones)
+    return row_top, rest, next_top
+
+
+@inline
+def next_of(target, ignore_index, i, stop):
+    """Return the first row from ``i`` on whose target is not ``ignore_index``, or ``stop``; ``target`` may be None."""
+    if target is not None:
+        while i < stop and target[i] == ignore_index:
+            i += 1
+    return i
+
+
+@inline
+def look_at(x, i, stop, tops):
+    """Return the maximum of row ``i``, and leave those of its blocks in ``tops``, before the first of `stats_of`."""
+    if i < stop and x.shape[1] <= CHUNK:
+        return _maxima(row(x, i), x.shape[1], tops)
+    return no_class(x)
+
+
+@inline
+def stats_of(x, i, ahead, top, tops, next_tops, out, kept):
+    """Return `stats` of row ``i`` and the maximum of row ``ahead``.
+
+    The maxima of a row of one chunk are taken while the exponentials of the row before it keep
+    the core busy. Those are left in ``out``, which may be None, where they are to be ``kept``.
+    """
+    p, classes = row(x, i), x.shape[1]
+    if classes > CHUNK:
+        row_top, rest = stats(p, classes)
+        return row_top, rest, top
+    if kept:
+        return _sums_and_next_maxima(p, classes, top, tops, row(out, i), row(x, ahead), next_tops)
+    return _sums_and_next_maxima(p, classes, top, tops, None, row(x, ahead), next_tops)
 
 
 @block
@@ -202,6 +297,15 @@ def has_nan(p, classes):
 def gradient(j, n, p, top, factor, class_weight, minus):
     """Return exp(x - top) * factor - w * minus; softmax where ``minus`` is None."""
     value = exp(load_n(p, j, n, 0.0) - top) * factor
+    if minus is not None:
+        value = value - share_of(class_weight, j, n, minus, value)
+    return value
+
+
+@inline
+def scaled(j, n, e, factor, class_weight, minus):
+    """Return exponentials times ``factor``, less w * minus unless that is None."""
+    value = load_n(e, j, n, 0.0) * factor
     if minus is not None:
         value = value - share_of(class_weight, j, n, minus, value)
     return value
@@ -268,11 +372,17 @@ def soft_sums(p, t, class_weight, classes, top, smoothing):
 
 @inline
 def soft(j, n, p, t, class_weight, top, rest, amount, slope, smoothing):
-    """Return slope * (amount * softmax - t), for targets after smoothing and weights."""
+    """Return slope * (amount * softmax - t), for targets after smoothing and weights.
+
+    Without ``top``, ``p`` holds the exponentials.
+    """
     share = soft_share_of(t, j, n, class_weight, smoothing)
+    e = load_n(p, j, n, 0.0)
+    if top is not None:
+        e = exp(e - top)
     rest_, amount_, slope_ = full(p, rest), full(p, amount), full(p, slope)
     factor = amount_ * slope_ / (rest_ + 1.0)
-    return soft_gradient(load_n(p, j, n, 0.0) - top, share, factor, rest_, amount_, slope_)
+    return soft_gradient(e, share, factor, rest_, amount_, slope_)
 
 
 @inline

@@ -17,15 +17,17 @@ from fastce.kernels.memory import (
     offset,
     row,
     scratch,
+    step_of,
     store,
     store_one,
+    will_read,
     will_write,
 )
-from fastce.kernels.simd import count_true, first_lanes, full, lanes, maximum, reduce_add, where, widen
+from fastce.kernels.simd import add_true, bits, first_lanes, full, lanes, maximum, reduce_add, where, widen
 from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.vecmath import exp, two_sum
 
-VALUES = 64  # a row: values whose exponentials are added in the logits' precision, in four sums
+VALUES = 64  # a row: values whose exponentials are added in the logits' precision
 KEPT = 256  # values of exponentials that wait: 16 KB
 
 
@@ -39,69 +41,55 @@ def stride(x):
 def _greatest(p, classes):
     """Return a value whose greatest lane is the row's maximum; NaN is passed over."""
     width = lanes(p)
-    a = b = c = d = full(p, -np.inf)
+    a = b = full(p, -np.inf)
     j = 0
-    while j + 4 * width <= classes:
+    while j + 2 * width <= classes:
         a = maximum(load(p, j), a)
         b = maximum(load(p, j + width), b)
-        c = maximum(load(p, j + 2 * width), c)
-        d = maximum(load(p, j + 3 * width), d)
-        j += 4 * width
-    while j + width <= classes:
-        a = maximum(load(p, j), a)
+        j += 2 * width
+    while j < classes:
+        a = maximum(load_n(p, j, classes - j, -np.inf), a)
         j += width
-    if j < classes:
-        b = maximum(load_n(p, j, classes - j, -np.inf), b)
-    return maximum(maximum(a, b), maximum(c, d))
+    return maximum(a, b)
 
 
 @inline
-def _exp(x, shift, sums):
-    """Return exp(x - shift), and the sum and count of those below 1 with it added.
+def _add(x, shift, q, j, rest, count):
+    """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``.
 
-    Two of one value are not told apart by the exponential but by the logit.
+    The exponentials are left in ``q`` unless that is None.
     """
-    rest, count = sums
     d = x - shift
     e = exp(d)
+    if q is not None:
+        store(q, j, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return e, (rest + where(below, e, 0.0), count + count_true(below))
+    return rest + where(below, e, 0.0), add_true(count, below)
 
 
 @inline
-def _exponentials(p, q, goal, classes, shift):
+def _exponentials(p, q, goal, classes, shift, ahead):
     """Return (a value whose lanes add up to rest, classes at the maximum).
 
     The exponentials are left in ``q``, in whole values, and ``goal`` is made ready to be
     written to, unless those are None.
     """
     width = lanes(p)
-    a = b = c = d = full(p, 0.0)
-    below = j = 0
-    while j + 4 * width <= classes:
-        exp_a, (a, below) = _exp(load(p, j), shift, (a, below))
-        exp_b, (b, below) = _exp(load(p, j + width), shift, (b, below))
-        exp_c, (c, below) = _exp(load(p, j + 2 * width), shift, (c, below))
-        exp_d, (d, below) = _exp(load(p, j + 3 * width), shift, (d, below))
-        if goal is not None:
-            for k in range(j, j + 4 * width, width):
-                will_write(goal, k)
-        if q is not None:
-            store(q, j, exp_a)
-            store(q, j + width, exp_b)
-            store(q, j + 2 * width, exp_c)
-            store(q, j + 3 * width, exp_d)
-        j += 4 * width
-    while j + width <= classes:
-        exp_a, (a, below) = _exp(load(p, j), shift, (a, below))
-        if q is not None:
-            store(q, j, exp_a)
-        j += width
-    if j < classes:
-        exp_b, (b, below) = _exp(load_n(p, j, classes - j, -np.inf), shift, (b, below))
-        if q is not None:
-            store(q, j, exp_b)
-    return (a + b) + (c + d), -(-classes // width) * width - below
+    total, below = full(p, 0.0), bits(full(p, 0.0))
+    for start in range(0, classes, rows.TERMS * width):
+        rest = full(p, 0.0)
+        stop = min(start + rows.TERMS * width, classes)
+        j = start
+        while j + width <= stop:
+            will_read(p, j + ahead)
+            if goal is not None:
+                will_write(goal, j)
+            rest, below = _add(load(p, j), shift, q, j, rest, below)
+            j += width
+        if j < stop:
+            rest, below = _add(load_n(p, j, stop - j, -np.inf), shift, q, j, rest, below)
+        total = total + rest
+    return total, -(-classes // width) * width - reduce_add(below)
 
 
 @inline
@@ -152,7 +140,7 @@ def stats(x, start, n, keep, goal, target, ignore_index, class_weight, smoothing
         if target is None or target[start + r] != ignore_index:
             shift = full(x, load_one(shifts, r))
             rest, ones = _exponentials(
-                row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r), classes, shift
+                row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r), classes, shift, n * step_of(x, 0)
             )
             store(square, r * width, rest)
             store_one(counts, r, ones)

@@ -419,6 +419,16 @@ def count_true(typingctx, mask):
 
 
 @intrinsic
+def add_true(typingctx, counts, mask):
+    """Return integers ``counts``, 1 more in the lanes where the mask is true."""
+
+    def codegen(context, builder, sig, args):
+        return builder.sub(args[0], builder.sext(args[1], args[0].type))
+
+    return counts(counts, mask), codegen
+
+
+@intrinsic
 def any_lane(typingctx, mask):
     """Return whether the mask is true anywhere."""
 

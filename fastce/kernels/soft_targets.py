@@ -11,9 +11,10 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.cross_entropy import keep_found, sample_scales, z_slope, z_term
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import load, row, scratch, store, store_n
+from fastce.kernels.memory import load, row, scratch, store, store_n, store_one
+from fastce.kernels.rows import MAXIMA
 from fastce.kernels.samples import total_of
-from fastce.kernels.simd import full, get_lane, lanes, set_lane
+from fastce.kernels.simd import full, get_lane, lanes
 from fastce.kernels.streams import settle, write
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import log1p
@@ -54,37 +55,38 @@ def soft_short_rows(
 
 @kernel
 def soft_rows(
-    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block, streamed
-):
-    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block, streamed,
+    kept,
+):  # fmt: skip
+    """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
-        top = rest = amount = dot = full(x, 0.0)
-        for r in range(n):
-            p = row(x, start + r)
-            row_top, row_rest = rows.stats(p, classes)
-            row_amount, row_dot = rows.soft_sums(
-                p, row(target, start + r), class_weight, classes, row_top, smoothing
+        stop = min(start + per_block, count)
+        tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
+        next_top = rows.look_at(x, start, stop, tops)
+        for i in range(start, stop):
+            row_top, row_rest, next_top = rows.stats_of(
+                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, grad, kept
             )  # fmt: skip
-            top = set_lane(top, r, row_top)
-            rest = set_lane(rest, r, row_rest)
-            amount = set_lane(amount, r, row_amount)
-            dot = set_lane(dot, r, row_dot)
-        keep_found(found, start, n, top, rest)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
-        if loss is not None:
-            store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
-        amount = amount + z_slope(top, rest, z_loss)
-        if grad is not None:
-            for r in range(n):
-                terms = (
-                    row(x, start + r), row(target, start + r), class_weight,
-                    get_lane(top, r), get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
-                )  # fmt: skip
-                write(row(grad, start + r), classes, streamed, rows.soft, terms)
-            settle(streamed)
+            tops, next_tops = next_tops, tops
+            p, t = row(x, i), row(target, i)
+            row_amount, row_dot = rows.soft_sums(p, t, class_weight, classes, row_top, smoothing)
+            top, rest, amount = full(x, row_top), full(x, row_rest), full(x, row_amount)
+            keep_found(found, i, 1, top, rest)
+            weight, slope = sample_scales(x, sample_weight, upstream, scale, i, 1)
+            if loss is not None:
+                value = weight * _loss(top, rest, amount, full(x, row_dot), z_loss)
+                store_one(row(loss, i), 0, get_lane(value, 0))
+            if grad is not None:
+                amount = amount + z_slope(top, rest, z_loss)
+                terms = get_lane(rest, 0), get_lane(amount, 0), get_lane(slope, 0), smoothing
+                q = row(grad, i)
+                if kept:
+                    write(q, classes, False, rows.soft, (q, t, class_weight, None, *terms))
+                else:
+                    write(q, classes, streamed, rows.soft, (p, t, class_weight, row_top, *terms))
+        settle(streamed)
     return total_of(loss)
 
 
@@ -108,7 +110,7 @@ def soft_tiles(x, target, class_weight, sample_weight, smoothing, z_loss, upstre
             store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
         amount = amount + z_slope(top, rest, z_loss)
         if grad is not None:
-            tiles.write_soft(tile, targets, class_weight, classes, top, rest, amount, slope, smoothing)
+            tiles.write_soft(exps, tile, targets, class_weight, classes, rest, amount, slope, smoothing)
             tiles.put(grad, start, n, tile)
     return total_of(loss)
 

@@ -11,6 +11,7 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
+from fastce.kernels.rows import MAXIMA
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
     any_lane,
@@ -68,29 +69,31 @@ def softmax_short_rows(x, lse, probs, logs, per_block):
 
 
 @kernel
-def softmax_rows(x, lse, probs, logs, per_block, streamed):
-    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+def softmax_rows(x, lse, probs, logs, per_block, streamed, kept):
+    """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
-        top = rest = full(x, 0.0)
-        for r in range(n):
-            row_top, row_rest = rows.stats(row(x, start + r), classes)
-            top = set_lane(top, r, row_top)
-            rest = set_lane(rest, r, row_rest)
-        if lse is not None:
-            store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
-        if probs is not None:
-            factor = full(x, 1.0) / (rest + 1.0)
-            for r in range(n):
-                terms = (row(x, start + r), get_lane(top, r), get_lane(factor, r), None, None)
-                write(row(probs, start + r), classes, streamed, rows.gradient, terms)
-        if logs is not None:
-            log_sum = log1p(rest)
-            for r in range(n):
-                terms = (row(x, start + r), get_lane(top, r), get_lane(log_sum, r))
-                write(row(logs, start + r), classes, streamed, rows.log_softmax, terms)
+        stop = min(start + per_block, count)
+        tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
+        next_top = rows.look_at(x, start, stop, tops)
+        for i in range(start, stop):
+            row_top, row_rest, next_top = rows.stats_of(
+                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, probs, kept
+            )  # fmt: skip
+            tops, next_tops = next_tops, tops
+            top, rest = full(x, row_top), full(x, row_rest)
+            if lse is not None:
+                store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
+            if probs is not None:
+                q, factor = row(probs, i), get_lane(full(x, 1.0) / (rest + 1.0), 0)
+                if kept:
+                    write(q, classes, False, rows.scaled, (q, factor, None, None))
+                else:
+                    write(q, classes, streamed, rows.gradient, (row(x, i), row_top, factor, None, None))
+            if logs is not None:
+                terms = (row(x, i), row_top, get_lane(log1p(rest), 0))
+                write(row(logs, i), classes, streamed, rows.log_softmax, terms)
         settle(streamed)
 
 

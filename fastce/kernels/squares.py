@@ -4,10 +4,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.kernels.memory import alignment, from_memory, masked_load, masked_store, place, raw_type, to_memory
+from fastce.kernels.memory import alignment, from_memory, masked_store, place, raw_type, to_memory
 from fastce.kernels.simd import BYTES, I64, Simd, first, llvm_type, shuffle, value_type
-
-QUARTERS = 4
 
 
 def _exchange(builder, a, b, stride):
@@ -18,12 +16,28 @@ def _exchange(builder, a, b, stride):
     return shuffle(builder, a, b, low), shuffle(builder, a, b, high)
 
 
+def _interleave(builder, a, b, size):
+    """Return the lower halves of blocks of ``size`` lanes, taken from ``a`` and ``b`` in turn, and the upper halves."""
+    n, half = a.type.count, size // 2
+    low = [start + k + other for start in range(0, n, size) for k in range(half) for other in (0, n)]
+    return shuffle(builder, a, b, low), shuffle(builder, a, b, [lane + half for lane in low])
+
+
 def _transpose(builder, vectors):
-    """Transpose the squares of adjacent lanes, as wide as there are vectors: log2 stages of two-input shuffles."""
+    """Transpose the squares of adjacent lanes, as wide as there are vectors: log2 stages of two-input shuffles.
+
+    Within 16 bytes an interleaving is one instruction everywhere, which exchanges are not.
+    """
+    size = len(vectors)
+    if vectors[0].type.count > size:
+        for _ in range(size.bit_length() - 1):
+            pairs = zip(vectors[: size // 2], vectors[size // 2 :], strict=True)
+            vectors = [vector for a, b in pairs for vector in _interleave(builder, a, b, size)]
+        return vectors
     vectors = list(vectors)
-    stride = len(vectors) // 2
+    stride = size // 2
     while stride:
-        for i in range(len(vectors)):
+        for i in range(size):
             if not i & stride:
                 vectors[i], vectors[i | stride] = _exchange(builder, vectors[i], vectors[i | stride], stride)
         stride //= 2
@@ -36,123 +50,80 @@ def _read(builder, values, simd, count):
     return [builder.load(at, align=BYTES) for at in places]
 
 
-def _store_some(builder, raw, pointer, r, rows, classes, simd):
-    """Write the first ``classes`` lanes of row ``r``, if there is such a row."""
-    wanted = builder.icmp_signed("<", ir.Constant(I64, r), rows)
-    count = builder.select(wanted, classes, ir.Constant(I64, 0))
-    masked_store(builder, raw, pointer, first(builder, count, simd))
-
-
-def _group(simd):
-    """Return the type of the classes of a row that fill a quarter of a value."""
-    return Simd(simd.element, simd.lanes // QUARTERS)
-
-
 @intrinsic
-def group(typingctx, p):
-    """Return how many classes are transposed together: a quarter of a value, 16 bytes."""
-    count = _group(value_type(p)).lanes
-    return types.intp(p), lambda context, builder, sig, args: ir.Constant(I64, count)
-
-
-@intrinsic
-def load_group(typingctx, p, step, rows, classes, values):
-    """Transpose a ``group`` of classes, or the first few of one, of ``rows`` rows ``step`` elements apart.
-
-    Row r becomes lane r of the values, one a class. Lanes past ``rows`` repeat the last row;
-    classes past ``classes`` are unspecified.
-    """
-    simd, dtype = value_type(p), p.dtype
-    part = _group(simd)
-    raw = raw_type(part, dtype)
+def stores_masked(typingctx, like):
+    """Return whether the machine stores under a mask as fast as without one."""
 
     def codegen(context, builder, sig, args):
-        p, step, rows, classes, values = args
+        _, _, features = context.codegen().magic_tuple()
+        return ir.Constant(ir.IntType(1), "+avx512f" in features.split(","))
 
-        def transpose_with(load):
-            # a quarter of the rows fills each quarter of the lanes, so that what is left to do stays within them
-            vectors = []
-            for k in range(part.lanes):
-                quarters = [load(g * part.lanes + k) for g in range(QUARTERS)]
-                while len(quarters) > 1:
-                    pairs = zip(quarters[::2], quarters[1::2], strict=True)
-                    quarters = [shuffle(builder, a, b, list(range(2 * a.type.count))) for a, b in pairs]
-                vectors.append(from_memory(builder, quarters[0], dtype))
-            for i, column in enumerate(_transpose(builder, vectors)):
-                at = place(builder, values, ir.Constant(I64, i * simd.lanes), column.type)
-                builder.store(column, at, align=BYTES)
+    return types.boolean(like), codegen
 
-        def whole(r):
+
+@intrinsic(prefer_literal=True)
+def load_group(typingctx, p, step, classes, values):
+    """Transpose a power of two of classes of as many rows as a value has lanes, ``step`` elements apart.
+
+    Row r becomes lane r of the values, one a class.
+    """
+    simd, dtype, size = value_type(p), p.dtype, classes.literal_value
+    raw = raw_type(Simd(simd.element, size), dtype)
+
+    def codegen(context, builder, sig, args):
+        p, step, _, values = args
+
+        def load(r):
             return builder.load(place(builder, p, builder.mul(step, ir.Constant(I64, r)), raw), align=alignment(raw))
 
-        def masked(r):
-            index = ir.Constant(I64, r)
-            index = builder.select(builder.icmp_signed("<", index, rows), index, last)
-            pointer = place(builder, p, builder.mul(step, index), raw)
-            return masked_load(builder, pointer, mask, ir.Constant(raw, ir.Undefined))
+        # rows far apart fill a vector, so that what is left to do stays within blocks of lanes
+        vectors = []
+        for k in range(size):
+            parts = [load(r) for r in range(k, simd.lanes, size)]
+            while len(parts) > 1:
+                pairs = zip(parts[::2], parts[1::2], strict=True)
+                parts = [shuffle(builder, a, b, list(range(2 * a.type.count))) for a, b in pairs]
+            vectors.append(from_memory(builder, parts[0], dtype))
+        for i, column in enumerate(_transpose(builder, vectors)):
+            at = place(builder, values, ir.Constant(I64, i * simd.lanes), column.type)
+            builder.store(column, at, align=BYTES)
 
-        with builder.if_else(_is_whole(builder, rows, classes, simd, part), likely=True) as (then, otherwise):
-            with then:
-                transpose_with(whole)
-            with otherwise:
-                mask = first(builder, classes, part)
-                last = builder.sub(rows, ir.Constant(I64, 1))
-                transpose_with(masked)
-
-    return types.void(p, types.intp, types.intp, types.intp, values), codegen
+    return types.void(p, types.intp, classes, values), codegen
 
 
-@intrinsic
-def store_group(typingctx, p, step, rows, classes, values):
+@intrinsic(prefer_literal=True)
+def store_group(typingctx, p, step, classes, values):
     """Transpose values back into memory: the inverse of ``load_group``."""
-    simd, dtype = value_type(p), p.dtype
-    part = _group(simd)
+    simd, dtype, size = value_type(p), p.dtype, classes.literal_value
 
     def codegen(context, builder, sig, args):
-        p, step, rows, classes, values = args
-        turned = _transpose(builder, _read(builder, values, simd, part.lanes))
+        p, step, _, values = args
+        turned = _transpose(builder, _read(builder, values, simd, size))
         vectors = [to_memory(builder, column, dtype) for column in turned]
+        for r in range(simd.lanes):
+            vector, start = vectors[r % size], r // size * size
+            raw = shuffle(builder, vector, vector, list(range(start, start + size)))
+            builder.store(
+                raw, place(builder, p, builder.mul(step, ir.Constant(I64, r)), raw.type), align=alignment(raw.type)
+            )
 
-        def each_row(store):
-            for r in range(simd.lanes):
-                vector, g = vectors[r % part.lanes], r // part.lanes
-                raw = shuffle(builder, vector, vector, list(range(g * part.lanes, (g + 1) * part.lanes)))
-                store(r, raw, place(builder, p, builder.mul(step, ir.Constant(I64, r)), raw.type))
-
-        def whole(r, raw, pointer):
-            builder.store(raw, pointer, align=alignment(raw.type))
-
-        def masked(r, raw, pointer):
-            _store_some(builder, raw, pointer, r, rows, classes, part)
-
-        with builder.if_else(_is_whole(builder, rows, classes, simd, part), likely=True) as (then, otherwise):
-            with then:
-                each_row(whole)
-            with otherwise:
-                each_row(masked)
-
-    return types.void(p, types.intp, types.intp, types.intp, values), codegen
-
-
-def _is_whole(builder, rows, classes, simd, part):
-    """Tell whether a group needs no masks."""
-    all_rows = builder.icmp_signed(">=", rows, ir.Constant(I64, simd.lanes))
-    return builder.and_(all_rows, builder.icmp_signed(">=", classes, ir.Constant(I64, part.lanes)))
+    return types.void(p, types.intp, classes, values), codegen
 
 
 @intrinsic
-def store_square(typingctx, p, step, rows, classes, square):
-    """Transpose as many values as they have lanes into memory: as ``store_group``, with one store a row."""
+def store_square(typingctx, p, step, classes, square):
+    """Transpose as many values as they have lanes into memory; of each row, write the first ``classes`` lanes."""
     simd, dtype = value_type(p), p.dtype
 
     def codegen(context, builder, sig, args):
-        p, step, rows, classes, square = args
+        p, step, classes, square = args
+        mask = first(builder, classes, simd)
         for r, column in enumerate(_transpose(builder, _read(builder, square, simd, simd.lanes))):
             raw = to_memory(builder, column, dtype)
             pointer = place(builder, p, builder.mul(step, ir.Constant(I64, r)), raw.type)
-            _store_some(builder, raw, pointer, r, rows, classes, simd)
+            masked_store(builder, raw, pointer, mask)
 
-    return types.void(p, types.intp, types.intp, types.intp, square), codegen
+    return types.void(p, types.intp, types.intp, square), codegen
 
 
 def _row_reduction(square, combine):

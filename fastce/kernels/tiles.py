@@ -10,9 +10,10 @@ import numpy as np
 
 from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import inline
-from fastce.kernels.memory import load, offset, row, store, will_write
-from fastce.kernels.simd import full, lanes, maximum, narrow, where, widen
-from fastce.kernels.squares import group, load_group, store_group, store_square
+from fastce.kernels.memory import load, load_one, offset, row, step_of, store, store_one, will_write
+from fastce.kernels.rows import TERMS
+from fastce.kernels.simd import add_true, bits, full, lanes, maximum, narrow, to_float, where, widen
+from fastce.kernels.squares import load_group, store_group, store_square, stores_masked
 from fastce.kernels.vecmath import exp, two_sum
 
 MAX_CLASSES = 32
@@ -20,25 +21,50 @@ MAX_CLASSES = 32
 
 @inline
 def fetch(x, start, n, tile):
-    """Transpose rows ``start`` to ``start + n`` into a tile; the last one fills lanes without a row."""
-    width = lanes(x)
-    step = x.strides[0] // x.itemsize
-    for c in range(0, x.shape[1], group(x)):
-        load_group(offset(row(x, start), c), step, n, x.shape[1] - c, offset(tile, c * width))
+    """Transpose rows ``start`` to ``start + n`` into a tile; the last one fills lanes without a row.
+
+    Classes come in groups of 16 bytes or less; the last one reaches back, so that it is a whole one.
+    """
+    width, classes, step = lanes(x), x.shape[1], step_of(x, 0)
+    p = row(x, start)
+    if n < width:
+        for r in range(width):
+            for c in range(classes):
+                store_one(tile, c * width + r, load_one(p, min(r, n - 1) * step + c))
+    elif classes >= 4 and width == 16:
+        for k in range(0, classes, 4):
+            c = min(k, classes - 4)
+            load_group(offset(p, c), step, 4, offset(tile, c * width))
+    elif classes >= 2:
+        for k in range(0, classes, 2):
+            c = min(k, classes - 2)
+            load_group(offset(p, c), step, 2, offset(tile, c * width))
+    else:
+        load_group(p, step, 1, tile)
 
 
 @inline
 def put(x, start, n, tile):
     """Transpose a tile into rows ``start`` to ``start + n``."""
-    width, classes = lanes(x), x.shape[1]
-    step = x.strides[0] // x.itemsize
-    for c in range(0, classes, width):
-        p = offset(row(x, start), c)
-        if classes - c > 2 * group(x):  # fewer stores are worth more shuffles
-            store_square(p, step, n, min(width, classes - c), offset(tile, c * width))
-        else:
-            for k in range(0, classes - c, group(x)):
-                store_group(offset(p, k), step, n, classes - c - k, offset(tile, (c + k) * width))
+    width, classes, step = lanes(x), x.shape[1], step_of(x, 0)
+    p = row(x, start)
+    if n < width:
+        for r in range(n):
+            for c in range(classes):
+                store_one(p, r * step + c, load_one(tile, c * width + r))
+    elif stores_masked(x) and classes > width // 2:
+        for c in range(0, classes, width):
+            store_square(offset(p, c), step, min(width, classes - c), offset(tile, c * width))
+    elif classes >= 4 and width == 16:
+        for k in range(0, classes, 4):
+            c = min(k, classes - 4)
+            store_group(offset(p, c), step, 4, offset(tile, c * width))
+    elif classes >= 2:
+        for k in range(0, classes, 2):
+            c = min(k, classes - 2)
+            store_group(offset(p, c), step, 2, offset(tile, c * width))
+    else:
+        store_group(p, step, 1, tile)
 
 
 @inline
@@ -55,32 +81,28 @@ def announce(x, start, n):
 def stats(tile, classes, exps):
     """Return (maximum, rest) and leave exp(x - maximum) in ``exps``.
 
-    As ``columns.stats``; so few terms are added in the logits' precision, in two sums.
+    As ``columns.stats``; so few terms are added in the logits' precision, ``TERMS`` of them at a time.
     """
     width = lanes(tile)
     top = full(tile, -np.inf)
     for c in range(classes):
         top = maximum(load(tile, c * width), top)
     shift = where(top > -np.inf, top, 0.0)
-    a = b = ones = full(tile, 0.0)
-    for c in range(0, classes - 1, 2):
-        a, ones = _exp(tile, c, shift, a, ones, exps)
-        b, ones = _exp(tile, c + 1, shift, b, ones, exps)
-    if classes % 2:
-        a, ones = _exp(tile, classes - 1, shift, a, ones, exps)
-    rest = a + b
+    rest, count = full(tile, 0.0), bits(full(tile, 0.0))
+    for start in range(0, classes, TERMS):
+        part = full(tile, 0.0)
+        for c in range(start, min(start + TERMS, classes)):
+            d = load(tile, c * width) - shift
+            e = exp(d)
+            store(exps, c * width, e)
+            below = d != 0.0  # true of NaN, which so reaches the sum
+            part = part + where(below, e, 0.0)
+            count = add_true(count, below)
+        rest = rest + part
+    ones = classes - count
     # without a maximum: -inf, or NaN where a NaN is in the sum
     top = where(top > -np.inf, top, top + rest)
-    return top, where(ones > 0.0, rest + (ones - 1.0), np.nan)
-
-
-@inline
-def _exp(tile, c, shift, rest, ones, exps):
-    d = load(tile, c * lanes(tile)) - shift
-    e = exp(d)
-    store(exps, c * lanes(tile), e)
-    below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, e, 0.0), ones + where(below, full(d, 0.0), 1.0)
+    return top, where(ones > 0, rest + to_float(ones - 1), np.nan)
 
 
 @inline
@@ -162,14 +184,13 @@ def soft_sums(tile, target, class_weight, classes, top, smoothing):
 
 
 @inline
-def write_soft(tile, target, class_weight, classes, top, rest, amount, slope, smoothing):
-    """Replace logits by slope * (amount * softmax - t), for targets after smoothing and weights."""
+def write_soft(exps, tile, target, class_weight, classes, rest, amount, slope, smoothing):
+    """Write slope * (amount * softmax - t), for targets after smoothing and weights."""
     width = lanes(tile)
     factor = amount * slope / (rest + 1.0)
     for c in range(classes):
         share = _share(target, c, class_weight, smoothing)
-        d = load(tile, c * width) - top
-        store(tile, c * width, soft_gradient(d, share, factor, rest, amount, slope))
+        store(tile, c * width, soft_gradient(load(exps, c * width), share, factor, rest, amount, slope))
 
 
 @inline

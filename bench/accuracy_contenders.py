@@ -1,0 +1,188 @@
+"""Who computes what in the accuracy report: fastce, PyTorch, SciPy and, where it is installed, JAX."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import scipy.special
+
+import fastce
+from bench.exact import GAMMA, POSITIVE, SMOOTHING, TEMPERATURE, Batch
+
+Call = Callable[[Batch], Any]
+
+
+def contenders() -> dict[str, dict[str, Call]]:
+    """Return by name what each contender computes of a batch, by the names of ``accuracy.QUANTITIES``."""
+    found = {"fastce": _fastce(), "torch": _torch(), "SciPy": _scipy()}
+    if importlib.util.find_spec("jax"):
+        found["JAX"] = _jax()
+    return found
+
+
+def _fastce() -> dict[str, Call]:
+    each = {"reduction": "none"}
+    focal = {"gamma": GAMMA, **each}
+    divergence = {"temperature": TEMPERATURE, **each}
+
+    binary = fastce.binary_cross_entropy_with_logits_and_grad
+
+    def target(b: Batch) -> np.ndarray:
+        return np.full_like(b.x, POSITIVE)
+
+    def layer(b: Batch) -> Any:
+        return fastce.linear_cross_entropy_and_grad(b.x, np.eye(b.x.shape[1], dtype=b.x.dtype), b.labels, **each)
+
+    return {
+        "log-sum-exp": lambda b: fastce.logsumexp(b.x),
+        "log-sum-exp with weights": lambda b: fastce.logsumexp(b.x, b=np.abs(b.upstream)),
+        "softmax": lambda b: fastce.softmax(b.x),
+        "log-softmax": lambda b: fastce.log_softmax(b.x),
+        "vjp of log-sum-exp": lambda b: fastce.logsumexp_vjp(b.upstream[:, 0], b.x, fastce.logsumexp(b.x)),
+        "vjp of softmax": lambda b: fastce.softmax_vjp(b.upstream, fastce.softmax(b.x)),
+        "vjp of log-softmax": lambda b: fastce.log_softmax_vjp(b.upstream, fastce.log_softmax(b.x)),
+        "cross-entropy": lambda b: fastce.cross_entropy(b.x, b.labels, **each),
+        "its gradient": lambda b: fastce.cross_entropy_and_grad(b.x, b.labels, **each).grad,
+        "with label smoothing": lambda b: fastce.cross_entropy(b.x, b.labels, label_smoothing=SMOOTHING, **each),
+        "its Hessian's diagonal": lambda b: fastce.cross_entropy_grad_and_hessian(b.x, b.labels).hessian,
+        "its Hessian times a vector": lambda b: fastce.cross_entropy_hvp(b.x, b.labels, b.upstream, **each),
+        "of a linear layer": lambda b: layer(b).loss,
+        "gradient of a linear layer": lambda b: layer(b).d_hidden,
+        "from probabilities": lambda b: fastce.cross_entropy_from_probs(b.probs, b.labels, **each),
+        "binary cross-entropy": lambda b: fastce.binary_cross_entropy_with_logits(b.x, target(b), **each),
+        "gradient of the binary": lambda b: binary(b.x, target(b), **each).grad,
+        "divergence": lambda b: fastce.kl_divergence(b.x, b.teacher, **divergence),
+        "gradient of divergence": lambda b: fastce.kl_divergence_and_grad(b.x, b.teacher, **divergence).grad,
+        "focal loss": lambda b: fastce.focal_loss(b.x, b.labels, **focal),
+        "gradient of focal loss": lambda b: fastce.focal_loss_and_grad(b.x, b.labels, **focal).grad,
+        "entropy": lambda b: fastce.score(b.x, b.labels).entropy,
+    }
+
+
+def _torch() -> dict[str, Call]:
+    import torch
+    from torch.nn import functional
+
+    def tensor(x: np.ndarray) -> torch.Tensor:
+        if x.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(x.astype(np.float32)).to(torch.bfloat16)
+        return torch.from_numpy(x.copy())
+
+    def back(t: torch.Tensor) -> np.ndarray:
+        return t.detach().double().numpy()
+
+    def forward(function: Callable[[torch.Tensor, Batch], torch.Tensor]) -> Call:
+        return lambda b: back(function(tensor(b.x), b))
+
+    def gradient(function: Callable[[torch.Tensor, Batch], torch.Tensor], upstream: Any = None) -> Call:
+        def call(b: Batch) -> np.ndarray:
+            x = tensor(b.x).requires_grad_()
+            result = function(x, b)
+            result.backward(torch.ones_like(result) if upstream is None else tensor(upstream(b)))  # type: ignore[no-untyped-call]
+            assert x.grad is not None
+            return back(x.grad)
+
+        return call
+
+    def loss(x: torch.Tensor, b: Batch, **options: Any) -> torch.Tensor:
+        return functional.cross_entropy(x, torch.from_numpy(b.labels), reduction="none", **options)
+
+    def layer(x: torch.Tensor, b: Batch) -> torch.Tensor:
+        return loss(functional.linear(x, torch.eye(x.shape[1], dtype=x.dtype)), b)
+
+    def binary(x: torch.Tensor, b: Batch) -> torch.Tensor:
+        target = torch.full_like(x, POSITIVE)
+        return functional.binary_cross_entropy_with_logits(x, target, reduction="none")
+
+    def divergence(x: torch.Tensor, b: Batch) -> torch.Tensor:
+        logs, teacher = ((v / TEMPERATURE).log_softmax(-1) for v in (x, tensor(b.teacher)))
+        return functional.kl_div(logs, teacher, reduction="none", log_target=True).sum(-1)
+
+    def product(b: Batch) -> np.ndarray:
+        function = torch.autograd.functional.hvp
+        return back(function(lambda x: loss(x, b).sum(), tensor(b.x), tensor(b.upstream))[1])  # type: ignore[no-untyped-call]
+
+    return {
+        "log-sum-exp": forward(lambda x, b: x.logsumexp(-1)),
+        "softmax": forward(lambda x, b: x.softmax(-1)),
+        "log-softmax": forward(lambda x, b: x.log_softmax(-1)),
+        "vjp of log-sum-exp": gradient(lambda x, b: x.logsumexp(-1), lambda b: b.upstream[:, 0]),
+        "vjp of softmax": gradient(lambda x, b: x.softmax(-1), lambda b: b.upstream),
+        "vjp of log-softmax": gradient(lambda x, b: x.log_softmax(-1), lambda b: b.upstream),
+        "cross-entropy": forward(loss),
+        "its gradient": gradient(loss),
+        "with label smoothing": forward(lambda x, b: loss(x, b, label_smoothing=SMOOTHING)),
+        "its Hessian times a vector": product,
+        "of a linear layer": forward(layer),
+        "gradient of a linear layer": gradient(layer),
+        "binary cross-entropy": forward(binary),
+        "gradient of the binary": gradient(binary),
+        "divergence": forward(divergence),
+        "gradient of divergence": gradient(divergence),
+    }
+
+
+def _scipy() -> dict[str, Call]:
+    special = scipy.special
+
+    def loss(b: Batch) -> np.ndarray:
+        return -np.take_along_axis(special.log_softmax(b.x, -1), b.labels[:, None], -1)
+
+    def gradient(b: Batch) -> np.ndarray:
+        p = special.softmax(b.x, -1)
+        p[np.arange(len(p)), b.labels] -= 1
+        return p
+
+    return {
+        "log-sum-exp": lambda b: special.logsumexp(b.x, -1),
+        "log-sum-exp with weights": lambda b: special.logsumexp(b.x, -1, b=np.abs(b.upstream)),
+        "softmax": lambda b: special.softmax(b.x, -1),
+        "log-softmax": lambda b: special.log_softmax(b.x, -1),
+        "cross-entropy": loss,
+        "its gradient": gradient,
+    }
+
+
+def _jax() -> dict[str, Call]:
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+
+    def loss(x: Any, b: Batch) -> Any:
+        return -jax.numpy.take_along_axis(jax.nn.log_softmax(x), b.labels[:, None], -1)[:, 0]
+
+    def binary(x: Any, b: Batch) -> Any:
+        return -POSITIVE * jax.nn.log_sigmoid(x) - (1 - POSITIVE) * jax.nn.log_sigmoid(-x)
+
+    def forward(function: Callable[[Any, Batch], Any]) -> Call:
+        return lambda b: function(jax.numpy.asarray(b.x), b)
+
+    def gradient(function: Callable[[Any, Batch], Any], upstream: Any = None) -> Call:
+        def call(b: Batch) -> Any:
+            result, back = jax.vjp(lambda x: function(x, b), jax.numpy.asarray(b.x))
+            return back(jax.numpy.ones_like(result) if upstream is None else jax.numpy.asarray(upstream(b)))[0]
+
+        return call
+
+    def product(b: Batch) -> Any:
+        slope = jax.grad(lambda x: loss(x, b).sum())
+        return jax.jvp(slope, (jax.numpy.asarray(b.x),), (jax.numpy.asarray(b.upstream),))[1]
+
+    return {
+        "log-sum-exp": forward(lambda x, b: jax.nn.logsumexp(x, -1)),
+        "log-sum-exp with weights": forward(lambda x, b: jax.nn.logsumexp(x, -1, b=np.abs(b.upstream))),
+        "softmax": forward(lambda x, b: jax.nn.softmax(x)),
+        "log-softmax": forward(lambda x, b: jax.nn.log_softmax(x)),
+        "vjp of log-sum-exp": gradient(lambda x, b: jax.nn.logsumexp(x, -1), lambda b: b.upstream[:, 0]),
+        "vjp of softmax": gradient(lambda x, b: jax.nn.softmax(x), lambda b: b.upstream),
+        "vjp of log-softmax": gradient(lambda x, b: jax.nn.log_softmax(x), lambda b: b.upstream),
+        "cross-entropy": forward(loss),
+        "its gradient": gradient(loss),
+        "its Hessian times a vector": product,
+        "binary cross-entropy": forward(binary),
+        "gradient of the binary": gradient(binary),
+    }
