@@ -144,7 +144,8 @@ class _FromProbs(Problem):
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
         if self.logits.size:
-            self._fill_blocks(loss, grad, scale, upstream)
+            with np.errstate(over="ignore", under="ignore"):  # slopes at the smallest normal number
+                self._fill_blocks(loss, grad, scale, upstream)
         else:
             loss.fill(0.0)
         return launch.total(loss), kept
@@ -186,8 +187,7 @@ class _FromProbs(Problem):
         if grad is not None:
             values = np.where(kept, -slope * shares / picked, 0.0).reshape(places.shape)
             grad.fill(0.0)
-            with np.errstate(over="ignore", under="ignore"):  # rounding to 16 bits
-                np.put_along_axis(grad, places, values.astype(grad.dtype), self.axis)
+            np.put_along_axis(grad, places, values.astype(grad.dtype), self.axis)
 
     def _shares(self, block: Block) -> Array:
         """Return the target as probabilities after smoothing and class weights."""

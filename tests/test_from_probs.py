@@ -137,3 +137,12 @@ def test_nan_stays_nan():
         np.testing.assert_array_equal(np.isnan(loss), [True, False])
         assert np.isnan(grad[0, 0])
         assert np.isfinite(grad[1]).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_slopes_that_overflow_are_infinite_without_a_warning(smoothing):
+    with np.errstate(all="raise"):
+        grad = fastce.cross_entropy_from_probs_and_grad(
+            [[0.0, 1.0]], [0], label_smoothing=smoothing, grad_output=10.0, reduction="sum"
+        ).grad
+    assert grad[0, 0] == -np.inf
