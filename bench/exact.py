@@ -29,12 +29,14 @@ class Value(NamedTuple):
     """One exact value, what an error is measured by, and what no method avoids of that error.
 
     ``size`` is the value's own magnitude, or the sum of its terms' where those cancel. ``unavoidable``, in eps, is what
-    rounding each x - max(x) once costs; None where that was not worked out.
+    rounding each x - max(x) once costs; None where that was not worked out. ``factor`` is what a probability is
+    multiplied by at most, which may be 0 where it is below the smallest normal number.
     """
 
     value: Real
     size: Real
     unavoidable: Real | None = None
+    factor: Real = 1
 
 
 def _value(value: Real, unavoidable: Real | None = None) -> Value:
@@ -103,20 +105,22 @@ class Exact:
     @cached_property
     def lse_vjp(self) -> list[Value]:
         """The first upstream gradient through the log-sum-exp."""
-        return [_value(self.g[0] * p) for p in self.s.p]
+        return [Value(self.g[0] * p, abs(self.g[0]) * p, factor=abs(self.g[0])) for p in self.s.p]
 
     @cached_property
     def softmax_vjp(self) -> list[Value]:
         """The upstream gradient through the softmax, which is also the Hessian of cross-entropy times it."""
         products = [g * p for g, p in zip(self.g, self.s.p, strict=True)]
         dot, size = mpmath.fsum(products), mpmath.fsum(abs(v) for v in products)
-        return [Value(p * (g - dot), p * (abs(g) + size)) for g, p in zip(self.g, self.s.p, strict=True)]
+        pairs = zip(self.g, self.s.p, strict=True)
+        return [Value(p * (g - dot), p * (abs(g) + size), factor=abs(g) + size) for g, p in pairs]
 
     @cached_property
     def log_softmax_vjp(self) -> list[Value]:
         """The upstream gradient through the log-softmax."""
         total, size = mpmath.fsum(self.g), mpmath.fsum(abs(g) for g in self.g)
-        return [Value(g - p * total, abs(g) + p * size) for g, p in zip(self.g, self.s.p, strict=True)]
+        pairs = zip(self.g, self.s.p, strict=True)
+        return [Value(g - p * total, abs(g) + p * size, factor=size) for g, p in pairs]
 
     @cached_property
     def loss(self) -> list[Value]:

@@ -176,7 +176,9 @@ def criterion(x, target, *, axis=-1, reduction="mean", grad_output=None, **optio
     of_z = _reduced(parts.of_z, reduction, parts.denominator)
     looked_at = parts.kept & ~reference.invalid(parts.x) & bool(parts.x.shape[-1])
     lse = np.where(looked_at, parts.softmax.lse[..., 0], np.nan)
-    return [loss, (loss[0] - z, loss[1] + of_z), (z, of_z), (lse, parts.softmax.of_lse[..., 0]), grad]
+    # nothing is left of it beside a loss that is infinite for its dtype
+    of_rest = np.where(np.abs(loss[0]) > float(_info(x).max), np.inf, loss[1] + of_z)
+    return [loss, (loss[0] - z, of_rest), (z, of_z), (lse, parts.softmax.of_lse[..., 0]), grad]
 
 
 def from_probs(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
@@ -311,7 +313,11 @@ def linear_cross_entropy(
     blur = _finite(np.abs(h) @ np.abs(w).T + np.abs(b))
     parts = CrossEntropy(h @ w.T + b, target, weight=class_weight, softcap=softcap, blur=blur, **options)
     slope = parts.slope * (1 if softcap is None else 1 + 2 * blur / softcap)
-    size = np.nan_to_num(parts.terms * slope * parts.upstream(reduction, grad_output))
+    info = min(
+        (_info(v) for v in (hidden, weight, *([] if bias is None else [bias]))), key=lambda info: float(info.eps)
+    )
+    terms = parts.terms + float(info.tiny) / float(info.eps)  # exponentials below the smallest normal number may be 0
+    size = np.nan_to_num(terms * slope * parts.upstream(reduction, grad_output))
     size = size.reshape(target.size, len(w))
     of_loss = _reduced(parts.losses, reduction, parts.denominator)
     sizes = (size @ np.abs(w)).reshape(h.shape), size.T @ _finite(h).reshape(target.size, w.shape[1]), size.sum(0)

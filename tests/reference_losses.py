@@ -19,6 +19,7 @@ def kl_divergence(x, z, temperature=1.0):
     with np.errstate(invalid="ignore", over="ignore"):
         t = logp - logq
         losses = np.where(np.abs(t) < 1, q * (np.expm1(t) - t), p - q - np.where(q == 0, 0, q * t))
+        losses = np.where((logp == -np.inf) & (logq > -np.inf), np.inf, losses)  # however small q is
     return losses.sum(-1), (p - q) * beta, logp, logq
 
 
@@ -84,7 +85,8 @@ def grad_and_hessian(x, target, u=None, scale=1.0):
         grad = np.where(hot, -lacking, p)
         size = np.abs(grad)
     else:
-        grad, size = p - real(target), p + real(target)
+        rising = p * real(target).sum(-1, keepdims=True)
+        grad, size = rising - real(target), rising + real(target)
     u = (np.ones(p.shape[:-1]) if u is None else real(u))[..., None]
     return grad * u, p * lacking * u * REAL(scale), size * u
 

@@ -229,3 +229,14 @@ def test_reduced_losses(reduction, classes, dtype):
     exact = mpmath.fsum(mpmath.mpf(v) for v in losses.tolist()) / (3000 if reduction == "mean" else 1)
     actual = fastce.cross_entropy(x, target, reduction=reduction)
     assert abs(mpmath.mpf(float(actual)) / exact - 1) <= float(np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_mean_with_weights_of_many_samples(classes):
+    """The weights' sum does not get worse with the number of samples, of which each might be rounded the same way."""
+    x, target = 3 * np.random.default_rng(2).normal(size=(60_000, classes)), np.arange(60_000) % classes
+    options = {"weight": np.full(classes, 0.7), "sample_weight": np.full(60_000, 1.1)}
+    losses = fastce.cross_entropy(x, target, **options, reduction="none")
+    exact = mpmath.fsum(mpmath.mpf(v) for v in losses.tolist()) / (60_000 * mpmath.mpf(0.7) * 1.1)
+    actual = fastce.cross_entropy(x, target, **options)
+    assert abs(mpmath.mpf(float(actual)) / exact - 1) <= 3 * float(np.finfo(np.float64).eps)

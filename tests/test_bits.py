@@ -1,4 +1,8 @@
-"""A row's results are a function of the row: its neighbours, place, layout and the threads change no bit."""
+"""A row's results are a function of the row: its neighbours, place, layout and the threads change no bit.
+
+Seen to fail: with the kernel of few classes for aligned rows only, for contiguous ones only, or for more than one
+row only, and with a sum of losses a thread.
+"""
 
 import numpy as np
 import pytest
@@ -26,6 +30,45 @@ def test_batch(classes, dtype, name, rng):
     for start, stop in [(0, 1), (5, 6), (0, 7), (3, 20), (20, 37), (large - 1, large)]:
         for part, whole in zip(run(x[start:stop]), in_large, strict=True):
             assert_same_bits(part, whole[start:stop], f"rows {start} to {stop}")
+
+
+def others(x):
+    """The results of the other functions by name, all arguments made from each row alone."""
+    target, backwards = labels_for_rows(x), np.ascontiguousarray(x[:, ::-1])
+    return {
+        "softmax_vjp": (fastce.softmax_vjp(backwards, x),),
+        "log_softmax_vjp": (fastce.log_softmax_vjp(backwards, x),),
+        "logsumexp_vjp": (fastce.logsumexp_vjp(x[:, 0], x, fastce.logsumexp(x)),),
+        "logsumexp with weights": (fastce.logsumexp(x, b=np.abs(backwards)),),
+        "kl_divergence": fastce.kl_divergence_and_grad(x, backwards, reduction="none"),
+        "focal_loss": fastce.focal_loss_and_grad(x, target, gamma=2.0, reduction="none"),
+        "score": fastce.score(x, target),
+        "grad_and_hessian": fastce.cross_entropy_grad_and_hessian(x, target),
+        "hvp": (fastce.cross_entropy_hvp(x, target, backwards, reduction="none"),),
+        "scale, cap and mask": fastce.cross_entropy_and_grad(
+            x, target, z_loss=0.1, logit_scale=0.5, softcap=9.0, where=x > -4, reduction="none"
+        ),
+    }
+
+
+def labels_for_rows(x):
+    return np.argsort(x, axis=1, kind="stable")[:, x.shape[1] // 2]
+
+
+@WIDE_DTYPES
+@pytest.mark.parametrize("classes", [1, 3, 32, 33, 257, 513, 1100])
+def test_other_functions(classes, dtype, rng):
+    """As above: in batches of any size, and anywhere in memory."""
+    large = 40_000 // classes + 40
+    x = logits(rng, (large, classes), dtype)
+    in_large = others(x)
+    for start, stop in [(0, 1), (5, 6), (3, 20), (large - 1, large)]:
+        buffer = np.empty((stop - start) * classes + start, dtype)
+        moved = buffer[start:].reshape(stop - start, classes)
+        moved[...] = x[start:stop]
+        for name, results in others(moved).items():
+            for part, whole in zip(results, in_large[name], strict=True):
+                assert_same_bits(part, whole[start:stop], f"{name}, rows {start} to {stop}")
 
 
 @ALL_CASES

@@ -180,3 +180,12 @@ def test_any_options(case, dtype, layout, soft, weights, reduction, grad_output,
         grad_output = rng.normal(size=samples) if reduction == "none" else 0.3
     options = {name: made[name] for name in weights} | numbers
     check(probs, target, eps=12, axis=axis, reduction=reduction, grad_output=grad_output, **options)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_slopes_that_overflow_are_infinite_without_a_warning(smoothing):
+    with np.errstate(all="raise"):
+        grad = fastce.cross_entropy_from_probs_and_grad(
+            [[0.0, 1.0]], [0], label_smoothing=smoothing, grad_output=10.0, reduction="sum"
+        ).grad
+    assert grad[0, 0] == -np.inf

@@ -35,17 +35,17 @@ def scan(target, classes, ignore_index, class_weight, sample_weight):
 
 @inline
 def _weigh(target, ignore_index, class_weight, sample_weight):
-    """Return the weight of the kept samples, whose labels are in range: four sums in turn."""
-    sums = (0.0, 0.0, 0.0, 0.0)
+    """Return the weight of the kept samples, whose labels are in range: as if rounded once, but for sums of four."""
+    high = low = 0.0
     for i in range(0, target.size, 4):
-        a, b, c, d = sums
         n = target.size - i
-        a += _weight(target, i, n > 0, ignore_index, class_weight, sample_weight)
-        b += _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_weight)
-        c += _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_weight)
-        d += _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_weight)
-        sums = (a, b, c, d)
-    return (sums[0] + sums[1]) + (sums[2] + sums[3])
+        a = _weight(target, i, n > 0, ignore_index, class_weight, sample_weight)
+        b = _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_weight)
+        c = _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_weight)
+        d = _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_weight)
+        high, lost = two_sum(high, (a + b) + (c + d))
+        low += lost
+    return high + low if math.isfinite(high) else high
 
 
 @inline
