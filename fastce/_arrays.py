@@ -165,7 +165,7 @@ def check_out(
     for i, other in enumerate(inputs):
         if other is None or other is out or not isinstance(other, np.ndarray):
             continue
-        if is_own and other.flags.owndata:  # arrays of their own
+        if is_own and other.flags.owndata or not np.may_share_memory(out, other):
             continue
         if _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""
@@ -190,9 +190,7 @@ def _may_overlap_itself(array: Array) -> bool:
 
 
 def _overlap(a: Array, b: Array) -> bool:
-    """Tell whether two arrays share memory without being the same view of it."""
-    if not np.may_share_memory(a, b):
-        return False
+    """Tell whether two arrays that may share memory do so without being the same view of it."""
     place, other = (x.__array_interface__["data"][0] for x in (a, b))
     if place == other and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype:
         return False
