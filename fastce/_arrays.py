@@ -165,7 +165,7 @@ def check_out(
     for i, other in enumerate(inputs):
         if other is None or other is out or not isinstance(other, np.ndarray):
             continue
-        if is_own and other.flags.owndata or not np.may_share_memory(out, other):
+        if (is_own and other.flags.owndata) or not np.may_share_memory(out, other):
             continue
         if _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""
