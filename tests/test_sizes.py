@@ -19,8 +19,11 @@ def free_memory():
 
 
 def test_more_classes_than_float32_counts():
-    """Counts and positions above 2**24 are exact."""
-    classes = 2**24 + 5
+    """Counts and positions above 2**24 are exact.
+
+    Seen to fail: with the argmax in float32.
+    """
+    classes = 2**24 + 6
     x = np.zeros((1, classes), np.float32)
     assert fastce.logsumexp(x)[0] == np.float32(np.log(classes))
     x[0, -1] = 1.0
@@ -37,7 +40,10 @@ def test_more_classes_than_float32_counts():
 @pytest.mark.skipif(free_memory() < 7 * GB, reason="4.4 GB of logits need a machine with 7 GB free")
 @pytest.mark.parametrize("shape", [(2**31 // 1000 + 3, 1000), (3, 2**31 // 3 + 5)])
 def test_more_elements_than_int32_counts(shape):
-    """Positions past 2**31: the last row is computed like the first."""
+    """Positions past 2**31: the last row is computed like the first.
+
+    Seen to fail: with offsets of rows in 32 bits.
+    """
     x = np.zeros(shape, np.float16)
     x[-1, -1] = x[0, -1] = 3.0
     target = np.full(len(x), shape[1] - 1)
@@ -105,7 +111,10 @@ def test_near_the_end_of_memory():
     ],
 )
 def test_no_memory(call):
-    """A result that no machine can hold is a MemoryError."""
+    """A result that no machine can hold is a MemoryError.
+
+    Seen to fail: where softmax catches it.
+    """
     x = np.broadcast_to(np.float32(0), (1, 2**46))
     with pytest.raises(MemoryError):
         call(x)
