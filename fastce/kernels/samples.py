@@ -35,16 +35,21 @@ def scan(target, classes, ignore_index, class_weight, sample_weight):
 
 @inline
 def _weigh(target, ignore_index, class_weight, sample_weight):
-    """Return the weight of the kept samples, whose labels are in range: as if rounded once, but for sums of four."""
-    high = low = 0.0
+    """Return the weight of the kept samples, whose labels are in range: as if rounded once; four sums in turn."""
+    a = b = c = d = low = 0.0
     for i in range(0, target.size, 4):
         n = target.size - i
-        a = _weight(target, i, n > 0, ignore_index, class_weight, sample_weight)
-        b = _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_weight)
-        c = _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_weight)
-        d = _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_weight)
-        high, lost = two_sum(high, (a + b) + (c + d))
-        low += lost
+        a, lost_a = two_sum(a, _weight(target, i, n > 0, ignore_index, class_weight, sample_weight))
+        b, lost_b = two_sum(b, _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_weight))
+        c, lost_c = two_sum(c, _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_weight))
+        d, lost_d = two_sum(d, _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_weight))
+        low += (lost_a + lost_b) + (lost_c + lost_d)
+    high, lost = two_sum(a, b)
+    low += lost
+    high, lost = two_sum(high, c)
+    low += lost
+    high, lost = two_sum(high, d)
+    low += lost
     return high + low if math.isfinite(high) else high
 
 
