@@ -176,6 +176,7 @@ def test_python_threads_beside_another_librarys_kernels(layer):
 def test_forked_children(code, layer):
     """GNU OpenMP ends a child that was forked after its threads had started.
 
-    Seen to fail: without the handler that runs after a fork, children die under omp and hang under workqueue.
+    Seen to fail: without the handler that runs after a fork, children die under omp, and pools and workers wait for
+    them for ever. Under workqueue they get along without it, as Numba starts new threads there.
     """
     run(code, layer, status=7)
