@@ -42,7 +42,7 @@ def test_more_classes_than_float32_counts():
 def test_more_elements_than_int32_counts(shape):
     """Positions past 2**31: the last row is computed like the first.
 
-    Seen to fail: with offsets of rows in 32 bits.
+    Seen to fail: with offsets of rows in 32 bits, by a crash.
     """
     x = np.zeros(shape, np.float16)
     x[-1, -1] = x[0, -1] = 3.0
