@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench import full, report, scoreboard, tables
+from bench import full, linear, report, scoreboard, tables
 from bench.cases import BATCHES, CLASSES, MAX_ELEMENTS, OPS, TRAINING_BATCHES, Plan
 from bench.contenders import CONTENDERS, LIMIT, STANDARD, missing
 from bench.progress import Display
@@ -107,8 +107,9 @@ def play_full(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     start = time.monotonic()
     same, facts = full.code_and_machine(options.threads)
     todo = full.stages(options.threads, options.seconds, options.smoke)
-    with Display(console, sum(len(stage.plan.cases()) for stage in todo)) as display:
-        run = full.play(todo, kept, same, display)
+    contests = linear.contests(options.smoke)
+    with Display(console, sum(len(stage.plan.cases()) for stage in todo) + len(contests)) as display:
+        run = full.play(todo, contests, kept, same, display)
     facts |= {"busy_before": run.pop("busy"), "seconds": time.monotonic() - start, "smoke": options.smoke}
     return {"facts": facts, **run}
 

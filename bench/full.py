@@ -1,7 +1,8 @@
 """The full run, ``python -m bench --full``: every contender, shape, dtype and layout, threads, growth and memory.
 
-It is made of stages, each a plan of the ordinary runner with fresh processes. A finished stage is kept in a file of its
-own and taken from there by a later run of the same code, plan and machine.
+It is made of stages, each a plan of the ordinary runner with fresh processes, of the contests of the last layer, and of
+the memory. What is finished is kept in a file of its own and taken from there by a later run of the same code, plan and
+machine.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from bench import memory, results
+from bench import linear, memory, results
 from bench.cases import FORTRAN, IMAGES, INPLACE, LOSS_GRAD, LSE, OPS, SOFTMAX, Case, Plan
 from bench.contenders import LIMIT, missing
 from bench.runner import Notes, Runner, weight
@@ -45,7 +46,8 @@ GROWTH_N = tuple((n, 1000) for n in (256, 1024, 4096, 16384))
 GROWTH_C = tuple((256, c) for c in (1000, 4000, 16000, 64000))
 SMOKE = {(256, 32000): (16, 3200), (512, 50257): (8, 5025), LARGE: (16, 5025)}  # instead of; larger ones left out
 ROOT = Path(__file__).parents[1]
-TIMING = ("cases", "contenders", "full", "inputs", "memory", "peers", "roofline", "runner", "test_speed", "worker")
+TIMING = ("cases", "contenders", "full", "inputs", "linear", "linear_contenders", "memory", "peers", "roofline")
+TIMING += ("runner", "test_speed", "worker")
 SAME = ("cpu", "vectors", "cores", "threads", "cache_bytes", "memory_gb", "python", "versions")
 
 
@@ -59,7 +61,7 @@ class Stage:
 
     def key(self, same: str) -> str:
         """Return what a kept stage must agree in."""
-        return hashlib.sha256(f"{same} {replace(self.plan, seconds=0)!r}".encode()).hexdigest()[:16]
+        return _key(same, replace(self.plan, seconds=0))
 
 
 def stages(threads: int, seconds: float, smoke: bool) -> list[Stage]:
@@ -124,31 +126,51 @@ def code_and_machine(threads: int) -> tuple[str, dict[str, Any]]:
     return digest.hexdigest(), facts
 
 
-def play(todo: list[Stage], folder: Path, same: str, display: Any) -> dict[str, Any]:
-    """Play all stages that are not kept in the folder; return the rows by section, and the notes."""
-    run: dict[str, Any] = {name: [] for name in ("speed", "threads", "growth", "memory", "skipped", "failures")}
-    largest = max((stage.plan for stage in todo), key=lambda plan: max(case.elements for case in plan.cases()))
+def play(todo: list[Stage], contests: list[linear.Contest], folder: Path, same: str, display: Any) -> dict[str, Any]:
+    """Play all that is not kept in the folder; return the rows by section, and the notes."""
+    sections = "speed", "threads", "growth", "linear", "memory", "skipped", "failures"
+    run: dict[str, Any] = {name: [] for name in sections}
     for stage in todo:
         found = kept(
             folder / f"{stage.name}.json", stage.key(same), lambda stage=stage: _played(stage, folder, display)
         )
-        run[stage.section] += found["rows"]
-        run["skipped"] += found["skipped"]
-        run["failures"] += found["failures"]
+        _add(run, stage.section, found)
         run.setdefault("processes", found["processes"])
         run["busy"] = max(run.get("busy", 0.0), found["busy"])
         display.done += len(stage.plan.cases())
-    case = largest.cases()[0]
-    names = [name for name in (*FASTCE, *RIVALS) if not missing(name)]
-    display.tell("peak memory", -1, 0)
-    key = hashlib.sha256(f"{same} {names} {case}".encode()).hexdigest()[:16]
-    run["memory"] = kept(folder / "memory.json", key, lambda: memory.measure_all(names, case, largest.threads))["rows"]
+    largest = max((stage.plan for stage in todo), key=lambda plan: max(case.elements for case in plan.cases()))
+    run["memory"] = _memory(largest, folder, same, display)["rows"]
+    with linear.Runner(largest.threads) as runner:
+        for contest in contests:
+            display.tell(contest, 0, 0)
+            file, key = folder / f"{contest.name}.json", _key(same, contest)
+            _add(run, "linear", kept(file, key, lambda contest=contest: runner.play(contest)))
+            display.done += 1
     for name in RIVALS:
         if missing(name):
             run["skipped"].append({"case": "all", "contender": name, "reason": f"{missing(name)} not installed"})
     for section in ("speed", "threads", "growth"):
         results.relate(run[section])
     return run
+
+
+def _add(run: dict[str, Any], section: str, found: dict[str, Any]) -> None:
+    run[section] += found["rows"]
+    run["skipped"] += found["skipped"]
+    run["failures"] += found["failures"]
+
+
+def _memory(largest: Plan, folder: Path, same: str, display: Any) -> dict[str, Any]:
+    case = largest.cases()[0]
+    names = [name for name in (*FASTCE, *RIVALS) if not missing(name)]
+    display.tell("peak memory", -1, 0)
+    key = _key(same, names, case)
+    return kept(folder / "memory.json", key, lambda: memory.measure_all(names, case, largest.threads))
+
+
+def _key(same: str, *plan: Any) -> str:
+    """Return what something kept must agree in."""
+    return hashlib.sha256(" ".join([same, *map(repr, plan)]).encode()).hexdigest()[:16]
 
 
 def kept(path: Path, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

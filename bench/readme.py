@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import scoreboard, tables
+from bench import linear_report, scoreboard, tables
+from bench.linear import MAIN
 from bench.report import facts_line
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_name("results")
-SPEED, HEADLINE = "speed", "headline"  # of the marks <!-- speed:begin --> and <!-- speed:end -->, for instance
+# of the marks <!-- speed:begin --> and <!-- speed:end -->, for instance
+SPEED, HEADLINE, LINEAR = "speed", "headline", "linear"
 
 
 def section(run: dict[str, Any]) -> str:
@@ -66,11 +68,33 @@ def replaced(readme: str, text: str, name: str = SPEED) -> str:
 
 
 def filled(readme: str) -> str:
-    """Return the README with all that the committed runs say; the headline only where run and marks exist."""
+    """Return the README with all that the committed runs say; of the full run only where run and marks exist."""
     new = replaced(readme, section(_load("results.json")))
-    if (RESULTS / "full.json").exists() and any(mark in readme for mark in marks(HEADLINE)):
-        new = replaced(new, scoreboard.headline(_load("full.json")), HEADLINE)
+    if (RESULTS / "full.json").exists():
+        run = _load("full.json")
+        for name, text in ((HEADLINE, scoreboard.headline(run)), (LINEAR, last_layer(run))):
+            if text and any(mark in readme for mark in marks(name)):
+                new = replaced(new, text, name)
     return new
+
+
+def last_layer(run: dict[str, Any]) -> str:
+    """Return the Markdown of the section on the last layer, nothing where the run has not measured it."""
+    rows = run.get("linear", [])
+    if not rows:
+        return ""
+    parts = [
+        f"Hidden states {MAIN.tokens:,} × {MAIN.features:,}, {MAIN.classes:,} classes, float32, in parentheses as a "
+        "multiple of the bare matrix products, one for the loss and three for all; memory beyond the arguments.",
+        "",
+        linear_report.readme_table(rows).markdown(),
+        linear_report.memory_line(rows),
+        "",
+        "![time and memory over tokens and classes](bench/results/linear.svg)",
+        "",
+        f"Measured by `make bench-full`: {facts_line(run)}",
+    ]
+    return "\n".join(parts)
 
 
 def _load(name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Puts a full run before a reader: bars, heat map, roofline, memory, threads, growth."""
+"""Puts a full run before a reader: bars, heat map, roofline, memory, threads, growth, the last layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from bench import bars, boardplots, report, results, tables
+from bench import bars, boardplots, linear_report, report, results, tables
 from bench.cases import LOSS_GRAD, Case
 from bench.contenders import REFERENCE, split
 from bench.results import Row, by_case, case_of
@@ -114,10 +114,15 @@ def headline(run: Run) -> str:
     return f"{text} PyTorch's eager loss and gradient take {' and '.join(parts)}." if parts else text
 
 
+def verdicts(run: Run) -> list[bars.Verdict]:
+    """Judge all bars."""
+    return bars.verdicts(run) + linear_report.verdicts(run["linear"])
+
+
 def summary(run: Run) -> list[Table]:
     """Return the tables that fit a terminal."""
-    found = [bars.table(bars.verdicts(run)), *rivals_tables(run), memory_table(run), threads_table(run)]
-    return [table for table in [*found, growth_table(run)] if table.rows]
+    found = [bars.table(verdicts(run)), *rivals_tables(run), memory_table(run), threads_table(run), growth_table(run)]
+    return [table for table in [*found, *linear_report.tables(run["linear"])] if table.rows]
 
 
 def show(run: Run, console: Console) -> None:
@@ -129,7 +134,7 @@ def show(run: Run, console: Console) -> None:
         console.print(table.rich())
     for line in tables.left_out_lines(run):
         console.print(line, style="yellow")
-    for verdict in bars.verdicts(run):
+    for verdict in verdicts(run):
         console.print(verdict.line(), style="green" if verdict.found and verdict.passed else "bold red")
     console.print(headline(run), style="bold")
 
@@ -137,7 +142,7 @@ def show(run: Run, console: Console) -> None:
 def write(run: Run, folder: Path, suffix: str = "svg") -> list[Path]:
     """Write full.json, full.md and the plots; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = boardplots.draw(run, contests(run), folder, suffix)
+    drawn = boardplots.draw(run, contests(run), folder, suffix) + linear_report.draw(run["linear"], folder, suffix)
     results.save(run, folder / "full.json")
     (folder / "full.md").write_text(markdown(run, drawn), encoding="utf-8")
     return [folder / "full.json", folder / "full.md", *drawn]

@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._arrays import Array, as_index, as_real, check_out, refuse_masked, rule
-from fastce._linear_chunks import Backward, Layer, Terms, chunks_of, run
+from fastce._linear_chunks import make_plan, run
+from fastce._linear_layer import Backward, Layer
+from fastce._linear_losses import Terms
 from fastce._problem import smoothing_terms
 from fastce._targets import (
     as_ignore_index,
@@ -113,11 +115,11 @@ class LinearProblem:
         losses = np.zeros(len(labels), self.dtype)
         with np.errstate(all="ignore"):  # infinite and NaN logits are the caller's affair
             layer = Layer(self.hidden, self.weight, self.bias, self.dtype)
-            chunks, ignored = chunks_of(labels, self.ignore_index, layer, self.max_bytes)
-            backward = None if gradients is None else Backward(layer, *gradients, accumulate, len(chunks))
-            run(layer, labels, terms, upstream, losses, chunks, backward)
+            plan = make_plan(labels, self.ignore_index, layer, self.max_bytes, gradients is None)
+            backward = None if gradients is None else Backward(layer, *gradients, accumulate, len(plan.chunks))
+            run(layer, labels, terms, upstream, losses, plan, backward)
             if backward is not None:
-                backward.finish(ignored)
+                backward.finish(plan.ignored)
         if self.reduction == "none":
             return losses.reshape(self.target.shape)[()]
         total = launch.total(losses)

@@ -18,13 +18,15 @@ import fastce
 rng = np.random.default_rng(0)
 x = rng.normal(size=(5000, 20))  # enough for the parallel kernels
 target = rng.integers(0, 20, 5000)
+weight = rng.normal(size=(40, 20))
 
 def results():
     loss, grad = fastce.cross_entropy_and_grad(x, target)
     soft = fastce.cross_entropy_and_grad(x, np.full_like(x, 0.05))
+    last = fastce.linear_cross_entropy_and_grad(x, weight, target)[:3]
     family = [fastce.softmax(x), fastce.logsumexp(x), fastce.log_softmax(x, 0), fastce.softmax_vjp(x, x)]
     others = [*fastce.kl_divergence_and_grad(x, x[::-1]), *fastce.focal_loss_and_grad(x, target, gamma=2.0)]
-    return [loss, grad, *soft, *family, *others, *fastce.score(x, target)]
+    return [loss, grad, *soft, *last, *family, *others, *fastce.score(x, target)]
 
 def same(a, b):
     return all(np.array_equal(one, two) for one, two in zip(a, b, strict=True))
