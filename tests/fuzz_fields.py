@@ -87,7 +87,14 @@ CROSS_ENTROPY = options(
 FROM_PROBS = options(("weight",), ("sample_weight",), ("ignore_index",), ALL_WEIGHTS, *bad("weight", "label_smoothing"))
 FOCAL = {
     "gamma": (2.0, 0.0, 0.5, 1, 3.7, Bad(-1.0), Bad("two")),
-    **options(("alpha",), ("ignore_index",), ("alpha", "ignore_index"), *bad("alpha")),
+    **options(
+        *(("alpha",), ("ignore_index",), ("sample_weight",), ("alpha", "sample_weight", "ignore_index")),
+        *bad("alpha", "sample_weight"),
+    ),
+}
+KL_OPTIONS = {
+    "temperature": (1.0, 2.5, 0.3, Bad(0.0), Bad("hot")),
+    **options(("sample_weight",), *bad("sample_weight")),
 }
 HVP = options(("weight",), ("sample_weight",), ("label_smoothing",), ALL_WEIGHTS, ("ignore_index",), *bad("weight"))
 LINEAR = {
@@ -133,7 +140,7 @@ VJP = (LOGITS, AXIS, BAD_OTHER)
 CE = (LOGITS, AXIS, TARGET, CROSS_ENTROPY, REDUCTION)
 PROBS = (LOGITS, AXIS, TARGET, FROM_PROBS, REDUCTION)
 BINARY = (LOGITS, BAD_OTHER, options(("pos_weight",), ("weight", "pos_weight"), *bad("pos_weight")), REDUCTION)
-KL = (LOGITS, AXIS, BAD_OTHER, {"temperature": (1.0, 2.5, 0.3, Bad(0.0), Bad("hot"))}, REDUCTION)
+KL = (LOGITS, AXIS, BAD_OTHER, KL_OPTIONS, REDUCTION)
 FOCAL_LOSS = (LOGITS, AXIS, HARD, FOCAL, REDUCTION)
 SCORES = (LOGITS, AXIS, HARD, options(("top_k",), ("ignore_index",), ("top_k", "ignore_index"), *bad("top_k")))
 DIAGONAL = options(("sample_weight",), ("hessian_scale",), *bad("sample_weight", "hessian_scale"))

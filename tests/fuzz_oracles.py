@@ -206,7 +206,7 @@ def binary(x, target, *, weight=None, pos_weight=None, reduction="mean", grad_ou
 # --- other losses --------------------------------------------------------------
 
 
-def kl_divergence(x, z, *, axis=-1, temperature=1.0, reduction="mean", grad_output=None) -> Found:
+def kl_divergence(x, z, *, axis=-1, temperature=1.0, sample_weight=None, reduction="mean", grad_output=None) -> Found:
     info = _info(x)
     x, z = (np.moveaxis(v, axis, -1) for v in (real(x), _rounded(z, x)))
     losses, grads, _, _ = reference_losses.kl_divergence(x, z, temperature)
@@ -216,16 +216,20 @@ def kl_divergence(x, z, *, axis=-1, temperature=1.0, reduction="mean", grad_outp
     p, q = (s.p for s in both)
     each = _finite(losses) + np.nan_to_num(np.abs(p - q) * off + EPS * float(info.eps) * q * off**2).sum(-1)
     each = each + _lost(q, off, info)
-    count = losses.size if reduction == "mean" else 1
-    g = real(1.0 if grad_output is None else grad_output)[..., None] / max(count, 1)
+    u = np.ones(losses.shape) if sample_weight is None else real(sample_weight)
+    losses, each = losses * u, each * u
+    count = u.sum() if reduction == "mean" else 1
+    g = (real(1.0 if grad_output is None else grad_output) * u)[..., None] / (count or 1)
     loss = losses if reduction == "none" else losses.sum() / count if count else REAL(np.nan)
     grad, size = (np.moveaxis(v, -1, axis) for v in (grads * g, beta * (both[0].of_p + both[1].of_p) * np.abs(g)))
-    return [(loss, _reduced(each, reduction, max(count, 1))), (grad, size)]
+    return [(loss, _reduced(each, reduction, count or 1)), (grad, size)]
 
 
-def focal_loss(x, y, *, gamma, alpha=None, axis=-1, ignore_index=-100, reduction="mean", grad_output=None) -> Found:
+def focal_loss(
+    x, y, *, gamma, alpha=None, axis=-1, sample_weight=None, ignore_index=-100, reduction="mean", grad_output=None
+) -> Found:
     x = np.moveaxis(real(x), axis, -1)
-    losses, grads, total, entropy = reference_losses.focal_loss(x, y, gamma, alpha, ignore_index)
+    losses, grads, total, entropy = reference_losses.focal_loss(x, y, gamma, alpha, ignore_index, sample_weight)
     parts = CrossEntropy(x, y, ignore_index=ignore_index)
     inherited = np.where(entropy > 0, parts.losses / np.where(entropy > 0, entropy, 1), 1)  # relative to the entropy
     each = _finite(losses) * (1 + gamma) * (1 + inherited)

@@ -23,8 +23,8 @@ def kl_divergence(x, z, temperature=1.0):
     return losses.sum(-1), (p - q) * beta, logp, logq
 
 
-def focal_loss(x, y, gamma, alpha=None, ignore_index=-100):
-    """The losses, the gradients of their sum, the kept samples' sum of alpha, and the cross-entropy."""
+def focal_loss(x, y, gamma, alpha=None, ignore_index=-100, sample_weight=None):
+    """The losses, the gradients of their sum, the kept samples' sum of weights, and the cross-entropy."""
     x = real(x)
     kept = y != ignore_index
     safe = np.where(kept, y, 0).astype(np.intp)
@@ -35,6 +35,7 @@ def focal_loss(x, y, gamma, alpha=None, ignore_index=-100):
         miss = np.where(np.isnan(logs).any(-1), np.nan, np.where(hot, 0, p).sum(-1))  # 1 - p from the others' sum
         entropy = np.where(hot, -logs, 0).sum(-1)
         a = np.where(kept, 1 if alpha is None else real(alpha)[safe], REAL(0)) if x.size else np.zeros(y.shape, REAL)
+        a = a * (1 if sample_weight is None else real(sample_weight))
         gamma = REAL(gamma)
         loss = np.where(entropy == 0, 0, miss**gamma * entropy)
         at = np.where(hot, p, 0).sum(-1)

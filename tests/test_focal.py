@@ -28,7 +28,7 @@ GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.7]
 
 
 def expected(*arguments):
-    """The losses, the gradients of their sum and the sum of alpha."""
+    """The losses, the gradients of their sum and the sum of weights."""
     return reference_losses.focal_loss(*arguments)[:3]
 
 
@@ -262,18 +262,13 @@ def test_any_options(case, dtype, layout, gamma, spread, weights, ignored, reduc
     if g == "each":
         g = rng.normal(size=y.shape) if reduction == "none" else 0.3
     options = {"gamma": gamma, "axis": axis, "ignore_index": ignored, "reduction": reduction, **given_weights}
-    loss, grad = focal_loss_and_grad(
-        LAYOUTS[layout](x), y, grad_output=None if grad_output is None else g, **options
-    )  # fmt: skip
-    u = given_weights.get("sample_weight", np.ones(y.shape))
-    alpha = given_weights.get("alpha", np.ones(shape[axis]))
-    losses, grads, _ = expected(np.moveaxis(x, axis, -1), y, gamma, alpha, ignored)
-    kept = y != ignored
-    losses, grads = losses * u, grads * (u * g)[..., None]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if reduction == "mean":
-            count = np.sum(kept * real(alpha)[np.where(kept, y, 0)] * real(u))
-            losses, grads = losses.sum() / count, np.where(kept[..., None], grads / count, 0)
+    loss, grad = focal_loss_and_grad(LAYOUTS[layout](x), y, grad_output=None if grad_output is None else g, **options)
+    rows, alpha, u = np.moveaxis(x, axis, -1), given_weights.get("alpha"), given_weights.get("sample_weight")
+    losses, grads, count = expected(rows, y, gamma, alpha, ignored, u)
+    grads = grads * real(g)[..., None]
+    if reduction == "mean":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            losses, grads = losses.sum() / count, np.where((y != ignored)[..., None], grads / count, 0)
     wanted = losses.sum() if reduction == "sum" else losses
     assert_within(loss, wanted, 10 + 3 * gamma, computed(dtype))
     # exp(x - maximum) is off by half a unit in the last place of the gap, here up to 60
