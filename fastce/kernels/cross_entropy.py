@@ -27,6 +27,7 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import (
+    either,
     gather,
     given,
     load,
@@ -40,6 +41,7 @@ from fastce.kernels.memory import (
     store,
     store_n,
     store_one,
+    unless,
 )
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.samples import scan, total_of
@@ -190,7 +192,7 @@ def _spread(slope, smoothing):
 @kernel
 def hard_rows(
     x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
-    found, loss, grad, per_block, streamed, kept,
+    found, loss, grad, per_block, streamed, chunked, kept,
 ):  # fmt: skip
     """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
@@ -199,8 +201,6 @@ def hard_rows(
         return position, denominator, 0.0
     if is_mean:
         scale = scale / denominator
-    if found is not None and loss is None:
-        kept = False  # nothing is summed
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
@@ -208,7 +208,7 @@ def hard_rows(
         following = rows.next_of(target, ignore_index, start, stop)
         next_top = rows.no_class(x)
         if found is None or loss is not None:
-            next_top = rows.look_at(x, following, stop, tops)
+            next_top = rows.look_at(x, following, stop, tops, chunked)
         for i in range(start, stop):
             if i < following:
                 _write_ignored(x, i, found, loss, grad, streamed)
@@ -219,12 +219,12 @@ def hard_rows(
                 else:
                     ahead = following if following < stop else i
                     row_top, row_rest, next_top = rows.stats_of(
-                        x, i, ahead, next_top, tops, next_tops, grad, kept
+                        x, i, ahead, next_top, tops, next_tops, grad, chunked, kept
                     )  # fmt: skip
                     tops, next_tops = next_tops, tops
                 _write_row(
                     x, i, target[i], row_top, row_rest, class_weight, sample_weight, smoothing, z_loss, upstream, scale,
-                    found, loss, grad, streamed, kept,
+                    found, loss, grad, streamed, given(loss, kept),
                 )  # fmt: skip
         settle(streamed)
     return position, denominator, total_of(loss)
@@ -245,7 +245,7 @@ def _write_row(
     x, i, label, row_top, row_rest, class_weight, sample_weight, smoothing, z_loss, upstream, scale,
     found, loss, grad, streamed, kept,
 ):  # fmt: skip
-    """Write the loss and gradient of one row; where ``kept``, exponentials are in the latter's place."""
+    """Write the loss and gradient of one row; unless ``kept`` is None, exponentials are in the latter's place."""
     p, classes = row(x, i), x.shape[1]
     top, rest, at_label, label_weight = full(x, row_top), full(x, row_rest), full(x, load_one(p, label)), full(x, 1.0)
     if class_weight is not None:
@@ -262,10 +262,8 @@ def _write_row(
         factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
         q, factor = row(grad, i), get_lane(factor * slope, 0)
         minus = given(smoothing, get_lane(_spread(slope, smoothing), 0))
-        if kept:
-            write(q, classes, False, rows.scaled, (q, factor, class_weight, minus))
-        else:
-            write(q, classes, streamed, rows.gradient, (p, row_top, factor, class_weight, minus))
+        terms = either(given(kept, q), p), unless(kept, row_top), factor, class_weight, minus
+        write(q, classes, streamed and kept is None, rows.gradient, terms)
         store_one(q, label, get_lane(label_gradient * slope, 0))
 
 

@@ -1,6 +1,7 @@
 """The only place that calls Numba's compiler: flags, twins, signatures and the disk cache.
 
-A *block* is a helper that kernels call; it is compiled into them. A *kernel* is an entry
+A *block* is a helper that kernels call; an *inline* one is put in the place of its calls, and
+``inline_for`` makes one of what a formula is for each type. A *kernel* is an entry
 point: one source, compiled on first use for the arguments' types, as a serial twin and as
 a parallel one (``prange`` is ``range`` in the former). The serial twin starts no thread
 and knows none of Numba's threading layers.
@@ -28,6 +29,9 @@ from numba.core.caching import (
     UserProvidedCacheLocator,
     UserWideCacheLocator,
 )
+from numba.extending import overload
+
+from fastce.kernels.assembly import assembled
 
 # Python's ZeroDivisionError would put a branch behind every division. fastmath stays off:
 # it breaks NaN, infinities and the range reduction of exp.
@@ -47,8 +51,9 @@ _PARALLEL = {
 # blocks are called by compiled code only
 _INTERNAL = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
-block = numba.njit(**_INTERNAL)
+block = numba.njit(forceinline=False, **_INTERNAL)
 inline = numba.njit(forceinline=True, **_INTERNAL)
+inline_for = functools.partial(overload, jit_options={"forceinline": True, **_INTERNAL})
 
 
 @functools.cache
@@ -133,7 +138,8 @@ class Kernel:
     def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         dispatcher = self._twins[parallel]
         signature = tuple(map(_numba_type, args))
-        dispatcher.compile(signature)
+        with assembled(dispatcher):
+            dispatcher.compile(signature)
         return dispatcher.overloads[signature].entry_point
 
     @functools.cached_property

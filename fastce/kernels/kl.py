@@ -17,11 +17,10 @@ import math
 
 import numpy as np
 from numba import prange, types
-from numba.extending import overload
 
 from fastce.kernels import rows, tiles
 from fastce.kernels.cross_entropy import sample_scales
-from fastce.kernels.jit import block, inline, kernel
+from fastce.kernels.jit import block, inline, inline_for, kernel
 from fastce.kernels.memory import load, load_n, row, scratch, store, store_n
 from fastce.kernels.rows import VALUES
 from fastce.kernels.samples import total_of
@@ -53,7 +52,7 @@ def _excess(t):
     """Return exp(t) - 1 - t for |t| <= NEAR, to a few units in the last place."""
 
 
-@overload(_excess, jit_options={"forceinline": True})
+@inline_for(_excess)
 def _excess_of(t):
     if not isinstance(t, Simd):
         return None

@@ -230,8 +230,14 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
             kernel = op.rows
             streamed = _is_streamed(x, out, fresh)
             per_block = min(-(-len(x) // _threads.count()), ROWS_TOGETHER)
-            args = (*args, per_block, streamed, not streamed and _is_kept(args[:inputs], out))
+            is_kept = not streamed and _is_kept(args[:inputs], out)
+            args = (*args, per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))
     return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
+
+
+def _chosen(choice: bool) -> bool | None:
+    """Return what makes a choice when a kernel is compiled: True, or None, which drops a branch."""
+    return True if choice else None
 
 
 def _panel(x: Array) -> int:

@@ -11,8 +11,9 @@ lanes is neither read nor written.
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
+from fastce.kernels.jit import inline_for
 from fastce.kernels.simd import (
     BFLOAT16,
     FLOAT16,
@@ -60,18 +61,29 @@ def given(option, value):
     """Return ``value``, or None where ``option`` is None, which is settled when compiling."""
 
 
-@overload(given, jit_options={"forceinline": True})
+@inline_for(given)
 def _given(option, value):
     if isinstance(option, types.NoneType):
         return lambda option, value: None
     return lambda option, value: value
 
 
+def unless(option, value):
+    """Return ``value`` where ``option`` is None, else None, which is settled when compiling."""
+
+
+@inline_for(unless)
+def _unless(option, value):
+    if isinstance(option, types.NoneType):
+        return lambda option, value: value
+    return lambda option, value: None
+
+
 def either(a, b):
     """Return ``a``, or ``b`` where that is None, which is settled when compiling."""
 
 
-@overload(either, jit_options={"forceinline": True})
+@inline_for(either)
 def _either(a, b):
     if isinstance(a, types.NoneType):
         return lambda a, b: b

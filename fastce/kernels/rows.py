@@ -11,6 +11,7 @@ import numpy as np
 from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import block, inline
 from fastce.kernels.memory import (
+    given,
     load,
     load_n,
     load_one,
@@ -112,7 +113,8 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead):
                 top = maximum(load(ahead, j), top)
         else:
             for j in range(part, part + TERMS * width, width):
-                will_read(ahead, j + size)
+                if q is None:  # else writing keeps memory busy
+                    will_read(ahead, j + size)
                 e = exp(load(p, j) - shift)
                 _keep(q, j, width, e)
                 rest = rest + e
@@ -259,27 +261,25 @@ def next_of(target, ignore_index, i, stop):
 
 
 @inline
-def look_at(x, i, stop, tops):
+def look_at(x, i, stop, tops, chunked):
     """Return the maximum of row ``i``, and leave those of its blocks in ``tops``, before the first of `stats_of`."""
-    if i < stop and x.shape[1] <= CHUNK:
+    if chunked is None and i < stop:
         return _maxima(row(x, i), x.shape[1], tops)
     return no_class(x)
 
 
 @inline
-def stats_of(x, i, ahead, top, tops, next_tops, out, kept):
+def stats_of(x, i, ahead, top, tops, next_tops, out, chunked, kept):
     """Return `stats` of row ``i`` and the maximum of row ``ahead``.
 
-    The maxima of a row of one chunk are taken while the exponentials of the row before it keep
-    the core busy. Those are left in ``out``, which may be None, where they are to be ``kept``.
+    Where ``chunked`` is None, rows are of one chunk, and the maxima of one are taken while the
+    exponentials of the row before it keep the core busy. Unless ``kept`` is None, those are left in ``out``.
     """
     p, classes = row(x, i), x.shape[1]
-    if classes > CHUNK:
+    if chunked is not None:
         row_top, rest = stats(p, classes)
         return row_top, rest, top
-    if kept:
-        return _sums_and_next_maxima(p, classes, top, tops, row(out, i), row(x, ahead), next_tops)
-    return _sums_and_next_maxima(p, classes, top, tops, None, row(x, ahead), next_tops)
+    return _sums_and_next_maxima(p, classes, top, tops, given(kept, row(out, i)), row(x, ahead), next_tops)
 
 
 @block
@@ -295,17 +295,14 @@ def has_nan(p, classes):
 
 @inline
 def gradient(j, n, p, top, factor, class_weight, minus):
-    """Return exp(x - top) * factor - w * minus; softmax where ``minus`` is None."""
-    value = exp(load_n(p, j, n, 0.0) - top) * factor
-    if minus is not None:
-        value = value - share_of(class_weight, j, n, minus, value)
-    return value
+    """Return exp(x - top) * factor - w * minus; softmax where ``minus`` is None.
 
-
-@inline
-def scaled(j, n, e, factor, class_weight, minus):
-    """Return exponentials times ``factor``, less w * minus unless that is None."""
-    value = load_n(e, j, n, 0.0) * factor
+    Without ``top``, ``p`` holds the exponentials.
+    """
+    value = load_n(p, j, n, 0.0)
+    if top is not None:
+        value = exp(value - top)
+    value = value * factor
     if minus is not None:
         value = value - share_of(class_weight, j, n, minus, value)
     return value

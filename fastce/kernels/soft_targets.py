@@ -11,7 +11,7 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.cross_entropy import keep_found, sample_scales, z_slope, z_term
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import load, row, scratch, store, store_n, store_one
+from fastce.kernels.memory import either, given, load, row, scratch, store, store_n, store_one, unless
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.samples import total_of
 from fastce.kernels.simd import full, get_lane, lanes
@@ -56,7 +56,7 @@ def soft_short_rows(
 @kernel
 def soft_rows(
     x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block, streamed,
-    kept,
+    chunked, kept,
 ):  # fmt: skip
     """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
@@ -64,10 +64,10 @@ def soft_rows(
         start = b * per_block
         stop = min(start + per_block, count)
         tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
-        next_top = rows.look_at(x, start, stop, tops)
+        next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
             row_top, row_rest, next_top = rows.stats_of(
-                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, grad, kept
+                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, grad, chunked, kept
             )  # fmt: skip
             tops, next_tops = next_tops, tops
             p, t = row(x, i), row(target, i)
@@ -82,10 +82,8 @@ def soft_rows(
                 amount = amount + z_slope(top, rest, z_loss)
                 terms = get_lane(rest, 0), get_lane(amount, 0), get_lane(slope, 0), smoothing
                 q = row(grad, i)
-                if kept:
-                    write(q, classes, False, rows.soft, (q, t, class_weight, None, *terms))
-                else:
-                    write(q, classes, streamed, rows.soft, (p, t, class_weight, row_top, *terms))
+                source = either(given(kept, q), p), t, class_weight, unless(kept, row_top)
+                write(q, classes, streamed and kept is None, rows.soft, (*source, *terms))
         settle(streamed)
     return total_of(loss)
 

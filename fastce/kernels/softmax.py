@@ -10,7 +10,7 @@ from numba import prange
 from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
+from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one, unless
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
@@ -69,17 +69,17 @@ def softmax_short_rows(x, lse, probs, logs, per_block):
 
 
 @kernel
-def softmax_rows(x, lse, probs, logs, per_block, streamed, kept):
+def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, kept):
     """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
         tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
-        next_top = rows.look_at(x, start, stop, tops)
+        next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
             row_top, row_rest, next_top = rows.stats_of(
-                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, probs, kept
+                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, probs, chunked, kept
             )  # fmt: skip
             tops, next_tops = next_tops, tops
             top, rest = full(x, row_top), full(x, row_rest)
@@ -87,10 +87,8 @@ def softmax_rows(x, lse, probs, logs, per_block, streamed, kept):
                 store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
             if probs is not None:
                 q, factor = row(probs, i), get_lane(full(x, 1.0) / (rest + 1.0), 0)
-                if kept:
-                    write(q, classes, False, rows.scaled, (q, factor, None, None))
-                else:
-                    write(q, classes, streamed, rows.gradient, (row(x, i), row_top, factor, None, None))
+                terms = either(given(kept, q), row(x, i)), unless(kept, row_top), factor, None, None
+                write(q, classes, streamed and kept is None, rows.gradient, terms)
             if logs is not None:
                 terms = (row(x, i), row_top, get_lane(log1p(rest), 0))
                 write(row(logs, i), classes, streamed, rows.log_softmax, terms)

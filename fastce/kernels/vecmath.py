@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import overload
 
-from fastce.kernels.jit import inline
+from fastce.kernels.jit import inline, inline_for
 from fastce.kernels.simd import (
     Simd,
     bits,
@@ -23,8 +22,6 @@ from fastce.kernels.simd import (
     to_float,
     where,
 )
-
-_INLINE = {"forceinline": True}
 
 
 class _Format(NamedTuple):
@@ -103,7 +100,7 @@ def exp(x):
     """
 
 
-@overload(exp, jit_options=_INLINE)
+@inline_for(exp)
 def _exp(x):
     if not isinstance(x, Simd):
         return None
@@ -130,7 +127,7 @@ def tanh(x):
     """
 
 
-@overload(tanh, jit_options=_INLINE)
+@inline_for(tanh)
 def _tanh(x):
     if not isinstance(x, Simd):
         return None
@@ -162,7 +159,7 @@ def log(x):
     """
 
 
-@overload(log, jit_options=_INLINE)
+@inline_for(log)
 def _log_of(x):
     if not isinstance(x, Simd):
         return None
@@ -180,7 +177,7 @@ def log1p(x):
     """
 
 
-@overload(log1p, jit_options=_INLINE)
+@inline_for(log1p)
 def _log1p(x):
     if not isinstance(x, Simd):
         return None
@@ -198,7 +195,7 @@ def _log_plus(x, small):
     """Return log(x) + small; x as in ``log``."""
 
 
-@overload(_log_plus, jit_options=_INLINE)
+@inline_for(_log_plus)
 def _log_plus_impl(x, small):
     f = _FORMATS[x.element]
     mantissa, low_bits, sqrt_half = f.mantissa, (1 << f.mantissa) - 1, f.sqrt_half
