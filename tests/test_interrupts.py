@@ -13,6 +13,7 @@ import os, signal, threading, time
 import numpy as np
 import fastce
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores the signal
 x = np.zeros((1_000, 20_000), np.float32)
 target = np.zeros(len(x), int)
 out = np.empty_like(x)

@@ -1,0 +1,68 @@
+"""Times the first call of a process and writes the README's table of it: ``python -m bench.first_call``."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.__main__ import available_cores
+from bench.contenders import FASTCE, Plan
+from bench.readme import replaced
+from bench.results import machine_facts
+from bench.tables import Cell, Table
+
+README = Path(__file__).parents[1] / "README.md"
+SHAPES = ((32, 10), (65536, 10), (32, 1000), (4096, 1000), (64, 2000))
+ROUNDS = 3
+PROGRAM = """
+import sys, time
+import numba, numpy as np
+rows, classes = map(int, sys.argv[1:])
+logits, target = np.zeros((rows, classes), np.float32), np.zeros(rows, np.int64)
+start = time.perf_counter()
+import fastce
+fastce.cross_entropy_and_grad(logits, target)
+print(time.perf_counter() - start)
+"""
+
+
+def seconds(shape: tuple[int, int], cache: str) -> float:
+    """Return how long a new process takes from having Numba to having the result."""
+    command = [sys.executable, "-c", PROGRAM, *map(str, shape)]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
+    done = subprocess.run(command, env=environment, cwd=README.parent, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def cold_and_cached(shape: tuple[int, int]) -> tuple[float, float]:
+    """Return the medians without a cache and with what the call before left there."""
+    cold, cached = [], []
+    for _ in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as cache:
+            cold.append(seconds(shape, cache))
+            cached.append(seconds(shape, cache))
+    return statistics.median(cold), statistics.median(cached)
+
+
+def main() -> int:
+    table = Table("", ["logits", "nothing cached", "cached on disk"])
+    for shape in SHAPES:
+        times = [Cell(f"{value:.1f} s") for value in cold_and_cached(shape)]
+        table.rows.append([Cell("×".join(map(str, shape))), *times])
+    known = machine_facts(Plan(FASTCE, available_cores()))
+    conditions = (
+        f"Time of the first `cross_entropy_and_grad` of a process, float32, beyond importing Numba, median of {ROUNDS} "
+        f"processes, on {known['cores']} cores of {known['cpu']}, {known['date']}:"
+    )
+    text = f"{conditions}\n\n{table.markdown()}"
+    README.write_text(replaced(README.read_text(encoding="utf-8"), text.strip(), "compile"), encoding="utf-8")
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
