@@ -152,7 +152,7 @@ class Kernel:
         copy = python_types.FunctionType(source.__code__, source.__globals__, source.__name__)
         copy.__qualname__ = f"{source.__qualname__}_{name}"
         copy.__module__ = source.__module__
-        dispatcher = numba.njit(parallel=parallel, **_FLAGS)(copy)
+        dispatcher = numba.njit(parallel=parallel, no_cfunc_wrapper=True, **_FLAGS)(copy)
         try:
             dispatcher._cache = _Cache(copy)
         except RuntimeError:  # no writable place for a cache
