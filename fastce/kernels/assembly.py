@@ -67,6 +67,7 @@ class _Kernel(JITCodeLibrary):
         passes, builder = self._codegen._module_pass_manager(
             loop_vectorize=False, slp_vectorize=False, opt=0, cost="cheap"
         )
+        passes.add_global_dead_code_eliminate_pass()
         passes.run(self._final_module, builder)
         self._optimize_functions(self._final_module)
 
