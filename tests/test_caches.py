@@ -237,7 +237,7 @@ print(len(compiled.buffer))
 def test_every_kernel_is_kept(tmp_path):
     """Numba silently leaves out what holds an address: a function that a helper takes and is not compiled into it.
 
-    Seen to fail: with such a function.
+    Seen to fail: where parts that are inlined stay in the kernel.
     """
     assert int(in_new_process(ALL, NUMBA_CACHE_DIR=str(tmp_path))) > 0
     assert int(in_new_process(ALL, NUMBA_CACHE_DIR=str(tmp_path))) == 0
