@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from bench.__main__ import available_cores
-from bench.contenders import FASTCE, Plan
+from bench.cases import Plan
+from bench.full import FASTCE
 from bench.readme import replaced
 from bench.results import machine_facts
 from bench.tables import Cell, Table
