@@ -7,16 +7,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
 from bench.__main__ import available_cores
 from bench.cases import Plan
 from bench.full import FASTCE
-from bench.readme import replaced
+from bench.readme import ROOT, replaced
 from bench.results import machine_facts
 from bench.tables import Cell, Table
 
-README = Path(__file__).parents[1] / "README.md"
 SHAPES = ((32, 10), (65536, 10), (32, 1000), (4096, 1000), (64, 2000))
 ROUNDS = 3
 PROGRAM = """
@@ -35,7 +33,7 @@ def seconds(shape: tuple[int, int], cache: str) -> float:
     """Return how long a new process takes from having Numba to having the result."""
     command = [sys.executable, "-c", PROGRAM, *map(str, shape)]
     environment = {**os.environ, "NUMBA_CACHE_DIR": cache}
-    done = subprocess.run(command, env=environment, cwd=README.parent, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
@@ -59,8 +57,9 @@ def main() -> int:
         f"Time of the first `cross_entropy_and_grad` of a process, float32, beyond importing Numba, median of {ROUNDS} "
         f"processes, on {known['cores']} cores of {known['cpu']}, {known['date']}:"
     )
-    text = f"{conditions}\n\n{table.markdown()}"
-    README.write_text(replaced(README.read_text(encoding="utf-8"), text.strip(), "compile"), encoding="utf-8")
+    text = f"{conditions}\n\n{table.markdown()}".strip()
+    readme = ROOT / "README.md"
+    readme.write_text(replaced(readme.read_text(encoding="utf-8"), text, "compile"), encoding="utf-8")
     print(text)
     return 0
 

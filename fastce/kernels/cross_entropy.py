@@ -27,7 +27,6 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import (
-    either,
     gather,
     given,
     load,
@@ -41,7 +40,6 @@ from fastce.kernels.memory import (
     store,
     store_n,
     store_one,
-    unless,
 )
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.samples import scan, total_of
@@ -262,8 +260,8 @@ def _write_row(
         factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
         q, factor = row(grad, i), get_lane(factor * slope, 0)
         minus = given(smoothing, get_lane(_spread(slope, smoothing), 0))
-        terms = either(given(kept, q), p), unless(kept, row_top), factor, class_weight, minus
-        write(q, classes, streamed and kept is None, rows.gradient, terms)
+        source = rows.source(kept, q, p, row_top)
+        write(q, classes, streamed and kept is None, rows.gradient, (*source, factor, class_weight, minus))
         store_one(q, label, get_lane(label_gradient * slope, 0))
 
 

@@ -68,17 +68,6 @@ def _given(option, value):
     return lambda option, value: value
 
 
-def unless(option, value):
-    """Return ``value`` where ``option`` is None, else None, which is settled when compiling."""
-
-
-@inline_for(unless)
-def _unless(option, value):
-    if isinstance(option, types.NoneType):
-        return lambda option, value: value
-    return lambda option, value: None
-
-
 def either(a, b):
     """Return ``a``, or ``b`` where that is None, which is settled when compiling."""
 

@@ -7,9 +7,10 @@ masked, so that every class goes through the same lanes whatever the row's lengt
 import math
 
 import numpy as np
+from numba import types
 
 from fastce.kernels.columns import soft_gradient, soft_share
-from fastce.kernels.jit import block, inline
+from fastce.kernels.jit import block, inline, inline_for
 from fastce.kernels.memory import (
     given,
     load,
@@ -293,11 +294,25 @@ def has_nan(p, classes):
     return False
 
 
+def source(kept, q, p, top):
+    """Return what exponentials are written from: (p, top), or (q, None) where they are ``kept`` there.
+
+    Which of them is settled when compiling.
+    """
+
+
+@inline_for(source)
+def _source(kept, q, p, top):
+    if isinstance(kept, types.NoneType):
+        return lambda kept, q, p, top: (p, top)
+    return lambda kept, q, p, top: (q, None)
+
+
 @inline
 def gradient(j, n, p, top, factor, class_weight, minus):
     """Return exp(x - top) * factor - w * minus; softmax where ``minus`` is None.
 
-    Without ``top``, ``p`` holds the exponentials.
+    ``p`` and ``top`` are a `source`.
     """
     value = load_n(p, j, n, 0.0)
     if top is not None:
@@ -368,10 +383,10 @@ def soft_sums(p, t, class_weight, classes, top, smoothing):
 
 
 @inline
-def soft(j, n, p, t, class_weight, top, rest, amount, slope, smoothing):
+def soft(j, n, p, top, t, class_weight, rest, amount, slope, smoothing):
     """Return slope * (amount * softmax - t), for targets after smoothing and weights.
 
-    Without ``top``, ``p`` holds the exponentials.
+    ``p`` and ``top`` are a `source`.
     """
     share = soft_share_of(t, j, n, class_weight, smoothing)
     e = load_n(p, j, n, 0.0)

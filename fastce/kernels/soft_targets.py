@@ -11,7 +11,7 @@ from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.cross_entropy import keep_found, sample_scales, z_slope, z_term
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import either, given, load, row, scratch, store, store_n, store_one, unless
+from fastce.kernels.memory import load, row, scratch, store, store_n, store_one
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.samples import total_of
 from fastce.kernels.simd import full, get_lane, lanes
@@ -46,8 +46,8 @@ def soft_short_rows(
         if grad is not None:
             for r in range(n):
                 terms = (
-                    row(x, start + r), row(target, start + r), class_weight,
-                    get_lane(top, r), get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
+                    row(x, start + r), get_lane(top, r), row(target, start + r), class_weight,
+                    get_lane(rest, r), get_lane(amount, r), get_lane(slope, r), smoothing,
                 )  # fmt: skip
                 write(row(grad, start + r), classes, False, rows.soft, terms)
     return total_of(loss)
@@ -82,8 +82,8 @@ def soft_rows(
                 amount = amount + z_slope(top, rest, z_loss)
                 terms = get_lane(rest, 0), get_lane(amount, 0), get_lane(slope, 0), smoothing
                 q = row(grad, i)
-                source = either(given(kept, q), p), t, class_weight, unless(kept, row_top)
-                write(q, classes, streamed and kept is None, rows.soft, (*source, *terms))
+                source = rows.source(kept, q, p, row_top)
+                write(q, classes, streamed and kept is None, rows.soft, (*source, t, class_weight, *terms))
         settle(streamed)
     return total_of(loss)
 

@@ -10,7 +10,7 @@ from numba import prange
 from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import BUFFER, PANEL
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one, unless
+from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
@@ -87,8 +87,8 @@ def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, kept):
                 store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
             if probs is not None:
                 q, factor = row(probs, i), get_lane(full(x, 1.0) / (rest + 1.0), 0)
-                terms = either(given(kept, q), row(x, i)), unless(kept, row_top), factor, None, None
-                write(q, classes, streamed and kept is None, rows.gradient, terms)
+                source = rows.source(kept, q, row(x, i), row_top)
+                write(q, classes, streamed and kept is None, rows.gradient, (*source, factor, None, None))
             if logs is not None:
                 terms = (row(x, i), row_top, get_lane(log1p(rest), 0))
                 write(row(logs, i), classes, streamed, rows.log_softmax, terms)
