@@ -75,10 +75,10 @@ def _staged(x: Array, rows: slice) -> Iterator[slice]:
 def _run_hard(x: Array, samples: Samples, terms: Terms, with_grad: bool, rows: slice) -> None:
     """Run the fused kernel, whose arguments only this function knows."""
     _, labels, upstream, loss = samples
-    upstream = None if upstream is None else upstream[rows]
-    weights = terms.class_weight, None, terms.smoothing, terms.z_loss or None, upstream
+    factors = None if upstream is None else np.stack([np.ones_like(upstream[rows]), upstream[rows]])
+    options = terms.class_weight, factors, terms.smoothing, terms.z_loss or None, terms.scale
     grad = x[rows] if with_grad else None
-    launch.run_hard(x[rows], labels[rows], terms.ignore_index, *weights, terms.scale, False, None, loss[rows], grad)
+    launch.run_hard(x[rows], labels[rows], terms.ignore_index, *options, False, None, loss[rows], grad)
 
 
 # --- tiles of classes ----------------------------------------------------------
@@ -132,7 +132,7 @@ class Merged:
         def work(rows: slice) -> None:
             if self.terms.softcap is not None:
                 launch.run_bend(x[rows], 1.0, self.terms.softcap, x[rows])
-            options = None, None, None, None, None, 1.0, False
+            options = None, None, None, None, 1.0, False
             launch.run_hard(x[rows], first[rows], -1, *options, found[:, rows], losses[rows], None)
 
         workers.run(work, x)

@@ -180,9 +180,9 @@ class Problem:
         inputs = (self.logits,) if self.labels is not None else (self.logits, self.target)
         views = self._views(inputs, grad)
         if views is not None and self.labels is not None and self.normalizer is None:
-            weights = self.weight, self.sample_weight, self.smoothing, self.z_loss, upstream
+            options = self.weight, self._sample_factors(upstream), self.smoothing, self.z_loss, scale
             position, kept, total = launch.run_hard(
-                views[0][0], self.labels, self.ignore_index, *weights, scale, self.reduction == "mean", self.found,
+                views[0][0], self.labels, self.ignore_index, *options, self.reduction == "mean", self.found,
                 loss, views[1], self.fresh,
             )  # fmt: skip
             if position >= 0:
@@ -198,19 +198,32 @@ class Problem:
                 loss.fill(0.0)
             return 0.0, kept
         parts = self._parts(inputs, grad) if views is None else (Block(0, math.prod(self.shape), *views),)
+        factors = self._sample_factors(upstream)
         for block in parts:
-            self._run(block, loss, scale, upstream)
+            self._run(block, loss, scale, factors)
         return 0.0 if loss is None else launch.total(loss), kept
 
     def _views(self, inputs: Sequence[Array], grad: Array | None) -> tuple[Sequence[Array], Array | None] | None:
         """Return `direct` views, or None where the logits have to be changed first or there are none."""
         if self.bend is not None or self.mask is not None or not self.logits.size:
             return None
-        if self.is_matrix and (grad is None or self.fresh or is_matrix(grad)):
+        if self.is_matrix and (grad is None or self.fresh or (grad.dtype is self.dtype and grad.flags.carray)):
             return inputs, grad
         return direct(self.axis, self.dtype, inputs, grad)
 
-    def _run(self, block: Block, loss: Array | None, scale: float, upstream: Array | None) -> None:
+    def _sample_factors(self, upstream: Array | None) -> Array | None:
+        """Return what every sample's loss and gradient are multiplied by, of shape (2, N), or None."""
+        if self.sample_weight is None and upstream is None:
+            return None
+        factors = np.ones((2, math.prod(self.shape)), self.dtype)
+        with np.errstate(all="ignore"):
+            if self.sample_weight is not None:
+                factors *= self.sample_weight
+            if upstream is not None:
+                factors[1] *= upstream
+        return factors
+
+    def _run(self, block: Block, loss: Array | None, scale: float, factors: Array | None) -> None:
         """Launch the kernel on a block, whose gradient is divided by nothing more."""
 
         def part(values: Any) -> Any:
@@ -220,7 +233,7 @@ class Problem:
         weight, smoothing = self.weight, self.smoothing
         if self.mask is not None and len(block.inputs) > 1:
             weight = smoothing = None  # they are in the targets already
-        rest = weight, part(self.sample_weight), smoothing, self.z_loss, part(upstream), scale
+        rest = weight, part(factors), smoothing, self.z_loss, scale
         if len(block.inputs) > 1:
             launch.run_soft(*block.inputs, *rest, found, part(loss), block.out, fresh=self.fresh)
         else:
@@ -285,7 +298,8 @@ class Problem:
         classes = self.logits.shape[self.axis]
         kept = float(self.logits.size // max(classes, 1))
         if self.labels is not None:
-            weights = [None if w is None else w.astype(np.float64) for w in (self.weight, self.sample_weight)]
+            each = None if self.sample_weight is None else self.sample_weight[np.newaxis]
+            weights = [None if w is None else w.astype(np.float64) for w in (self.weight, each)]
             position, kept = launch.scan_labels(self.labels, classes, self.ignore_index, *weights)
             if position >= 0:
                 self._raise_label(position)

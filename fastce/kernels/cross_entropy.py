@@ -9,9 +9,9 @@ smoothing e over C classes, with t_j = w_j ((1 - e) [j = y] + e / C) and a = sum
 Both are formed from rest, the sum of all exponentials but the greatest, as sums of terms of
 one sign, so that they keep full relative precision however confident the sample.
 
-``class_weight``, ``sample_weight`` and ``upstream`` are arrays or None; ``smoothing`` is None
-or (1 - e, e / C, e / C * sum(w)); ``z_loss`` is None or z. A label equal to ``ignore_index`` gives loss 0 and
-gradient 0, whatever the logits. ``grad`` may be ``x`` itself.
+``class_weight`` is w or None, ``sample_factors`` (u, u g) of shape (2, N) or None; ``smoothing`` is
+None or (1 - e, e / C, e / C * sum(w)); ``z_loss`` is z or None. A label equal to ``ignore_index``
+gives loss 0 and gradient 0, whatever the logits. ``grad`` may be ``x`` itself.
 
 All but ``hard_split`` return (position of the first label out of range or -1, weight of the
 kept samples, sum of the losses). With ``is_mean`` the gradient is divided by that weight.
@@ -52,15 +52,13 @@ from fastce.kernels.vecmath import exp, log1p
 
 
 @inline
-def sample_scales(like, sample_weight, upstream, scale, start, n):
+def sample_scales(like, sample_factors, scale, start, n):
     """Return (u, u g scale) of samples ``start`` to ``start + n``."""
-    weight = full(like, 1.0)
-    if sample_weight is not None:
-        weight = load_n(row(sample_weight, start), 0, n, 0.0)
-    slope = weight * scale
-    if upstream is not None:
-        slope = slope * load_n(row(upstream, start), 0, n, 0.0)
-    return weight, slope
+    weight = slope = full(like, 1.0)
+    if sample_factors is not None:
+        weight = load_n(row(sample_factors, 0), start, n, 0.0)
+        slope = load_n(row(sample_factors, 1), start, n, 0.0)
+    return weight, slope * scale
 
 
 @inline
@@ -138,12 +136,12 @@ def _at_labels(x, target, start, n, ignore_index, class_weight):
 
 @kernel
 def hard_short_rows(
-    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+    x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean,
     found, loss, grad, per_block,
 ):  # fmt: skip
     """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
     count, classes = x.shape
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, denominator, 0.0
     if is_mean:
@@ -157,7 +155,7 @@ def hard_short_rows(
             x, start, n, given(grad, exps), grad, target, ignore_index, class_weight, smoothing
         )
         keep_found(found, start, n, where(kept != 0.0, top, np.nan), rest)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        weight, slope = sample_scales(x, sample_factors, scale, start, n)
         value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
         if loss is not None:
             store_n(row(loss, start), 0, n, where(kept != 0.0, value, 0.0))
@@ -189,12 +187,12 @@ def _spread(slope, smoothing):
 
 @kernel
 def hard_rows(
-    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+    x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean,
     found, loss, grad, per_block, streamed, chunked, kept,
 ):  # fmt: skip
     """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, denominator, 0.0
     if is_mean:
@@ -221,7 +219,7 @@ def hard_rows(
                     )  # fmt: skip
                     tops, next_tops = next_tops, tops
                 _write_row(
-                    x, i, target[i], row_top, row_rest, class_weight, sample_weight, smoothing, z_loss, upstream, scale,
+                    x, i, target[i], row_top, row_rest, class_weight, sample_factors, smoothing, z_loss, scale,
                     found, loss, grad, streamed, given(loss, kept),
                 )  # fmt: skip
         settle(streamed)
@@ -240,7 +238,7 @@ def _write_ignored(x, i, found, loss, grad, streamed):
 
 @inline
 def _write_row(
-    x, i, label, row_top, row_rest, class_weight, sample_weight, smoothing, z_loss, upstream, scale,
+    x, i, label, row_top, row_rest, class_weight, sample_factors, smoothing, z_loss, scale,
     found, loss, grad, streamed, kept,
 ):  # fmt: skip
     """Write the loss and gradient of one row; unless ``kept`` is None, exponentials are in the latter's place."""
@@ -249,7 +247,7 @@ def _write_row(
     if class_weight is not None:
         label_weight = full(x, class_weight[label])
     keep_found(found, i, 1, top, rest)
-    weight, slope = sample_scales(x, sample_weight, upstream, scale, i, 1)
+    weight, slope = sample_scales(x, sample_factors, scale, i, 1)
     if loss is not None:
         gaps = top
         if smoothing is not None:
@@ -267,11 +265,11 @@ def _write_row(
 
 @kernel
 def hard_tiles(
-    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean, found, loss, grad
+    x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean, found, loss, grad
 ):
     """``x`` is (N, C) with contiguous rows of few classes."""
     count, classes = x.shape
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, denominator, 0.0
     if is_mean:
@@ -294,7 +292,7 @@ def hard_tiles(
         if smoothing is not None:
             gap_sum = tiles.gap_sum(tile, class_weight, classes, top)
         keep_found(found, start, n, where(kept, top, np.nan), rest)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        weight, slope = sample_scales(x, sample_factors, scale, start, n)
         value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
         if loss is not None:
             store_n(row(loss, start), 0, n, where(kept, value, 0.0))
@@ -311,12 +309,12 @@ def hard_tiles(
 
 @kernel
 def hard_columns(
-    x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+    x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean,
     found, loss, grad, panel, streamed,
 ):  # fmt: skip
     """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
     classes = x.shape[1]
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_weight)
+    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, denominator, 0.0
     if is_mean:
@@ -345,7 +343,7 @@ def hard_columns(
             label_weight = full(x, 1.0)
             if class_weight is not None:
                 label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
-            weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)
+            weight, slope = sample_scales(x, sample_factors, scale, start + j, n - j)
             keep_found(found, start + j, n - j, where(kept, top, np.nan), rest)
             value = weight * _loss(top, rest, at_label, label_weight, load(terms, j), smoothing, z_loss)
             if loss is not None:
@@ -379,9 +377,8 @@ def hard_split(
     target,
     ignore_index,
     class_weight,
-    sample_weight,
+    sample_factors,
     z_loss,
-    upstream,
     scale,
     loss,
     grad,
@@ -412,7 +409,7 @@ def hard_split(
             label_weight = full(x, 1.0)
             if class_weight is not None:
                 label_weight = full(x, class_weight[label])
-            weight, slope = sample_scales(x, sample_weight, upstream, scale, i, 1)
+            weight, slope = sample_scales(x, sample_factors, scale, i, 1)
             if start == 0 and loss is not None:
                 value = weight * _loss(top, rest, at_label, label_weight, top, None, z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))

@@ -15,10 +15,10 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels import rows, tiles
-from fastce.kernels.cross_entropy import sample_scales
 from fastce.kernels.jit import block, inline, kernel
 from fastce.kernels.memory import load, load_n, row, scratch, store
 from fastce.kernels.rows import VALUES
+from fastce.kernels.samples import scaled
 from fastce.kernels.simd import full, lanes, maximum, reduce_add, reduce_max, where
 from fastce.kernels.streams import write
 from fastce.kernels.tiles import MAX_CLASSES
@@ -58,7 +58,7 @@ def diagonal_tiles(x, sample_weight, scale, hessian):
         tiles.announce(hessian, start, n)
         tiles.fetch(x, start, n, tile)
         _, rest = tiles.stats(tile, classes, exps)
-        _, slope = sample_scales(x, sample_weight, None, scale, start, n)
+        slope = scaled(x, sample_weight, scale, start, n)
         factor = full(x, 1.0) / (rest + 1.0)
         for c in range(0, classes * width, width):
             e = load(exps, c)

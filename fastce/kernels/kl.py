@@ -19,11 +19,10 @@ import numpy as np
 from numba import prange, types
 
 from fastce.kernels import rows, tiles
-from fastce.kernels.cross_entropy import sample_scales
 from fastce.kernels.jit import block, inline, inline_for, kernel
 from fastce.kernels.memory import load, load_n, row, scratch, store, store_n
 from fastce.kernels.rows import VALUES
-from fastce.kernels.samples import total_of
+from fastce.kernels.samples import scaled, total_of
 from fastce.kernels.simd import (
     Simd,
     count_true,
@@ -151,7 +150,7 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad, per_block):
             z_top, z_rest = set_lane(z_top, r, row_top), set_lane(z_rest, r, row_rest)
         factor, z_factor = full(x, 1.0) / (rest + 1.0), full(x, 1.0) / (z_rest + 1.0)
         top_gap, log_ratio = z_top - top, _log_ratio(z_rest, rest)
-        _, slope = sample_scales(x, None, upstream, scale * beta, start, n)
+        slope = scaled(x, upstream, scale * beta, start, n)
         for r in range(n):
             value = _finish_row(
                 row(x, start + r), row(target, start + r), row(grad, start + r), classes, beta,
@@ -194,7 +193,7 @@ def kl_tiles(x, target, beta, upstream, scale, loss, grad):
         z_top, z_rest = _tile_stats(z_tile, classes, beta, shifted, z_exps)
         factor, z_factor = full(x, 1.0) / (rest + 1.0), full(x, 1.0) / (z_rest + 1.0)
         top_gap, log_ratio = z_top - top, _log_ratio(z_rest, rest)
-        _, slope = sample_scales(x, None, upstream, scale * beta, start, n)
+        slope = scaled(x, upstream, scale * beta, start, n)
         value = full(x, 0.0)
         for c in range(0, classes * width, width):
             difference, term = _difference(

@@ -121,10 +121,9 @@ def run_hard(
     target: Array,
     ignore_index: int,
     class_weight: Array | None,
-    sample_weight: Array | None,
+    sample_factors: Array | None,
     smoothing: tuple[float, float, float] | None,
     z_loss: float | None,
-    upstream: Array | None,
     scale: float,
     is_mean: bool,
     found: Array | None,
@@ -135,11 +134,11 @@ def run_hard(
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
     if smoothing is not None or not _is_split(x):
         args = (
-            x, target, ignore_index, class_weight, sample_weight, smoothing, z_loss, upstream, scale, is_mean,
+            x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean,
             found, loss, grad,
         )  # fmt: skip
         return _run(HARD, args, grad, fresh)  # type: ignore[no-any-return]
-    weights = class_weight, sample_weight
+    weights = class_weight, sample_factors
     wide = [None if w is None else w.astype(np.float64) for w in weights]
     position, denominator = scan_labels(target, x.shape[1], ignore_index, *wide)
     if position >= 0:
@@ -149,7 +148,7 @@ def run_hard(
     stats = found if loss is None else _split_stats(x, found)
     scale = float(np.divide(scale, denominator)) if is_mean else scale
     arrays = (loss, grad, _is_streamed(x, grad, fresh), stats, at_labels)
-    _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, upstream, scale, *arrays)
+    _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
 
 

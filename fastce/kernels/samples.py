@@ -1,4 +1,4 @@
-"""Passes over one value a sample: labels, and the sum of losses."""
+"""One value a sample: labels, factors, and the sum of losses."""
 
 import math
 
@@ -9,10 +9,10 @@ from fastce.kernels.vecmath import two_sum
 
 
 @block
-def scan(target, classes, ignore_index, class_weight, sample_weight):
+def scan(target, classes, ignore_index, class_weight, sample_factors):
     """Return (position of the first label out of range or -1, weight of the kept samples).
 
-    A kept sample weighs its class weight times its sample weight, each 1 where it is None.
+    A kept sample weighs its class weight times its sample weight, the first of its factors; each is 1 where it is None.
     """
     width = lanes(target)
     whole = target.size // width * width
@@ -28,21 +28,21 @@ def scan(target, classes, ignore_index, class_weight, sample_weight):
             count += 1
             if not 0 <= target[i] < classes:
                 return i, 0.0
-    if class_weight is None and sample_weight is None:
+    if class_weight is None and sample_factors is None:
         return -1, float(count + (whole if all_fine and not 0 <= ignore_index < classes else 0))
-    return -1, _weigh(target, ignore_index, class_weight, sample_weight)
+    return -1, _weigh(target, ignore_index, class_weight, sample_factors)
 
 
 @inline
-def _weigh(target, ignore_index, class_weight, sample_weight):
+def _weigh(target, ignore_index, class_weight, sample_factors):
     """Return the weight of the kept samples, whose labels are in range: as if rounded once; four sums in turn."""
     a = b = c = d = low = 0.0
     for i in range(0, target.size, 4):
         n = target.size - i
-        a, lost_a = two_sum(a, _weight(target, i, n > 0, ignore_index, class_weight, sample_weight))
-        b, lost_b = two_sum(b, _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_weight))
-        c, lost_c = two_sum(c, _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_weight))
-        d, lost_d = two_sum(d, _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_weight))
+        a, lost_a = two_sum(a, _weight(target, i, n > 0, ignore_index, class_weight, sample_factors))
+        b, lost_b = two_sum(b, _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_factors))
+        c, lost_c = two_sum(c, _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_factors))
+        d, lost_d = two_sum(d, _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_factors))
         low += (lost_a + lost_b) + (lost_c + lost_d)
     high, lost = two_sum(a, b)
     low += lost
@@ -54,15 +54,24 @@ def _weigh(target, ignore_index, class_weight, sample_weight):
 
 
 @inline
-def _weight(target, i, exists, ignore_index, class_weight, sample_weight):
+def _weight(target, i, exists, ignore_index, class_weight, sample_factors):
     if not exists or target[i] == ignore_index:
         return 0.0
     weight = 1.0
     if class_weight is not None:
         weight *= class_weight[target[i]]
-    if sample_weight is not None:
-        weight *= sample_weight[i]
+    if sample_factors is not None:
+        weight *= sample_factors[0, i]
     return weight
+
+
+@inline
+def scaled(like, factors, scale, start, n):
+    """Return ``scale`` times the factors of samples ``start`` to ``start + n``, which are 1 where they are None."""
+    result = full(like, scale)
+    if factors is not None:
+        result = result * load_n(row(factors, start), 0, n, 0.0)
+    return result
 
 
 @block
@@ -100,9 +109,9 @@ def _exact_total(values):
 
 
 @kernel
-def scan_labels(target, classes, ignore_index, class_weight, sample_weight):
+def scan_labels(target, classes, ignore_index, class_weight, sample_factors):
     """Run `scan` on its own."""
-    return scan(target, classes, ignore_index, class_weight, sample_weight)
+    return scan(target, classes, ignore_index, class_weight, sample_factors)
 
 
 @kernel

@@ -28,9 +28,7 @@ def _loss(top, rest, amount, dot, z_loss):
 
 
 @kernel
-def soft_short_rows(
-    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block
-):
+def soft_short_rows(x, target, class_weight, sample_factors, smoothing, z_loss, scale, found, loss, grad, per_block):
     """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
@@ -39,7 +37,7 @@ def soft_short_rows(
         top, rest, _ = short_rows.stats(x, start, n, None, None, None, 0, None, None)
         amount, dot = short_rows.soft_sums(x, target, start, n, class_weight, top, smoothing)
         keep_found(found, start, n, top, rest)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        weight, slope = sample_scales(x, sample_factors, scale, start, n)
         if loss is not None:
             store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
         amount = amount + z_slope(top, rest, z_loss)
@@ -55,7 +53,7 @@ def soft_short_rows(
 
 @kernel
 def soft_rows(
-    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, per_block, streamed,
+    x, target, class_weight, sample_factors, smoothing, z_loss, scale, found, loss, grad, per_block, streamed,
     chunked, kept,
 ):  # fmt: skip
     """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
@@ -74,7 +72,7 @@ def soft_rows(
             row_amount, row_dot = rows.soft_sums(p, t, class_weight, classes, row_top, smoothing)
             top, rest, amount = full(x, row_top), full(x, row_rest), full(x, row_amount)
             keep_found(found, i, 1, top, rest)
-            weight, slope = sample_scales(x, sample_weight, upstream, scale, i, 1)
+            weight, slope = sample_scales(x, sample_factors, scale, i, 1)
             if loss is not None:
                 value = weight * _loss(top, rest, amount, full(x, row_dot), z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))
@@ -89,7 +87,7 @@ def soft_rows(
 
 
 @kernel
-def soft_tiles(x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad):
+def soft_tiles(x, target, class_weight, sample_factors, smoothing, z_loss, scale, found, loss, grad):
     """``x`` is (N, C) with contiguous rows of few classes."""
     count, classes = x.shape
     width = lanes(x)
@@ -103,7 +101,7 @@ def soft_tiles(x, target, class_weight, sample_weight, smoothing, z_loss, upstre
         top, rest = tiles.stats(tile, classes, exps)
         amount, dot = tiles.soft_sums(tile, targets, class_weight, classes, top, smoothing)
         keep_found(found, start, n, top, rest)
-        weight, slope = sample_scales(x, sample_weight, upstream, scale, start, n)
+        weight, slope = sample_scales(x, sample_factors, scale, start, n)
         if loss is not None:
             store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
         amount = amount + z_slope(top, rest, z_loss)
@@ -114,9 +112,7 @@ def soft_tiles(x, target, class_weight, sample_weight, smoothing, z_loss, upstre
 
 
 @kernel
-def soft_columns(
-    x, target, class_weight, sample_weight, smoothing, z_loss, upstream, scale, found, loss, grad, panel, streamed
-):
+def soft_columns(x, target, class_weight, sample_factors, smoothing, z_loss, scale, found, loss, grad, panel, streamed):
     """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
     classes = x.shape[1]
     width = lanes(x)
@@ -130,7 +126,7 @@ def soft_columns(
         columns.stats(p, step, classes, n, buffer, tops, rests)
         columns.soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amounts, dots)
         for j in range(0, n, width):
-            weight, slope = sample_scales(x, sample_weight, upstream, scale, start + j, n - j)
+            weight, slope = sample_scales(x, sample_factors, scale, start + j, n - j)
             top, rest, amount = load(tops, j), load(rests, j), load(amounts, j)
             keep_found(found, start + j, n - j, top, rest)
             if loss is not None:
