@@ -163,11 +163,9 @@ def check_out(
             raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     is_own = flags.owndata
     for i, other in enumerate(inputs):
-        if other is None or other is out or not isinstance(other, np.ndarray):
+        if other is None or other is out or not isinstance(other, np.ndarray) or (is_own and other.flags.owndata):
             continue
-        if (is_own and other.flags.owndata) or not np.may_share_memory(out, other):
-            continue
-        if _overlap(out, other):
+        if np.may_share_memory(out, other) and _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""
             raise ValueError(f"out must not overlap {names[i]}{same}")
     return out

@@ -102,10 +102,11 @@ def logsumexp(
     >>> fastce.logsumexp(np.array([[1.0, 2.0, 3.0], [1000.0, 1000.0, -np.inf]])).round(5)
     array([   3.40761, 1000.69315])
     """
-    if b is None and where is None and out is None and is_matrix(x, axis) and x.size and not (keepdims or return_sign):
-        lse = np.empty(len(x), x.dtype)
-        launch.run_softmax(x, lse, None, None)
-        return lse
+    if b is None and where is None and is_matrix(x, axis) and x.size and not (keepdims or return_sign):
+        lse = np.empty(len(x), x.dtype) if out is None else check_out(out, x.shape[:1], x.dtype, ("x",), (x,))
+        if _serves(lse, x.dtype):
+            launch.run_softmax(x, lse, None, None)
+            return lse
     x = as_real(x, "x")
     if b is not None or return_sign:
         return weighted_logsumexp(x, axis, b, keepdims, return_sign, where, out)
