@@ -28,7 +28,6 @@ class Function(NamedTuple):
     """A function on SIMD values, and what it has to agree with."""
 
     vector: Callable
-    double: Callable  # for compiled code
     extended: Callable  # of an array of long doubles
     exact: Callable
     hard: tuple[float, float]  # where results need care
@@ -44,19 +43,12 @@ def _slope(x):
     return vecmath.tanh(x)[1]
 
 
-@numba.njit
-def _double_slope(x):
-    return 1.0 / (math.cosh(x) * math.cosh(x))
-
-
 TABLE = {
-    "exp": Function(vecmath.exp, math.exp, np.exp, mpmath.exp, (-40, 0)),
-    "log": Function(vecmath.log, math.log, np.log, mpmath.log, (0.4, 2.5)),
-    "log1p": Function(vecmath.log1p, math.log1p, np.log1p, mpmath.log1p, (0, 3)),
-    "tanh": Function(_tanh, math.tanh, np.tanh, mpmath.tanh, (0.12, 0.13)),
-    "slope of tanh": Function(
-        _slope, _double_slope, lambda x: np.cosh(x) ** -2, lambda x: mpmath.sech(x) ** 2, (2.3, 2.9)
-    ),
+    "exp": Function(vecmath.exp, np.exp, mpmath.exp, (-40, 0)),
+    "log": Function(vecmath.log, np.log, mpmath.log, (0.4, 2.5)),
+    "log1p": Function(vecmath.log1p, np.log1p, mpmath.log1p, (0, 3)),
+    "tanh": Function(_tanh, np.tanh, mpmath.tanh, (0.12, 0.13)),
+    "slope of tanh": Function(_slope, lambda x: np.cosh(x) ** -2, lambda x: mpmath.sech(x) ** 2, (2.3, 2.9)),
 }
 FUNCTIONS = pytest.mark.parametrize("name", TABLE)
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
@@ -101,8 +93,11 @@ def domain(name, dtype):
 
 
 def exhaustive(name):
-    """A kernel: the greatest error in ulp, and its argument, over float32 bit patterns."""
-    function, exact = TABLE[name].vector, TABLE[name].double
+    """A kernel: the greatest error in ulp, and its argument, over float32 bit patterns.
+
+    What is exact is the same function in float64, whose own error is too small to be seen here.
+    """
+    function = TABLE[name].vector
 
     @numba.njit(parallel=True)
     def run(first, last):
@@ -112,12 +107,12 @@ def exhaustive(name):
             start = first + chunk * CHUNK
             patterns = np.minimum(start + np.arange(CHUNK), last).astype(np.uint32)
             x = patterns.view(np.float32)
-            y = np.empty(CHUNK, np.float32)
-            z = np.empty(CHUNK, np.float64)
+            wide = x.astype(np.float64)
+            y, z = np.empty_like(x), np.empty_like(wide)
             for k in range(0, CHUNK, lanes(x)):
                 store(row(y, 0), k, function(load(row(x, 0), k)))
-            for k in range(CHUNK):
-                z[k] = exact(np.float64(x[k]))
+            for k in range(0, CHUNK, lanes(wide)):
+                store(row(z, 0), k, function(load(row(wide, 0), k)))
             power = (z.view(np.int64) & (0x7FF << 52)).view(np.float64)  # of two, at or below |z|
             for k in range(CHUNK):
                 error = abs(y[k] - z[k])
