@@ -1,5 +1,6 @@
 """Fixtures and the Hypothesis profile of all tests."""
 
+import contextlib
 import gc
 import sys
 
@@ -22,22 +23,38 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fastce")
 
 
+@contextlib.contextmanager
+def untraced():
+    """Keep coverage from counting lines, which slows exact arithmetic and compilers several times."""
+    trace = sys.gettrace()
+    sys.settrace(None)
+    try:
+        yield
+    finally:
+        sys.settrace(trace)
+
+
+@pytest.fixture
+def uncounted():
+    """A test that is not there for coverage."""
+    with untraced():
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compile_undisturbed():
-    """Keep coverage, which counts no line of Numba's compiler, and garbage collection from slowing it to half.
+    """Keep coverage and garbage collection from slowing Numba's compiler to half.
 
     What compilation leaves behind stays, and need not be searched by each collection.
     """
     compile_ = Kernel._compile
 
     def undisturbed(*args):
-        trace = sys.gettrace()
-        sys.settrace(None)
         gc.disable()
         try:
-            return compile_(*args)
+            with untraced():
+                return compile_(*args)
         finally:
-            sys.settrace(trace)
             gc.enable()
             gc.freeze()
 

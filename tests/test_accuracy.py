@@ -11,6 +11,7 @@ import pytest
 import fastce
 from tests.helpers import WIDE, finfo, name_of
 
+pytestmark = pytest.mark.usefixtures("uncounted")
 WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
 LOSS, OTHERS, WEIGHTED = 4, 5, 6
 

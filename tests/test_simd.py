@@ -45,7 +45,10 @@ from fastce.kernels.simd import (
 from fastce.kernels.squares import load_group, max_rows, store_group, store_square, sum_rows
 from fastce.kernels.tiles import MAX_CLASSES
 
-pytestmark = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+pytestmark = [
+    pytest.mark.usefixtures("uncounted"),
+    pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"]),
+]
 INTEGER = {np.float32: np.int32, np.float64: np.int64}
 
 

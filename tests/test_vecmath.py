@@ -50,6 +50,7 @@ TABLE = {
     "tanh": Function(_tanh, np.tanh, mpmath.tanh, (0.12, 0.13)),
     "slope of tanh": Function(_slope, lambda x: np.cosh(x) ** -2, lambda x: mpmath.sech(x) ** 2, (2.3, 2.9)),
 }
+pytestmark = pytest.mark.usefixtures("uncounted")
 FUNCTIONS = pytest.mark.parametrize("name", TABLE)
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 CHUNK = 2**14
