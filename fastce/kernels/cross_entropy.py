@@ -288,22 +288,20 @@ def hard_tiles(
             label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
         top, rest = tiles.stats(tile, classes, exps)
         at_label = gather(tile, where(kept, labels, 0) * width + lane_index(x))
-        gap_sum = full(x, 0.0)
-        if smoothing is not None:
-            gap_sum = tiles.gap_sum(tile, class_weight, classes, top)
         keep_found(found, start, n, where(kept, top, np.nan), rest)
         weight, slope = sample_scales(x, sample_factors, scale, start, n)
-        value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
-        if loss is not None:
-            store_n(row(loss, start), 0, n, where(kept, value, 0.0))
         if grad is not None:
             factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
             marks = narrow_labels(where(kept, labels, -1), x)
             minus = given(smoothing, _spread(slope, smoothing))
-            tiles.write_gradient(
-                exps, tile, classes, factor * slope, marks, label_gradient * slope, class_weight, minus
-            )  # fmt: skip
-            tiles.put(grad, start, n, tile)
+            tiles.write_gradient(exps, classes, factor * slope, marks, label_gradient * slope, class_weight, minus)
+            tiles.put(grad, start, n, exps)
+        if loss is not None:  # last: nothing waits for the logarithm but the store
+            gap_sum = full(x, 0.0)
+            if smoothing is not None:
+                gap_sum = tiles.gap_sum(tile, class_weight, classes, top)
+            value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
+            store_n(row(loss, start), 0, n, where(kept, value, 0.0))
     return position, denominator, total_of(loss)
 
 

@@ -166,9 +166,7 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad, per_block):
 def _tile_stats(tile, classes, beta, shifted, exps):
     """Return (maximum, rest) of samples in the lanes; leave exp(beta (x - maximum)) in ``exps``."""
     width = lanes(tile)
-    top = full(tile, -np.inf)
-    for c in range(classes):
-        top = maximum(load(tile, c * width), top)
+    top = tiles.maximum_of(tile, classes)
     shift = where(top > -np.inf, top, 0.0)
     for c in range(classes):
         store(shifted, c * width, (load(tile, c * width) - shift) * beta)

@@ -102,12 +102,12 @@ def soft_tiles(x, target, class_weight, sample_factors, smoothing, z_loss, scale
         amount, dot = tiles.soft_sums(tile, targets, class_weight, classes, top, smoothing)
         keep_found(found, start, n, top, rest)
         weight, slope = sample_scales(x, sample_factors, scale, start, n)
+        if grad is not None:
+            pull = amount + z_slope(top, rest, z_loss)
+            tiles.write_soft(exps, targets, class_weight, classes, rest, pull, slope, smoothing)
+            tiles.put(grad, start, n, exps)
         if loss is not None:
             store_n(row(loss, start), 0, n, weight * _loss(top, rest, amount, dot, z_loss))
-        amount = amount + z_slope(top, rest, z_loss)
-        if grad is not None:
-            tiles.write_soft(exps, tile, targets, class_weight, classes, rest, amount, slope, smoothing)
-            tiles.put(grad, start, n, tile)
     return total_of(loss)
 
 

@@ -107,17 +107,17 @@ def softmax_tiles(x, lse, probs, logs):
         tiles.announce(either(probs, logs), start, n)
         tiles.fetch(x, start, n, tile)
         top, rest = tiles.stats(tile, classes, exps)
+        if probs is not None:
+            tiles.write_softmax(exps, classes, full(x, 1.0) / (rest + 1.0))
+            tiles.put(probs, start, n, exps)
+        if logs is not None:
+            tiles.write_log_softmax(tile, exps, classes, top, log1p(rest))
+            tiles.put(logs, start, n, exps)
         if lse is not None:
             value = _lse(top, rest)
             if any_lane(value == np.inf):
                 value = tiles.or_nan(value, tile, classes)
             store_n(row(lse, start), 0, n, value)
-        if logs is not None:
-            tiles.write_log_softmax(tile, classes, top, log1p(rest))
-            tiles.put(logs, start, n, tile)
-        if probs is not None:
-            tiles.write_softmax(exps, tile, classes, full(x, 1.0) / (rest + 1.0))
-            tiles.put(probs, start, n, tile)
 
 
 @kernel

@@ -71,10 +71,24 @@ def put(x, start, n, tile):
 def announce(x, start, n):
     """Have the memory of rows ready to be written to, unless ``x`` is None."""
     if x is not None:
+        length, step = x.shape[1], step_of(x, 0)
+        if step == length:  # one after the other, so that no line is asked for twice
+            length, n = n * length, 1
+        p = row(x, start)
         for r in range(n):
-            p = row(x, start + r)
-            for c in range(0, x.shape[1], lanes(x)):
-                will_write(p, c)
+            for c in range(0, length, lanes(x)):
+                will_write(p, r * step + c)
+
+
+@inline
+def maximum_of(tile, classes):
+    """Return the maximum, of even and odd classes side by side: each has to wait for the one before."""
+    width = lanes(tile)
+    even = odd = full(tile, -np.inf)
+    for c in range(0, classes - 1, 2):
+        even = maximum(load(tile, c * width), even)
+        odd = maximum(load(tile, (c + 1) * width), odd)
+    return maximum(maximum(load(tile, (classes - 1) * width), even), odd)
 
 
 @inline
@@ -84,9 +98,7 @@ def stats(tile, classes, exps):
     As ``columns.stats``; so few terms are added in the logits' precision, ``TERMS`` of them at a time.
     """
     width = lanes(tile)
-    top = full(tile, -np.inf)
-    for c in range(classes):
-        top = maximum(load(tile, c * width), top)
+    top = maximum_of(tile, classes)
     shift = where(top > -np.inf, top, 0.0)
     rest, count = full(tile, 0.0), bits(full(tile, 0.0))
     for start in range(0, classes, TERMS):
@@ -115,36 +127,38 @@ def or_nan(value, tile, classes):
 
 
 @inline
-def write_softmax(exps, tile, classes, factor):
-    """Write exponentials times ``factor``."""
-    width = lanes(tile)
+def write_softmax(exps, classes, factor):
+    """Multiply exponentials by ``factor``."""
+    width = lanes(exps)
     for c in range(classes):
-        store(tile, c * width, load(exps, c * width) * factor)
+        store(exps, c * width, load(exps, c * width) * factor)
 
 
 @inline
-def write_log_softmax(tile, classes, top, log_sum):
-    """Replace logits by (x - top) - log_sum."""
+def write_log_softmax(tile, result, classes, top, log_sum):
+    """Write (x - top) - log_sum."""
     width = lanes(tile)
     for c in range(classes):
-        store(tile, c * width, (load(tile, c * width) - top) - log_sum)
+        store(result, c * width, (load(tile, c * width) - top) - log_sum)
 
 
 @inline
-def write_gradient(exps, tile, classes, factor, labels, at_label, class_weight, minus):
-    """Write exponentials times ``factor`` less w * minus; ``at_label`` at the label, 0 where that is -1.
+def write_gradient(exps, classes, factor, labels, at_label, class_weight, minus):
+    """Multiply exponentials by ``factor`` and take off w * minus; ``at_label`` at the label, 0 where that is -1.
 
     ``minus`` may be None; ``labels`` are as wide as the logits.
     """
-    width = lanes(tile)
+    width = lanes(exps)
+    left = labels  # classes until the label
     for c in range(classes):
         value = load(exps, c * width) * factor
         if minus is not None and class_weight is not None:
             value = value - minus * class_weight[c]
         elif minus is not None:
             value = value - minus
-        value = where(labels == c, at_label, value)
-        store(tile, c * width, where(labels >= 0, value, 0.0))
+        value = where(left == 0, at_label, value)
+        left = left - 1
+        store(exps, c * width, where(labels >= 0, value, 0.0))
 
 
 @inline
@@ -184,13 +198,13 @@ def soft_sums(tile, target, class_weight, classes, top, smoothing):
 
 
 @inline
-def write_soft(exps, tile, target, class_weight, classes, rest, amount, slope, smoothing):
-    """Write slope * (amount * softmax - t), for targets after smoothing and weights."""
-    width = lanes(tile)
+def write_soft(exps, target, class_weight, classes, rest, amount, slope, smoothing):
+    """Replace exponentials by slope * (amount * softmax - t), for targets after smoothing and weights."""
+    width = lanes(exps)
     factor = amount * slope / (rest + 1.0)
     for c in range(classes):
         share = _share(target, c, class_weight, smoothing)
-        store(tile, c * width, soft_gradient(load(exps, c * width), share, factor, rest, amount, slope))
+        store(exps, c * width, soft_gradient(load(exps, c * width), share, factor, rest, amount, slope))
 
 
 @inline
