@@ -84,9 +84,12 @@ def total_of(values):
     width = lanes(values)
     p = row(values, 0)
     a = b = widen(full(values, 0.0))
-    for j in range(0, values.size, 2 * width):
-        a = a + widen(load_n(p, j, values.size - j, 0.0))
-        b = b + widen(load_n(p, j + width, values.size - j - width, 0.0))
+    whole = values.size // (2 * width) * (2 * width)
+    for j in range(0, whole, 2 * width):
+        a = a + widen(load(p, j))
+        b = b + widen(load(p, j + width))
+    a = a + widen(load_n(p, whole, values.size - whole, 0.0))
+    b = b + widen(load_n(p, whole + width, values.size - whole - width, 0.0))
     return reduce_add(a + b)
 
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import inline
-from fastce.kernels.memory import load, load_one, offset, row, step_of, store, store_one, will_write
+from fastce.kernels.memory import load, load_one, offset, row, step_of, store, store_one, will_read, will_write
 from fastce.kernels.rows import TERMS
 from fastce.kernels.simd import add_true, bits, full, lanes, maximum, narrow, to_float, where, widen
 from fastce.kernels.squares import load_group, store_group, store_square, stores_masked
 from fastce.kernels.vecmath import exp, two_sum
 
 MAX_CLASSES = 32
+AHEAD = 3  # tiles
 
 
 @inline
@@ -27,6 +28,9 @@ def fetch(x, start, n, tile):
     """
     width, classes, step = lanes(x), x.shape[1], step_of(x, 0)
     p = row(x, start)
+    if step == classes:
+        for c in range(0, width * classes, width):
+            will_read(p, AHEAD * width * classes + c)  # behind the last row that is no access
     if n < width:
         for r in range(width):
             for c in range(classes):
