@@ -22,7 +22,7 @@ from fastce.kernels.memory import (
     store,
     will_read,
 )
-from fastce.kernels.simd import add_true, bits, full, lanes, maximum, narrow, to_float, where, widen
+from fastce.kernels.simd import add_true, add_where, bits, full, lanes, maximum, narrow, to_float, where, widen
 from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 64  # values across
@@ -137,7 +137,7 @@ def _add(x, shift, rest, count):
     """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``."""
     d = x - shift
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, exp(d), 0.0), add_true(count, below)
+    return add_where(rest, below, exp(d)), add_true(count, below)
 
 
 @inline

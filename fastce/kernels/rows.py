@@ -24,6 +24,7 @@ from fastce.kernels.memory import (
 )
 from fastce.kernels.simd import (
     add_true,
+    add_where,
     any_lane,
     bits,
     first_lanes,
@@ -73,7 +74,7 @@ def _add(x, shift, rest, count, q, j, n):
     e = exp(d)
     _keep(q, j, n, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, e, 0.0), add_true(count, below)
+    return add_where(rest, below, e), add_true(count, below)
 
 
 @block

@@ -23,7 +23,7 @@ from fastce.kernels.memory import (
     will_read,
     will_write,
 )
-from fastce.kernels.simd import add_true, bits, first_lanes, full, lanes, maximum, reduce_add, where, widen
+from fastce.kernels.simd import add_true, add_where, bits, first_lanes, full, lanes, maximum, reduce_add, where, widen
 from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.vecmath import exp, two_sum
 
@@ -64,7 +64,7 @@ def _add(x, shift, q, j, rest, count):
     if q is not None:
         store(q, j, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, e, 0.0), add_true(count, below)
+    return add_where(rest, below, e), add_true(count, below)
 
 
 @inline

@@ -129,6 +129,12 @@ def first(builder, n, simd):
     return builder.icmp_signed("<", iota, splat(builder, builder.trunc(n, I32), simd.lanes))
 
 
+def has_masks(context):
+    """Return whether the machine does arithmetic and stores under a mask as fast as without one."""
+    _, _, features = context.codegen().magic_tuple()
+    return "+avx512f" in features.split(",")
+
+
 # --- operators ---------------------------------------------------------------
 
 
@@ -426,6 +432,20 @@ def add_true(typingctx, counts, mask):
         return builder.sub(args[0], builder.sext(args[1], args[0].type))
 
     return counts(counts, mask), codegen
+
+
+@intrinsic
+def add_where(typingctx, total, mask, value):
+    """Return ``total``, greater by ``value`` in the lanes where the mask is true."""
+
+    def codegen(context, builder, sig, args):
+        total, mask, value = args
+        if has_masks(context):
+            return builder.select(mask, builder.fadd(total, value), total)
+        zero = ir.Constant(value.type, None)
+        return builder.fadd(total, builder.select(mask, value, zero))
+
+    return total(total, mask, value), codegen
 
 
 @intrinsic

@@ -5,7 +5,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.kernels.memory import alignment, from_memory, masked_store, place, raw_type, to_memory
-from fastce.kernels.simd import BYTES, I64, Simd, first, llvm_type, shuffle, value_type
+from fastce.kernels.simd import BYTES, I64, Simd, first, has_masks, llvm_type, shuffle, value_type
 
 
 def _exchange(builder, a, b, stride):
@@ -55,8 +55,7 @@ def stores_masked(typingctx, like):
     """Return whether the machine stores under a mask as fast as without one."""
 
     def codegen(context, builder, sig, args):
-        _, _, features = context.codegen().magic_tuple()
-        return ir.Constant(ir.IntType(1), "+avx512f" in features.split(","))
+        return ir.Constant(ir.IntType(1), has_masks(context))
 
     return types.boolean(like), codegen
 

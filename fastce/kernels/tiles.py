@@ -12,7 +12,7 @@ from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import inline
 from fastce.kernels.memory import load, load_one, offset, row, step_of, store, store_one, will_read, will_write
 from fastce.kernels.rows import TERMS
-from fastce.kernels.simd import add_true, bits, full, lanes, maximum, narrow, to_float, where, widen
+from fastce.kernels.simd import add_true, add_where, bits, full, lanes, maximum, narrow, to_float, where, widen
 from fastce.kernels.squares import load_group, store_group, store_square, stores_masked
 from fastce.kernels.vecmath import exp, two_sum
 
@@ -112,7 +112,7 @@ def stats(tile, classes, exps):
             e = exp(d)
             store(exps, c * width, e)
             below = d != 0.0  # true of NaN, which so reaches the sum
-            part = part + where(below, e, 0.0)
+            part = add_where(part, below, e)
             count = add_true(count, below)
         rest = rest + part
     ones = classes - count
