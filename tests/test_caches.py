@@ -208,7 +208,7 @@ def test_killed_while_compiling(files, tmp_path):
     """
     process = start(tmp_path)
     while process.poll() is None and sum(path.is_file() for path in tmp_path.rglob("*")) < files:
-        pass
+        time.sleep(0.001)
     time.sleep(0 if files else 1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
