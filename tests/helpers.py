@@ -17,6 +17,7 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 WIDE = [np.dtype(np.float32), np.dtype(np.float64)]
 HALF = [np.dtype(np.float16), BFLOAT16]
 DTYPES = HALF + WIDE
+SIZES = [HALF[0], *WIDE]  # bfloat16 differs from float16 in loads and stores alone
 
 # Narrow classes go through tiles (16 rows, 8 of float64), wide ones row by row in blocks of
 # 512 with a look-ahead maximum from 1024 on; each size here stands beside such an edge.

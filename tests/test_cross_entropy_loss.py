@@ -5,7 +5,7 @@ import pytest
 
 import fastce
 from tests import reference
-from tests.helpers import DTYPES, assert_same_bits, assert_within, computed, labels_for, logits, name_of, soft_for
+from tests.helpers import SIZES, assert_same_bits, assert_within, computed, labels_for, logits, name_of, soft_for
 from tests.layouts import LAYOUTS
 from tests.test_memory import peak
 
@@ -27,7 +27,7 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
 def test_agrees_with_the_functions(dtype, rng):
     check(logits(rng, (8, 5), dtype), {}, rng)
 
@@ -299,7 +299,7 @@ def test_backward_of_long_rows_gives_the_same_bits(shape, axis, layout, rng):
 @pytest.mark.parametrize(
     ("shape", "axis", "dtype"),
     [
-        *(((20, 5), -1, dtype) for dtype in DTYPES),
+        *(((20, 5), -1, dtype) for dtype in SIZES),
         *((*case, np.dtype(np.float64)) for case in [((20, 50), -1), ((5, 1100), -1), ((3, 20, 9), 1), ((6,), 0)]),
         ((1, 70_001), -1, np.dtype(np.float64)),
     ],

@@ -10,7 +10,7 @@ import torch
 
 import fastce
 from tests import reference
-from tests.helpers import DTYPES, assert_within, computed, labels_for, logits, name_of, soft_for
+from tests.helpers import SIZES, assert_within, computed, labels_for, logits, name_of, soft_for
 from tests.layouts import LAYOUTS
 
 SHAPES = [((7, 5), -1), ((40, 10), -1), ((9, 70), -1), ((3, 1100), -1), ((4, 20, 3), 1), ((12, 33), 0), ((6,), 0)]
@@ -26,7 +26,7 @@ ARRAYS = ["where", "weight", "sample_weight"]
 IN_TORCH = {"z_loss", "logit_scale", "softcap", "label_smoothing", "ignore_index", "weight", "reduction", "axis"}
 CASES = {
     "case": st.sampled_from(SHAPES),
-    "dtype": st.sampled_from(DTYPES),
+    "dtype": st.sampled_from(SIZES),
     "layout": st.sampled_from(sorted(LAYOUTS)),
     "numbers": st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in NUMBERS.items()}),
     "arrays": st.sets(st.sampled_from(ARRAYS)),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import fastce
 from fastce import Score, score
-from tests.helpers import DTYPES, HALF, WIDE, assert_same_bits, assert_within, computed, labels_for, logits, name_of
+from tests.helpers import HALF, SIZES, WIDE, assert_same_bits, assert_within, computed, labels_for, logits, name_of
 from tests.layouts import LAYOUTS
 from tests.reference import real
 from tests.reference_losses import score as reference
@@ -56,7 +56,7 @@ def test_values(classes, dtype, rng):
                 assert_score(score(x, target, top_k=top_k), reference(x, target, top_k=top_k), dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
 @pytest.mark.parametrize("shape", [(4100, 10), (37, 1031), (3, 20_000)], ids=name_of)
 def test_parallel(shape, dtype, rng):
     x, target = logits(rng, shape, dtype), labels_for(rng, shape)
@@ -296,7 +296,7 @@ def test_ignored_samples_are_not_looked_at(ignored, classes, rng):
         np.testing.assert_array_equal(getattr(result, name)[5:9], [value] * 4, name)
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, np.dtype(int)], ids=name_of)
+@pytest.mark.parametrize("dtype", [*SIZES, np.dtype(int)], ids=name_of)
 def test_empty(dtype):
     for shape, axis in [((0, 3), 1), ((0, 40), 1), ((3, 0, 4), 0), ((0,), 0)]:
         rest = shape[:axis] + shape[axis + 1 :]
@@ -347,7 +347,7 @@ def test_blocks_of_staged_rows(shape, rng):
 
 @given(
     case=st.sampled_from([((7, 5), -1), ((40, 10), 0), ((9, 70), 1), ((2, 1100), -1), ((4, 20, 3), 1), ((1, 6), 1)]),
-    dtype=st.sampled_from(DTYPES),
+    dtype=st.sampled_from(SIZES),
     layout=st.sampled_from(sorted(LAYOUTS)),
     ignore_index=st.sampled_from([-100, 1, 99]),
     top_k=st.sampled_from([None, 1, 3, 2000]),
