@@ -129,7 +129,7 @@ def logsumexp(
     lse = lse.reshape(full_shape)
     if out is None and result is dtype:
         return lse[()]
-    with np.errstate(over="ignore"):  # rounding to 16 bits
+    with np.errstate(over="ignore", under="ignore"):  # rounding to 16 bits
         if out is None:
             return lse.astype(result, copy=False)[()]
         np.copyto(out, lse, casting="unsafe")

@@ -48,7 +48,7 @@ def weighted_logsumexp(
             lse[part], sign[part] = _rows(logits, w)
     if not return_sign:
         lse[sign < 0] = np.nan
-    with np.errstate(over="ignore"):  # rounding to 16 bits
+    with np.errstate(over="ignore", under="ignore"):  # rounding to 16 bits
         lse_, sign_ = (v.reshape(kept).astype(result, copy=False) for v in (lse, sign))
     if out is not None:
         np.copyto(out, lse_)

@@ -148,6 +148,18 @@ def test_half_results_are_rounded_once(rng):
         assert fastce.logsumexp(x, (0, 1)) == exact.astype(dtype)
 
 
+def test_half_results_that_are_subnormal_are_no_error():
+    """Seen to fail: with NumPy's FloatingPointError."""
+    x = np.array([-0.6934, -0.6929], np.float16)  # log-sum-exp: 3.2e-5
+    with np.errstate(all="raise"):
+        plain = fastce.logsumexp(x)
+        weighted = fastce.logsumexp(x, b=np.ones(2, np.float16))
+        several = fastce.logsumexp(x[:, np.newaxis], (0, 1))
+    exact = special.logsumexp(x.astype(np.float64))
+    assert 0 < exact < finfo(np.float16).tiny
+    np.testing.assert_allclose([plain, weighted, several], exact, rtol=0, atol=2 * finfo(np.float16).smallest_subnormal)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -147,15 +147,18 @@ def test_an_ignored_row_is_not_even_read(bad, classes, axis, dtype):
 # --- cross-entropy: degenerate reductions ----------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (4, 70)], ids=name_of)
+@pytest.mark.parametrize("shape", [(4, 3), (4, 70), (1, 70_001)], ids=name_of)
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 def test_all_ignored(shape, dtype):
+    """Silently. Seen to fail: with a warning of a division by zero, where threads share rows."""
     x = np.full(shape, NAN, dtype)
-    target = np.full(4, -100)
-    for reduction, expected in {"mean": NAN, "sum": 0, "none": np.zeros(4)}.items():
-        loss, grad = fastce.cross_entropy_and_grad(x, target, reduction=reduction)
+    target = np.full(len(x), -100)
+    for reduction, expected in {"mean": NAN, "sum": 0, "none": np.zeros(len(x))}.items():
+        with np.errstate(all="raise"):
+            loss, grad = fastce.cross_entropy_and_grad(x, target, reduction=reduction)
+            alone = fastce.cross_entropy(x, target, reduction=reduction)
         np.testing.assert_array_equal(loss, expected)
-        np.testing.assert_array_equal(fastce.cross_entropy(x, target, reduction=reduction), expected)
+        np.testing.assert_array_equal(alone, expected)
         np.testing.assert_array_equal(grad, np.zeros(shape, dtype))
         assert loss.dtype == computed(dtype)
 

@@ -146,7 +146,9 @@ def run_hard(
     at_labels = np.empty(len(x), _computed(x))
     cross_entropy.pick_labels(False, (x, target, ignore_index, at_labels))
     stats = found if loss is None else _split_stats(x, found)
-    scale = float(np.divide(scale, denominator)) if is_mean else scale
+    if is_mean:
+        with np.errstate(divide="ignore", invalid="ignore"):  # as in kernels: where all samples are ignored
+            scale = float(np.divide(scale, denominator))
     arrays = (loss, grad, _is_streamed(x, grad, fresh), stats, at_labels)
     _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
