@@ -58,6 +58,29 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert compiled_in(tmp_path) == 0
 
 
+CACHED_FIRST = """
+import sys
+import numba, numpy as np
+import fastce
+
+x, target = np.zeros((65536, 10), np.float32), np.zeros(65536, int)
+loss, grad = fastce.cross_entropy_and_grad(x, target)
+assert abs(loss - np.log(10)) < 1e-6 and abs(grad[0, 1] - 0.1 / 65536) < 1e-11
+print("numba.np.arraymath" in sys.modules)
+
+# what others compile, and what fastce compiles then, finds Numba's typing
+assert numba.njit(lambda a: a.sum() + np.exp(a[0, 0]))(x) == 1.0
+assert abs(fastce.logsumexp(np.zeros((5, 4)))[0] - np.log(4)) < 1e-15
+assert fastce.cross_entropy_and_grad(x, target)[0] == loss
+"""
+
+
+def test_a_cached_kernel_waits_for_nothing_of_the_compiler(tmp_path):
+    """Seen to fail: with Numba's own way of loading, which imports all of its typing, and SciPy, first."""
+    assert in_new_process(CACHED_FIRST, NUMBA_CACHE_DIR=str(tmp_path)) == "True\n"
+    assert in_new_process(CACHED_FIRST, NUMBA_CACHE_DIR=str(tmp_path)) == "False\n"
+
+
 def test_damaged_cache_files(tmp_path):
     """Seen to fail: where errors of loading pass through ``jit._Cache``."""
     compiled_in(tmp_path)

@@ -29,6 +29,7 @@ from numba.core.caching import (
     UserProvidedCacheLocator,
     UserWideCacheLocator,
 )
+from numba.core.runtime import rtsys
 from numba.extending import overload
 
 from fastce.kernels.assembly import assembled
@@ -92,8 +93,10 @@ class _Cache(FunctionCache):
     _impl_class = _CacheImpl
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load a kernel without what only the compiler needs, all of Numba's typing: half a second of a process."""
         try:
-            return super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            return self._load_overload(sig, target_context)
         except Exception:  # truncated, foreign or vanished files: compile instead
             return None
 
