@@ -103,7 +103,8 @@ def headline(run: Run) -> str:
     mean = np.exp(np.mean([np.log(rival["median"] / ours["median"]) for _, ours, rival in found]))
     text = (
         f"In {won} of {len(found)} cases of the full benchmark (operations, shapes, dtypes and layouts) fastce is the "
-        f"fastest of all; its best rival takes {three_digits(mean)} times as long, in the geometric mean."
+        f"fastest of all on {run['facts']['cpu']} ({run['facts']['vectors']}); its best rival takes "
+        f"{three_digits(mean)} times as long, in the geometric mean."
     )
     eager = {
         (c.batch, c.classes): rows["torch"]["ratio"]

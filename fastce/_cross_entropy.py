@@ -184,7 +184,7 @@ def cross_entropy_and_grad(
         The gradient of whatever the loss goes into with respect to the loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be ``logits`` itself, which is then overwritten;
-        that is the fastest way. A fresh array of many megabytes costs more than the
+        that saves an array. A fresh array of many megabytes costs more than the
         computation: give ``out`` in a training loop, in the memory order of the logits.
 
     Returns

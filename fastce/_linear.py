@@ -114,11 +114,12 @@ def linear_cross_entropy(
     Notes
     -----
     Rows are taken in chunks: a product gives a chunk of logits, the kernel of `cross_entropy`
-    reduces it. As many rows make a chunk as ``max_bytes`` allows, but never fewer than 128
-    (or all): every chunk reads all weights, and adds to all their gradients, which with fewer
-    rows takes longer than the arithmetic. So the memory is at most the greater of
-    ``max_bytes`` and 128 rows of logits, and a few blocks of 4 MiB. The classes are not cut:
-    with a million of them, 128 rows of float32 are 512 MB.
+    reduces it. As many rows make a chunk as ``max_bytes`` allows. Every chunk reads all
+    weights, and adds to all their gradients, so that chunks of few rows take longer: where
+    fewer than 64 rows (256 without gradients) of all classes fit, chunks of more rows are cut
+    into tiles of some classes instead, and with gradients their logits are computed twice.
+    The memory is at most ``max_bytes`` of logits, or 64 rows of 256 classes, and a few blocks
+    of 4 MiB.
 
     float16 and bfloat16 (of ml_dtypes) are computed in float32, a block of weights at a time,
     as are arrays that BLAS does not take (strided, of another byte order) in their own dtype.

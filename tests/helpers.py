@@ -24,7 +24,7 @@ SIZES = [HALF[0], *WIDE]  # bfloat16 differs from float16 in loads and stores al
 ROWS = [1, 7, 8, 9, 15, 16, 17, 33]
 NARROW = list(range(1, 41))
 WIDE_CLASSES = [47, 48, 49, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 1535, 1536, 1537, 2600]
-# more than 32768 elements: the parallel kernels
+# more than 24,576 elements: the parallel kernels
 PARALLEL = [(5003, 10), (1501, 33), (37, 1031), (1, 70001)]
 
 
