@@ -25,6 +25,7 @@ from fastce.kernels.rows import VALUES
 from fastce.kernels.samples import scaled, total_of
 from fastce.kernels.simd import (
     Simd,
+    add_where,
     count_true,
     full,
     get_lane,
@@ -87,7 +88,7 @@ def _stats(p, classes, beta):
         for j in range(start, stop, width):
             d = (load_n(p, j, stop - j, -np.inf) - shift) * beta
             below = d != 0.0  # true of NaN, which so reaches the sum
-            total = total + where(below, exp(d), 0.0)
+            total = add_where(total, below, exp(d))
             count += width - count_true(below)
         rest += np.float64(reduce_add(total))
         ones += count

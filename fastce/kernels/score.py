@@ -37,6 +37,7 @@ from fastce.kernels.memory import (
 from fastce.kernels.rows import VALUES
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
+    add_where,
     any_lane,
     count_true,
     fma,
@@ -230,7 +231,7 @@ def _add(x, shift, sums):
     d = maximum(LOWEST, x - shift)  # in this order NaN passes
     e = exp(d)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return rest + where(below, e, 0.0), fma(e, d, gaps), count + count_true(below)
+    return add_where(rest, below, e), fma(e, d, gaps), count + count_true(below)
 
 
 @block

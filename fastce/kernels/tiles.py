@@ -76,7 +76,7 @@ def announce(x, start, n):
     """Have the memory of rows ready to be written to, unless ``x`` is None."""
     if x is not None:
         length, step = x.shape[1], step_of(x, 0)
-        if step == length:  # one after the other, so that no line is asked for twice
+        if step == length:  # one after the other: few lines for many rows
             length, n = n * length, 1
         p = row(x, start)
         for r in range(n):
@@ -86,7 +86,7 @@ def announce(x, start, n):
 
 @inline
 def maximum_of(tile, classes):
-    """Return the maximum, of even and odd classes side by side: each has to wait for the one before."""
+    """Return the maximum of at least one class: of even and odd ones side by side, as each waits for the one before."""
     width = lanes(tile)
     even = odd = full(tile, -np.inf)
     for c in range(0, classes - 1, 2):
