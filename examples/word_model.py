@@ -9,7 +9,7 @@ same batches: step for step the curves are one, but one of them gets further.
     python examples/word_model.py                  about a minute in all
     python examples/word_model.py --seconds 10
     python examples/word_model.py --steps 100 --plot curve.png
-    python examples/word_model.py --quick          8 steps
+    python examples/word_model.py --quick          8 steps, on a part of the text
 """
 
 import argparse
@@ -174,13 +174,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="for both trainings (60)")
     parser.add_argument("--steps", type=int, help="of each training, however long they take")
-    parser.add_argument("--quick", action="store_true", help="8 steps")
+    parser.add_argument("--quick", action="store_true", help="8 steps, on a part of the text")
     parser.add_argument("--plot", default="word_model.png", help="file of the loss curves (word_model.png)")
     options = parser.parse_args()
     steps = 8 if options.quick else options.steps
     limits = (options.seconds / 2, np.inf) if steps is None else (np.inf, steps)
 
-    text = WORD.findall(library_text())
+    text = WORD.findall(library_text())[: 200_000 if options.quick else None]
     words = sorted(set(text))
     codes = np.fromiter(map({word: code for code, word in enumerate(words)}.get, text), np.int64)
     counts = np.bincount(codes)

@@ -22,7 +22,7 @@ import numpy as np
 import fastce
 
 with event.install_recorder("numba:compile") as compiled:
-    assert abs(fastce.logsumexp([1.0, 2.0, 3.0]) - 3.40760596444438) < 1e-14
+    assert abs(fastce.binary_cross_entropy_with_logits(0.0, 1.0) - np.log(2)) < 1e-15
 print(len(compiled.buffer))
 """
 

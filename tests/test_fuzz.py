@@ -43,7 +43,7 @@ def cases(function):
 
 
 @hypothesis.given(st.sampled_from(sorted(FUNCTIONS)).flatmap(cases))
-@hypothesis.settings(max_examples=200)
+@hypothesis.settings(max_examples=150)
 def test_calls(case):
     assert trouble(case) is None
 
@@ -56,7 +56,7 @@ def test_all_public_functions_are_called():
 
 
 def test_most_cases_are_to_be_computed():
-    refused = [Call(case).must_raise for case in itertools.islice(fuzz.cases(0), 2000)]
+    refused = [Call(case).must_raise for case in itertools.islice(fuzz.cases(0), 1000)]
     assert 0.2 < np.mean(refused) < 0.5
 
 

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import CASES, DTYPES, HALF, WIDE, assert_same_bits, labels_for, logits, name_of, soft_for, suited
+from tests.helpers import (
+    CASES,
+    DTYPES,
+    HALF,
+    SIZES,
+    WIDE,
+    assert_same_bits,
+    labels_for,
+    logits,
+    name_of,
+    soft_for,
+    suited,
+)
 from tests.layouts import LAYOUTS
 
 WITH_OUT = [name for name, case in CASES.items() if case.has_out]
@@ -23,7 +35,7 @@ def written(name, x):
 
 
 @ALL_CASES
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
 @pytest.mark.parametrize("shape", [(17, 5), (9, 40), (0, 5)], ids=name_of)
 def test_out_is_returned(shape, dtype, name, rng):
     x = suited(name, logits(rng, shape, dtype))

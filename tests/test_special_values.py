@@ -69,7 +69,7 @@ def test_empty(dtype):
 
 
 def check_cross_entropy(x, target, axis, **options):
-    for reduction in ("none", "mean", "sum"):
+    for reduction in ("none", "mean"):
         loss, grad = fastce.cross_entropy_and_grad(x, target, axis=axis, reduction=reduction, **options)
         expected = reference.cross_entropy(x, target, axis=axis, reduction=reduction, **options)
         message = f"{reduction}, {options}"
