@@ -1,5 +1,6 @@
 """Fixtures and the Hypothesis profile of all tests."""
 
+import collections
 import contextlib
 import gc
 import sys
@@ -39,6 +40,16 @@ def uncounted():
     """A test that is not there for coverage."""
     with untraced():
         yield
+
+
+def pytest_collection_modifyitems(items):
+    """Have coverage count one of eight parameter sets of a test, the first among them: it costs a third of the time."""
+    sets = collections.Counter()
+    for item in items:
+        name = item.nodeid.partition("[")[0]
+        if sets[name] % 8:
+            item.fixturenames.insert(0, "uncounted")
+        sets[name] += 1
 
 
 @pytest.fixture(scope="session", autouse=True)

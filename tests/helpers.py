@@ -1,5 +1,7 @@
 """What several test files need: dtypes, shapes, comparison in eps, and every function in one table."""
 
+import itertools
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,8 +10,10 @@ from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import fastce
+from fastce.kernels.launch import PARALLEL_ELEMENTS
 from tests import ENVIRONMENT, reference
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +37,13 @@ def name_of(value):
     if isinstance(value, tuple):
         return "x".join(map(str, value)) or "scalar"
     return value.name if isinstance(value, np.dtype) else None
+
+
+def shapes_and_dtypes(shapes):
+    """A grid; 16-bit floats differ in loads and stores alone and leave out the parallel kernels."""
+    grid = itertools.product(shapes, SIZES)
+    kept = [(shape, dtype) for shape, dtype in grid if dtype in WIDE or math.prod(shape) < PARALLEL_ELEMENTS]
+    return pytest.mark.parametrize(("shape", "dtype"), kept, ids=name_of)
 
 
 def in_new_process(code, status=0, **environment):

@@ -18,6 +18,7 @@ from tests.helpers import (
     labels_for,
     logits,
     name_of,
+    shapes_and_dtypes,
 )
 from tests.layouts import LAYOUTS
 from tests.reference import REAL, real
@@ -31,9 +32,8 @@ def expected(*arguments):
     return reference_losses.focal_loss(*arguments)[:3]
 
 
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
+@shapes_and_dtypes(SHAPES)
 @pytest.mark.parametrize("gamma", GAMMAS)
-@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
 def test_against_the_definition(rng, shape, gamma, dtype):
     x, y = logits(rng, shape, dtype), labels_for(rng, shape)
     y[::5] = -100

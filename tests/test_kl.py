@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from fastce import kl_divergence, kl_divergence_and_grad
 from tests import reference_losses
-from tests.helpers import SIZES, WIDE, assert_same_bits, assert_within, computed, finfo, logits, name_of
+from tests.helpers import (
+    SIZES,
+    WIDE,
+    assert_same_bits,
+    assert_within,
+    computed,
+    finfo,
+    logits,
+    name_of,
+    shapes_and_dtypes,
+)
 from tests.layouts import LAYOUTS
 
 # tiles and their edges, rows and their blocks, more than one thread
@@ -44,9 +54,8 @@ def test_the_oracle(rng, near):
             assert float(loss) == pytest.approx(float(exact), rel=1e-14)
 
 
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
+@shapes_and_dtypes(SHAPES)
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 0.3])
-@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
 def test_against_the_definition(rng, shape, dtype, temperature):
     x, z = pair(rng, shape, dtype)
     before = x.copy(), z.copy()
@@ -84,8 +93,7 @@ def test_an_offset_hides_nothing(rng, classes, offset, dtype):
     assert_within(grad, grads, 8, scale=size, message="gradient")
 
 
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
-@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+@shapes_and_dtypes(SHAPES)
 def test_equal_logits_give_exactly_nothing(rng, shape, dtype):
     x = logits(rng, shape, dtype)
     x[0, 0] = -np.inf if shape[1] > 1 else 0

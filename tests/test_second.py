@@ -19,6 +19,7 @@ from tests.helpers import (
     labels_for,
     logits,
     name_of,
+    shapes_and_dtypes,
     soft_for,
 )
 from tests.layouts import LAYOUTS
@@ -38,8 +39,7 @@ def target_for(rng, kind, shape, axis=-1):
 
 
 @KINDS
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
-@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+@shapes_and_dtypes(SHAPES)
 def test_against_the_definition(rng, shape, dtype, kind):
     x = logits(rng, shape, dtype)
     target = target_for(rng, kind, shape)
@@ -195,8 +195,7 @@ def test_errors():
 
 
 @KINDS
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
-@pytest.mark.parametrize("shape", SHAPES, ids=name_of)
+@shapes_and_dtypes(SHAPES)
 def test_product_against_the_formula(rng, shape, dtype, kind):
     x, v = logits(rng, shape, dtype), rng.normal(size=shape).astype(dtype)
     target = target_for(rng, kind, shape)
