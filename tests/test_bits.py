@@ -58,8 +58,8 @@ def labels_for_rows(x):
 @WIDE_DTYPES
 @pytest.mark.parametrize("classes", [1, 3, 32, 33, 257, 513, 1100])
 def test_other_functions(classes, dtype, rng):
-    """As above: in batches of any size, and anywhere in memory."""
-    large = 40_000 // classes + 40
+    """As above: in batches of any size, in float32 so large that kernels run in parallel, and anywhere in memory."""
+    large = 40_000 // classes + 40 if dtype == np.float32 else min(60, 24_000 // classes)
     x = logits(rng, (large, classes), dtype)
     in_large = others(x)
     for start, stop in [(0, 1), (5, 6), (3, 20), (large - 1, large)]:
@@ -162,7 +162,7 @@ def digest():
             for reduction in ("mean", "sum"):
                 found.update(fastce.cross_entropy(x, target, reduction=reduction).tobytes())
                 found.update(fastce.binary_cross_entropy_with_logits(x, x > 0, reduction=reduction).tobytes())
-            others = [
+            others = [] if dtype == np.float64 else [
                 *fastce.score(x, target), *fastce.kl_divergence_and_grad(x, x[::-1]),
                 *fastce.focal_loss_and_grad(x, target, gamma=2.0), *fastce.cross_entropy_grad_and_hessian(x, target),
                 fastce.cross_entropy_hvp(x, target, x), fastce.softmax_vjp(x, x), fastce.log_softmax_vjp(x, x),

@@ -1,5 +1,7 @@
 """cross_entropy and cross_entropy_and_grad: values over shapes, dtypes, targets and options."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -26,17 +28,22 @@ WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
 REDUCTIONS = ["mean", "sum", "none"]
 
 
-def check(x, target, *, eps=40, **options):
+def check(x, target, *, grad_output=None, **options):
     """Compare the loss of both functions, and the gradient, with the oracle."""
+    loss = check_with_gradient(x, target, grad_output=grad_output, **options)
+    assert_same_bits(np.asarray(fastce.cross_entropy(x, target, **options)), np.asarray(loss))
+
+
+def check_with_gradient(x, target, *, eps=40, grad_output=None, **options):
+    """Compare the loss and the gradient of one call with the oracle; return the former."""
     message = f"{x.shape} {options}:"
-    grad_output = options.pop("grad_output", None)
     loss, grad = fastce.cross_entropy_and_grad(x, target, grad_output=grad_output, **options)
     expected = reference.cross_entropy(x, target, **options)
     assert_within(loss, expected, eps, computed(x.dtype), message=f"loss of {message}")
-    assert_same_bits(np.asarray(fastce.cross_entropy(x, target, **options)), np.asarray(loss))
     expected = reference.cross_entropy_grad(x, target, grad_output=grad_output, **options)
     terms = reference.cross_entropy_grad(x, target, grad_output=grad_output, terms=True, **options)
     assert_within(grad, expected, eps, x.dtype, scale=terms, message=f"gradient of {message}")
+    return loss
 
 
 # --- known values ----------------------------------------------------------------
@@ -118,7 +125,7 @@ def test_large(shape, dtype, rng):
     target = labels_for(rng, shape)
     target[1::5] = -100
     check(x, target)
-    check(x, soft_for(rng, shape, dtype=dtype))
+    check_with_gradient(x, soft_for(rng, shape, dtype=dtype))
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
@@ -171,8 +178,14 @@ OPTIONS = list(options_for(np.random.default_rng(0), (1, 2)))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("shape", [(17, 3), (9, 32), (9, 33), (5, 1100)], ids=name_of)
+@pytest.mark.parametrize(
+    ("shape", "name"),
+    [
+        *itertools.product([(17, 3), (9, 32)], OPTIONS),
+        *itertools.product([(9, 33), (5, 1100)], ["plain", "zero weights", "full smoothing", "all"]),
+    ],
+    ids=name_of,
+)
 def test_options(shape, name, reduction, rng):
     x = logits(rng, shape)
     options = {**options_for(rng, shape)[name], "reduction": reduction}
@@ -185,7 +198,7 @@ def test_options(shape, name, reduction, rng):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("name", ["plain", "weight", "all"])
+@pytest.mark.parametrize("name", ["plain", "all"])
 def test_options_with_samples_in_the_lanes(name, reduction, rng):
     for shape in ((4, 19), (40, 19), (2, 7, 21)):
         axis = len(shape) - 2
@@ -206,8 +219,8 @@ def test_options_large(shape, rng):
     target = labels_for(rng, shape, axis)
     target.flat[::7] = -100
     options = {**options_for(rng, shape, axis=axis)["all"], "axis": axis}
-    check(x, target, **options)
-    check(x, soft_for(rng, shape, axis, np.float32), **options)
+    check_with_gradient(x, target, **options)
+    check_with_gradient(x, soft_for(rng, shape, axis, np.float32), **options)
 
 
 @pytest.mark.parametrize("ignore_index", [-100, -1, 0, 2, 7, 255])

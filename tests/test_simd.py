@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fastce.kernels import simd, tiles
+from fastce.kernels.jit import inline
 from fastce.kernels.memory import (
     gather,
     load,
@@ -58,7 +59,7 @@ def width(dtype):
 
 def lanewise(operation):
     """A kernel that runs ``operation`` once on all lanes."""
-    operation = numba.njit(error_model="numpy")(operation)
+    operation = inline(operation)
 
     @numba.njit
     def run(x, y, out):

@@ -5,7 +5,7 @@ import pytest
 
 import fastce
 from tests import reference
-from tests.helpers import DTYPES, WIDE, assert_within, computed, name_of
+from tests.helpers import DTYPES, SIZES, WIDE, assert_within, computed, name_of
 
 INF, NAN = np.inf, np.nan
 WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
@@ -83,8 +83,11 @@ def check_cross_entropy(x, target, axis, **options):
 
 
 @REGIMES
-@WIDE_DTYPES
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("dtype", "label_smoothing"),
+    [(WIDE[0], 0.0), (WIDE[1], 0.0), (WIDE[1], 0.3)],
+    ids=["float32", "float64", "smoothed"],
+)
 @pytest.mark.parametrize("last", [True, False], ids=["label last", "label first"])
 @pytest.mark.parametrize(
     "special",
@@ -148,7 +151,7 @@ def test_an_ignored_row_is_not_even_read(bad, classes, axis, dtype):
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 70), (1, 70_001)], ids=name_of)
-@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
 def test_all_ignored(shape, dtype):
     """Silently. Seen to fail: with a warning of a division by zero, where threads share rows."""
     x = np.full(shape, NAN, dtype)

@@ -25,11 +25,10 @@ def results(x, target):
     return loss, grad, forward, fastce.softmax(x), fastce.log_softmax(x), fastce.logsumexp(x)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("classes", [2 * CHUNK, 2 * CHUNK + 1, 4 * CHUNK - 700], ids=str)
-def test_same_bits_as_whole_rows(dtype, classes, whole_rows):
+def test_same_bits_as_whole_rows(classes, whole_rows):
     rng = np.random.default_rng(classes)
-    x = (rng.standard_normal((3, classes)) * 3).astype(dtype)
+    x = (rng.standard_normal((3, classes)) * 3).astype(np.float32)
     x[2, CHUNK : CHUNK + 600] = -np.inf
     target = np.array([0, classes - 1, -100])
     shared = results(x, target)
