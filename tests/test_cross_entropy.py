@@ -269,8 +269,9 @@ def test_negative_weights(rng):
     check(x, target, weight=[-1.0, 2, 0.5, -1], reduction="none")
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=name_of)
-@pytest.mark.parametrize("shape", [(17, 10), (9, 40), (3, 1100)], ids=name_of)
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [*itertools.product([(17, 10), (9, 40)], HALF), ((3, 1100), HALF[0])], ids=name_of
+)
 def test_half_precision(shape, dtype, rng):
     """Losses keep float32's precision, gradients are rounded once."""
     x = logits(rng, shape, dtype)
