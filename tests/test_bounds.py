@@ -64,9 +64,10 @@ for dtype in (np.float32, np.float64):
             for rows in (1, 7, 17):
                 check((rows, classes), -1, dtype, at_end)
                 check((classes, rows), 0, dtype, at_end)
-        check((5003, 10), -1, dtype, at_end)
-        check((1, 70_001), -1, dtype, at_end)
-        check((2, 37, 501), 1, dtype, at_end)
+        if dtype == np.float32:  # in parallel, from the same source
+            check((5003, 10), -1, dtype, at_end)
+            check((1, 70_001), -1, dtype, at_end)
+            check((2, 37, 501), 1, dtype, at_end)
 print("done")
 """
 

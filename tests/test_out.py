@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fastce
+from fastce.kernels.launch import PARALLEL_ELEMENTS
 from tests.helpers import (
     CASES,
     DTYPES,
@@ -53,8 +54,9 @@ def test_out_is_returned(shape, dtype, name, rng):
 )
 def test_in_place(shape, name, rng):
     axes = range(len(shape)) if CASES[name].has_axis else [-1]
+    dtype = np.float64 if np.prod(shape) < PARALLEL_ELEMENTS else np.float32
     for axis in axes:
-        x = suited(name, logits(rng, shape))
+        x = suited(name, logits(rng, shape, dtype))
         expected = CASES[name].run(x, axis)
         results = CASES[name].run(x, axis, out=x)
         assert results[-1] is x
@@ -278,10 +280,10 @@ def right_or_refused(call, expected, out):
 
 @pytest.mark.parametrize("shape", [(17, 5), (9, 40), (5003, 10)], ids=name_of)
 def test_a_bad_label_is_found_before_anything_is_written(shape, rng):
-    x = logits(rng, shape)
+    x = logits(rng, shape, np.float32)
     target = labels_for(rng, shape)
     target[-1] = shape[1]
-    for out in (x, np.full(shape, SENTINEL)):
+    for out in (x, np.full(shape, SENTINEL, np.float32)):
         before = out.copy()
         for options in ({}, {"weight": np.ones(shape[1])}, {"reduction": "none"}):
             with pytest.raises(IndexError):

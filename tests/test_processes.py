@@ -16,9 +16,9 @@ import numpy as np
 import fastce
 
 rng = np.random.default_rng(0)
-x = rng.normal(size=(5000, 20))  # enough for the parallel kernels
+x = rng.normal(size=(5000, 20)).astype(np.float32)  # enough for the parallel kernels
 target = rng.integers(0, 20, 5000)
-weight = rng.normal(size=(40, 20))
+weight = rng.normal(size=(40, 20)).astype(np.float32)
 
 def results():
     loss, grad = fastce.cross_entropy_and_grad(x, target)

@@ -322,11 +322,10 @@ def test_layouts(classes, layout, dtype, rng):
     assert_same_bits(x, before)
 
 
-@WIDE_DTYPES
 @pytest.mark.parametrize("classes", [10, 40, 1100])
-def test_batch_and_threads(classes, dtype, rng, threads):
+def test_batch_and_threads(classes, rng, threads):
     count = 40_000 // classes + 40
-    x, target = logits(rng, (count, classes), dtype), labels_for(rng, (count, classes))
+    x, target = logits(rng, (count, classes), np.float32), labels_for(rng, (count, classes))
     expected = score(x, target)
     for start, stop in [(0, 1), (5, 6), (3, 20), (count - 1, count)]:
         for part, whole in zip(score(x[start:stop], target[start:stop]), expected, strict=True):
