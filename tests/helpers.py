@@ -39,10 +39,20 @@ def name_of(value):
     return value.name if isinstance(value, np.dtype) else None
 
 
+def in_parallel(shape):
+    """Whether logits of this shape are enough for the parallel kernels."""
+    return math.prod(shape) >= PARALLEL_ELEMENTS
+
+
+def large_batch(classes, parallel=True):
+    """How many rows a large batch has, which the kernels take in parallel or, by choice, not."""
+    return 40_000 // classes + 40 if parallel else min(60, (PARALLEL_ELEMENTS - 1) // classes)
+
+
 def shapes_and_dtypes(shapes):
     """A grid; the parallel kernels, made of the source of the others, in float32 alone."""
     grid = itertools.product(shapes, SIZES)
-    kept = [(shape, dtype) for shape, dtype in grid if dtype == np.float32 or math.prod(shape) < PARALLEL_ELEMENTS]
+    kept = [(shape, dtype) for shape, dtype in grid if dtype == np.float32 or not in_parallel(shape)]
     return pytest.mark.parametrize(("shape", "dtype"), kept, ids=name_of)
 
 

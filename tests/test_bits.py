@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import CASES, WIDE, assert_same_bits, in_new_process, labels_for, logits, name_of, suited
+from tests.helpers import (
+    CASES,
+    WIDE,
+    assert_same_bits,
+    in_new_process,
+    labels_for,
+    large_batch,
+    logits,
+    name_of,
+    suited,
+)
 from tests.layouts import LAYOUTS
 
 BY_SAMPLE = [name for name, case in CASES.items() if case.has_axis]
@@ -17,11 +27,6 @@ WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
 BOTH = ("softmax", "cross_entropy_and_grad")  # in parallel in float64 as well; the source of the kernels is one
 SIDE_BY_SIDE = ("Fortran order", "leading axes swapped")
 CLASSES = pytest.mark.parametrize("classes", [1, 3, 10, 31, 32, 33, 40, 513, 1100])
-
-
-def large_batch(classes, parallel):
-    """How many rows a large batch has, which kernels take in parallel or not."""
-    return 40_000 // classes + 40 if parallel else min(60, 24_000 // classes)
 
 
 @ALL_CASES

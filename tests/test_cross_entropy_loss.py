@@ -39,8 +39,7 @@ def test_options(name, rng):
 
 def check(x, options, rng):
     criterion = fastce.CrossEntropyLoss(**options)
-    targets = [labels_for(rng, x.shape), soft_for(rng, x.shape, dtype=computed(x.dtype))]
-    for target in targets[: 1 if len(options) == 1 else 2]:
+    for target in (labels_for(rng, x.shape), soft_for(rng, x.shape, dtype=computed(x.dtype))):
         expected = fastce.cross_entropy_and_grad(x, target, **options)
         loss = criterion(x, target)
         assert type(loss) is type(expected.loss)

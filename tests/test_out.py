@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.kernels.launch import PARALLEL_ELEMENTS
 from tests.helpers import (
     CASES,
     DTYPES,
@@ -12,6 +11,7 @@ from tests.helpers import (
     SIZES,
     WIDE,
     assert_same_bits,
+    in_parallel,
     labels_for,
     logits,
     name_of,
@@ -54,7 +54,7 @@ def test_out_is_returned(shape, dtype, name, rng):
 )
 def test_in_place(shape, name, rng):
     axes = range(len(shape)) if CASES[name].has_axis else [-1]
-    dtype = np.float64 if np.prod(shape) < PARALLEL_ELEMENTS else np.float32
+    dtype = np.float32 if in_parallel(shape) else np.float64
     for axis in axes:
         x = suited(name, logits(rng, shape, dtype))
         expected = CASES[name].run(x, axis)

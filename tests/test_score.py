@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 import fastce
 from fastce import Score, score
-from tests.helpers import HALF, SIZES, WIDE, assert_same_bits, assert_within, computed, labels_for, logits, name_of
+from tests.helpers import (
+    HALF,
+    SIZES,
+    WIDE,
+    assert_same_bits,
+    assert_within,
+    computed,
+    labels_for,
+    large_batch,
+    logits,
+    name_of,
+)
 from tests.layouts import LAYOUTS
 from tests.reference import real
 from tests.reference_losses import score as reference
@@ -324,7 +335,7 @@ def test_layouts(classes, layout, dtype, rng):
 
 @pytest.mark.parametrize("classes", [10, 40, 1100])
 def test_batch_and_threads(classes, rng, threads):
-    count = 40_000 // classes + 40
+    count = large_batch(classes)
     x, target = logits(rng, (count, classes), np.float32), labels_for(rng, (count, classes))
     expected = score(x, target)
     for start, stop in [(0, 1), (5, 6), (3, 20), (count - 1, count)]:

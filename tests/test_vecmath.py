@@ -40,7 +40,7 @@ TABLE = {
     "log": Function(vecmath.log, np.log, mpmath.log, (0.4, 2.5)),
     "log1p": Function(vecmath.log1p, np.log1p, mpmath.log1p, (0, 3)),
     "tanh": Function(_tanh, np.tanh, mpmath.tanh, (0.12, 0.13)),
-    "slope of tanh": Function(_slope, lambda x: np.cosh(x) ** -2, lambda x: mpmath.sech(x) ** 2, (3.117, 3.118)),
+    "slope of tanh": Function(_slope, lambda x: np.cosh(x) ** -2, lambda x: mpmath.sech(x) ** 2, (3.1174, 3.1178)),
 }
 pytestmark = pytest.mark.usefixtures("uncounted")
 FUNCTIONS = pytest.mark.parametrize("name", TABLE)
@@ -165,7 +165,7 @@ def test_error_in_float64(name):
     greatest = measured.max()
     limit = stated(name)[np.float64]
     assert greatest <= limit, f"{name}({x[worst][measured.argmax()]!r}): {greatest:.4f} ulp, {limit} stated"
-    assert limit <= greatest * 1.1, f"{name}: {greatest:.4f} ulp measured, {limit} stated"
+    assert limit <= greatest + 0.1, f"{name}: {greatest:.4f} ulp measured, {limit} stated"
 
 
 @DTYPES
