@@ -74,4 +74,5 @@ print("done")
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no mprotect")
 def test_neither_reads_nor_writes_outside():
+    """Seen to fail: with the last rows of few classes written as a whole tile, by a crash."""
     assert in_new_process(CODE) == "done\n"
