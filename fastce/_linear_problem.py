@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_index, as_real, check_out, refuse_masked, rule
+from fastce._arrays import Array, as_index, as_real, check_out, refuse_masked, rule, share_memory
 from fastce._linear_chunks import make_plan, run
 from fastce._linear_layer import Backward, Layer
 from fastce._linear_losses import Terms
@@ -94,7 +94,7 @@ class LinearProblem:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}{str(error).removeprefix('out')}") from None
         for other, x in (*self.given.items(), *others.items()):
-            if other not in own and isinstance(x, np.ndarray) and _overlap(array, x):
+            if other not in own and isinstance(x, np.ndarray) and share_memory(array, x):
                 raise ValueError(f"{name} must not overlap {other}")
         return array
 
@@ -187,10 +187,3 @@ def _cap(softcap: object) -> float:
     if not 0.0 < value < math.inf:
         raise ValueError(f"softcap must be greater than 0, got {softcap!r}")
     return value
-
-
-def _overlap(a: Array, b: Array) -> bool:
-    try:
-        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True
