@@ -46,23 +46,17 @@ def pytest_collection_modifyitems(items):
     """Save time: half of it goes into compilation, a third into counting lines.
 
     The first of two workers begins with the first half of the tests, the second with the second: so that each
-    compiles helpers mostly for one dtype, float32 comes first and float64 last. New processes come after all, when
-    the cache has most of what they call. Coverage counts one of seven parameter sets of a test, the first among
-    them; seven, as lists of parameters are of other lengths, and no value of theirs is always left out.
+    compiles helpers mostly for one dtype, float32 comes first and float64 last. Coverage counts one of seven
+    parameter sets of a test, the first among them; seven, as lists of parameters are of other lengths, and no value
+    of theirs is always left out.
     """
-
-    def place(item):
-        if "in_new_process" in item.function.__code__.co_names:
-            return 2
-        return ("float64" in item.nodeid) - ("float32" in item.nodeid or "float16" in item.nodeid)
-
     sets = collections.Counter()
     for item in items:
         name = item.nodeid.partition("[")[0]
         if sets[name] % 7:
             item.fixturenames = ["uncounted", *item.fixturenames]  # the list of all parameter sets of a test is one
         sets[name] += 1
-    items.sort(key=place)
+    items.sort(key=lambda item: ("float64" in item.nodeid) - ("float32" in item.nodeid or "float16" in item.nodeid))
 
 
 @pytest.fixture(scope="session", autouse=True)
