@@ -112,13 +112,16 @@ for threads in (5, 1, 2, 4):
 """
 
 
-@pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_threads(layer):
-    """More threads than cores, in a process of its own: their number is fixed when Numba starts."""
-    printed = in_new_process(THREADS, NUMBA_NUM_THREADS="5", NUMBA_THREADING_LAYER=layer)
-    lines = [line.split() for line in printed.splitlines()]
-    assert [threads for threads, _ in lines] == ["5", "1", "2", "4"]
-    assert len({found for _, found in lines}) == 1, lines
+def test_threads():
+    """More threads than cores, in processes of their own: their number is fixed when Numba starts.
+
+    One process after the other: the second finds the kernels of the first.
+    """
+    for layer in ("default", "workqueue"):
+        printed = in_new_process(THREADS, NUMBA_NUM_THREADS="5", NUMBA_THREADING_LAYER=layer)
+        lines = [line.split() for line in printed.splitlines()]
+        assert [threads for threads, _ in lines] == ["5", "1", "2", "4"], layer
+        assert len({found for _, found in lines}) == 1, (layer, lines)
 
 
 def test_errors_in_threads_are_the_callers(monkeypatch, rng):
