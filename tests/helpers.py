@@ -71,6 +71,31 @@ def in_new_process(code, status=0, **environment):
     return done.stdout
 
 
+THREADS = """
+import numba
+from {module} import digest
+
+for threads in (5, 1, 2, 4):
+    numba.set_num_threads(threads)
+    print(threads, digest())
+    assert numba.get_num_threads() == threads  # the caller's, as it was
+"""
+
+
+def assert_any_threads_agree(digest, *layers):
+    """A module's ``digest`` is the same here and, under each threading layer, with more threads than cores.
+
+    Those have processes of their own, as the number of threads is fixed when Numba starts. One
+    after the other, each finds the kernels of those before, and those compiled here, where it is faster.
+    """
+    expected = digest()
+    for layer in layers or ("default",):
+        code = THREADS.format(module=digest.__module__)
+        printed = in_new_process(code, NUMBA_NUM_THREADS="5", NUMBA_THREADING_LAYER=layer)
+        found = dict(line.split() for line in printed.splitlines())
+        assert found == dict.fromkeys("5124", expected), (layer, found)
+
+
 def finfo(dtype):
     return ml_dtypes.finfo(np.dtype(dtype).newbyteorder("="))
 

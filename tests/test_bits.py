@@ -4,6 +4,8 @@ Seen to fail: with the kernel of few classes for aligned rows only, for contiguo
 row only, and with a sum of losses a thread.
 """
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -11,8 +13,8 @@ import fastce
 from tests.helpers import (
     CASES,
     WIDE,
+    assert_any_threads_agree,
     assert_same_bits,
-    in_new_process,
     labels_for,
     large_batch,
     logits,
@@ -156,13 +158,8 @@ def test_loss_is_the_same_with_and_without_gradient(rng):
                 assert_same_bits(alone, fastce.cross_entropy_and_grad(x, target, reduction=reduction).loss)
 
 
-THREADS = """
-import hashlib, numba, numpy as np
-from tests.helpers import CASES, labels_for, logits, suited
-from tests.test_bits import BOTH
-import fastce
-
 def digest():
+    """One number of results of all functions, in every regime that runs in parallel."""
     rng = np.random.default_rng(4)
     found = hashlib.sha256()
     for shape in [(9001, 10), (1203, 77), (37, 1031), (1, 80_001)]:
@@ -180,19 +177,11 @@ def digest():
                 fastce.cross_entropy_hvp(x, target, x), fastce.softmax_vjp(x, x), fastce.log_softmax_vjp(x, x),
                 fastce.logsumexp_vjp(x[:, 0], x, fastce.logsumexp(x)), fastce.logsumexp(x, b=np.abs(x)),
                 *fastce.cross_entropy_and_grad(x, target, z_loss=0.1, softcap=9.0, where=x > -4, reduction="none"),
-            ]
+            ]  # fmt: skip
             for result in others:
                 found.update(np.asarray(result).tobytes())
     return found.hexdigest()
 
-for threads in (5, 1, 2, 4):
-    numba.set_num_threads(threads)
-    print(threads, digest())
-"""
-
 
 def test_threads():
-    """More threads than cores, in a process of its own: their number is fixed when Numba starts."""
-    lines = [line.split() for line in in_new_process(THREADS, NUMBA_NUM_THREADS="5").splitlines()]
-    assert [threads for threads, _ in lines] == ["5", "1", "2", "4"]
-    assert len({found for _, found in lines}) == 1, lines
+    assert_any_threads_agree(digest)
