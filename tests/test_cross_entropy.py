@@ -270,7 +270,9 @@ def test_negative_weights(rng):
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype"), [*itertools.product([(17, 10), (9, 40)], HALF), ((3, 1100), HALF[0])], ids=name_of
+    ("shape", "dtype"),
+    [((17, 10), HALF[0]), ((17, 10), HALF[1]), ((9, 40), HALF[0]), ((3, 1100), HALF[0])],
+    ids=name_of,
 )
 def test_half_precision(shape, dtype, rng):
     """Losses keep float32's precision, gradients are rounded once."""

@@ -1,5 +1,7 @@
 """score: log-probability, lse, argmax, correctness, rank and entropy of each sample."""
 
+import itertools
+
 import mpmath
 import numpy as np
 import pytest
@@ -76,8 +78,9 @@ def test_parallel(shape, dtype, rng):
     assert_score(score(x, target), reference(x, target), computed(dtype), eps=24)
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=name_of)
-@pytest.mark.parametrize("classes", [5, 32, 33, 700])
+@pytest.mark.parametrize(
+    ("classes", "dtype"), [*itertools.product([5, 32, 33, 700], HALF[:1]), (5, HALF[1])], ids=name_of
+)
 def test_half_precision(classes, dtype, rng):
     """16-bit logits give what the same numbers as float32 do, to the bit."""
     x, target = logits(rng, (50, classes), dtype), labels_for(rng, (50, classes))

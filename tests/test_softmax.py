@@ -1,5 +1,7 @@
 """logsumexp, softmax and log_softmax: values over shapes, dtypes and regimes."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -43,9 +45,12 @@ def test_large(name, shape, dtype, rng):
     check(name, logits(rng, shape, dtype))
 
 
-@pytest.mark.parametrize("dtype", HALF, ids=name_of)
 @pytest.mark.parametrize("name", FAMILY)
-@pytest.mark.parametrize("shape", [(1, 1), (17, 10), (33, 16), (9, 40), (3, 1100), (2, 7, 5)], ids=name_of)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*itertools.product([(1, 1), (17, 10), (33, 16), (9, 40), (3, 1100), (2, 7, 5)], HALF[:1]), ((17, 10), HALF[1])],
+    ids=name_of,
+)
 def test_half_precision_is_rounded_once(name, shape, dtype, rng):
     check(name, logits(rng, shape, dtype))
     check(name, logits(rng, shape, dtype), 0)
