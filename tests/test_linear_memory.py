@@ -66,7 +66,7 @@ print(call(1024, 16, 80000))
     [
         ("linear_cross_entropy", "max_bytes=16 << 20", 48 << 20),
         ("linear_cross_entropy_and_grad", "max_bytes=16 << 20", 48 << 20),
-        ("linear_cross_entropy_and_grad", "", 240 << 20),
+        ("linear_cross_entropy_and_grad", "", 300 << 20),
     ],
     ids=["loss", "loss and gradient", "default"],
 )
