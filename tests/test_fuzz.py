@@ -43,7 +43,7 @@ def cases(function):
 
 
 @hypothesis.given(st.sampled_from(sorted(FUNCTIONS)).flatmap(cases))
-@hypothesis.settings(max_examples=100)
+@hypothesis.settings(max_examples=60)
 def test_calls(case):
     assert trouble(case) is None
 

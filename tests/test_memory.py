@@ -90,7 +90,7 @@ def test_all_functions_are_measured():
     assert missing == {"linear_cross_entropy", "linear_cross_entropy_and_grad", "show_config", "warmup"}
 
 
-@pytest.mark.parametrize("layout", ["C order", "Fortran order", "every other class", "every other row", "unaligned"])
+@pytest.mark.parametrize("layout", ["C order", "Fortran order", "every other class", "unaligned"])
 def test_python_allocates_no_scratch(layout):
     """Seen to fail: with a copy of the logits in the divergence."""
     check(LAYOUTS[layout](np.zeros((ROWS, CLASSES), np.float32)), -1, calls, more_calls)

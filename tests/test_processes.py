@@ -56,7 +56,7 @@ expected = results()
 failures = []
 
 def work():
-    for _ in range(12):
+    for _ in range(8):
         if not same(results(), expected):
             failures.append(threading.get_ident())
 
