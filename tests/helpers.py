@@ -75,7 +75,7 @@ THREADS = """
 import numba
 from {module} import digest
 
-for threads in (5, 1, 2, 4):
+for threads in (5, 1, 2):
     numba.set_num_threads(threads)
     print(threads, digest())
     assert numba.get_num_threads() == threads  # the caller's, as it was
@@ -93,7 +93,7 @@ def assert_any_threads_agree(digest, *layers):
         code = THREADS.format(module=digest.__module__)
         printed = in_new_process(code, NUMBA_NUM_THREADS="5", NUMBA_THREADING_LAYER=layer)
         found = dict(line.split() for line in printed.splitlines())
-        assert found == dict.fromkeys("5124", expected), (layer, found)
+        assert found == dict.fromkeys("512", expected), (layer, found)
 
 
 def finfo(dtype):
