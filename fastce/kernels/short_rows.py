@@ -9,7 +9,7 @@ memory, in the first-level cache, for the factor that turns them into the result
 import numpy as np
 
 from fastce.kernels import rows
-from fastce.kernels.jit import inline
+from fastce.kernels.jit import block, inline
 from fastce.kernels.memory import (
     load,
     load_n,
@@ -92,6 +92,20 @@ def _exponentials(p, q, goal, classes, shift, ahead):
     return total, -(-classes // width) * width - reduce_add(below)
 
 
+@block
+def _sums(x, start, n, shifts, keep, goal, target, ignore_index, square, counts):
+    """Write ``_exponentials`` of ``n`` rows to ``square`` and ``counts``; others as in ``stats``."""
+    width = lanes(x)
+    for r in range(n):
+        if target is None or target[start + r] != ignore_index:
+            shift = full(x, load_one(shifts, r))
+            rest, ones = _exponentials(
+                row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r), x.shape[1], shift, n * step_of(x, 0)
+            )
+            store(square, r * width, rest)
+            store_one(counts, r, ones)
+
+
 @inline
 def _gaps(p, shift, classes, class_weight):
     """Return a value whose lanes add up to the sum of w (shift - x)."""
@@ -136,14 +150,7 @@ def stats(x, start, n, keep, goal, target, ignore_index, class_weight, smoothing
                 shift = full(x, load_one(shifts, r))
                 store(square, r * width, _gaps(row(x, start + r), shift, classes, class_weight))
         gap_sum = sum_rows(square)
-    for r in range(n):
-        if target is None or target[start + r] != ignore_index:
-            shift = full(x, load_one(shifts, r))
-            rest, ones = _exponentials(
-                row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r), classes, shift, n * step_of(x, 0)
-            )
-            store(square, r * width, rest)
-            store_one(counts, r, ones)
+    _sums(x, start, n, shifts, keep, goal, target, ignore_index, square, counts)
     rest = sum_rows(square)
     ones = load(counts, 0)
     # without a maximum: -inf, or NaN where a NaN is in the sum

@@ -19,6 +19,7 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import (
     intrinsic,
     lower_builtin,
@@ -120,6 +121,14 @@ def shuffle(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 
+def join(builder, vectors):
+    """Put a power of two of vectors of one length end to end."""
+    while len(vectors) > 1:
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [shuffle(builder, a, b, list(range(2 * a.type.count))) for a, b in pairs]
+    return vectors[0]
+
+
 def first(builder, n, simd):
     """Make the mask of the first ``n`` lanes."""
     count = Simd(types.int32, simd.lanes)
@@ -129,9 +138,9 @@ def first(builder, n, simd):
     return builder.icmp_signed("<", iota, splat(builder, builder.trunc(n, I32), simd.lanes))
 
 
-def has_masks(context):
-    """Return whether the machine does arithmetic and stores under a mask as fast as without one."""
-    _, _, features = context.codegen().magic_tuple()
+def has_avx512():
+    """Return whether the machine works under masks as fast as without, and finds lanes by index in an instruction."""
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
     return "+avx512f" in features.split(",")
 
 
@@ -376,6 +385,25 @@ def narrow(typingctx, x, like):
     return result(x, like), codegen
 
 
+@intrinsic
+def pick(typingctx, table, index):
+    """Return the integers of a register's table, by the low bits of their index; only where there is AVX-512."""
+    size = lanes_of(index.element)
+    block = ir.VectorType(IR[index.element], size)
+    name = f"llvm.x86.avx512.permvar.{'si' if index.element.bitwidth == 32 else 'di'}.512"
+
+    def codegen(context, builder, sig, args):
+        entries = ir.Constant(block, ir.Undefined)
+        for k in range(size):
+            entry = builder.trunc(builder.extract_value(args[0], k), block.element)
+            entries = builder.insert_element(entries, entry, ir.Constant(I32, k))
+        starts = range(0, index.lanes, size)
+        parts = [shuffle(builder, args[1], args[1], list(range(k, k + size))) for k in starts]
+        return join(builder, [call(builder, name, block, [entries, part]) for part in parts])
+
+    return index(table, index), codegen
+
+
 # --- across the lanes --------------------------------------------------------
 
 
@@ -440,7 +468,7 @@ def add_where(typingctx, total, mask, value):
 
     def codegen(context, builder, sig, args):
         total, mask, value = args
-        if has_masks(context):
+        if has_avx512():
             return builder.select(mask, builder.fadd(total, value), total)
         zero = ir.Constant(value.type, None)
         return builder.fadd(total, builder.select(mask, value, zero))

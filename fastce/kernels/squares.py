@@ -5,7 +5,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastce.kernels.memory import alignment, from_memory, masked_store, place, raw_type, to_memory
-from fastce.kernels.simd import BYTES, I64, Simd, first, has_masks, llvm_type, shuffle, value_type
+from fastce.kernels.simd import BYTES, I64, Simd, first, has_avx512, join, llvm_type, shuffle, value_type
 
 
 def _exchange(builder, a, b, stride):
@@ -55,7 +55,7 @@ def stores_masked(typingctx, like):
     """Return whether the machine stores under a mask as fast as without one."""
 
     def codegen(context, builder, sig, args):
-        return ir.Constant(ir.IntType(1), has_masks(context))
+        return ir.Constant(ir.IntType(1), has_avx512())
 
     return types.boolean(like), codegen
 
@@ -78,11 +78,8 @@ def load_group(typingctx, p, step, classes, values):
         # rows far apart fill a vector, so that what is left to do stays within blocks of lanes
         vectors = []
         for k in range(size):
-            parts = [load(r) for r in range(k, simd.lanes, size)]
-            while len(parts) > 1:
-                pairs = zip(parts[::2], parts[1::2], strict=True)
-                parts = [shuffle(builder, a, b, list(range(2 * a.type.count))) for a, b in pairs]
-            vectors.append(from_memory(builder, parts[0], dtype))
+            rows = join(builder, [load(r) for r in range(k, simd.lanes, size)])
+            vectors.append(from_memory(builder, rows, dtype))
         for i, column in enumerate(_transpose(builder, vectors)):
             at = place(builder, values, ir.Constant(I64, i * simd.lanes), column.type)
             builder.store(column, at, align=BYTES)

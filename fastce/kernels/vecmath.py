@@ -6,7 +6,9 @@ domain, and over samples of float64 as dense as that. One ulp is the spacing of 
 format at the exact result.
 """
 
+from decimal import Decimal
 from math import log as _log
+from math import log2
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +19,9 @@ from fastce.kernels.simd import (
     Simd,
     bits,
     fma,
+    has_avx512,
     maximum,
+    pick,
     polynomial,
     to_float,
     where,
@@ -28,29 +32,45 @@ class _Format(NamedTuple):
     """What the formulas need to know of a floating-point format."""
 
     mantissa: int  # bits behind the point
-    magic: float  # adding it rounds to an integer and leaves that, biased, in the low bits
+    bias: int  # of the exponent
     lowest: float  # exp is 0 from here down
     ln2_hi: float
     ln2_lo: float
     expm1_over_x: tuple[float, ...]  # highest power first
+    powers: tuple[int, ...]  # a register's fractional powers of two: their bits behind the point
+    expm1_over_small_x: tuple[float, ...]  # for half a step of them
     sqrt_half: int  # the bits of sqrt(1/2)
     log_ln2_hi: float  # few enough bits that its product with an exponent is exact
     log_ln2_lo: float
     log_series: tuple[float, ...]
 
+    def magic(self, steps: int = 1) -> float:
+        """Return what leaves x, rounded and in biased steps, in the low bits when it is added."""
+        return 1.5 * 2.0**self.mantissa + self.bias * steps
+
+
+def _powers(dtype: type, steps: int) -> tuple[int, ...]:
+    exact = [Decimal(2) ** (Decimal(k) / steps) for k in range(steps)]
+    values = np.array([float(power) for power in exact], dtype)
+    behind = (1 << np.finfo(dtype).nmant) - 1
+    return tuple((values.view(f"i{values.itemsize}") & behind).tolist())
+
 
 _LN2_32, _LN2_64 = float(np.float32(_log(2.0))), _log(2.0)
 
-# expm1_over_x: minimax for |x| <= ln(2)/2, weighted for the relative error of exp.
+# expm1_over_x, expm1_over_small_x: minimax for |x| <= ln(2)/2 and ln(2)/(2 len(powers)), weighted for the
+# relative error of exp.
 # log_series, log_ln2: FreeBSD msun, e_logf.c and e_log.c (Sun Microsystems, 1993).
 _FORMATS = {
     types.float32: _Format(
         mantissa=23,
-        magic=1.5 * 2.0**23 + 127,
+        bias=127,
         lowest=-88.02,
         ln2_hi=_LN2_32,
         ln2_lo=_LN2_64 - _LN2_32,
         expm1_over_x=(0.0013843603, 0.008374155, 0.041668, 0.16666432, 0.49999994, 1.0),
+        powers=_powers(np.float32, 16),
+        expm1_over_small_x=(0.16667057, 0.50001954, 1.0),
         sqrt_half=0x3F3504F3,
         log_ln2_hi=6.9313812256e-01,
         log_ln2_lo=9.0580006145e-06,
@@ -58,7 +78,7 @@ _FORMATS = {
     ),
     types.float64: _Format(
         mantissa=52,
-        magic=1.5 * 2.0**52 + 1023,
+        bias=1023,
         lowest=-709.0,
         ln2_hi=_LN2_64,
         ln2_lo=2.3190468138462996e-17,
@@ -73,6 +93,16 @@ _FORMATS = {
             0.04166666666651788,
             0.1666666666666622,
             0.5000000000000012,
+            1.0,
+        ),
+        powers=_powers(np.float64, 8),
+        expm1_over_small_x=(
+            0.00019842295003145965,
+            0.0013889818929365046,
+            0.008333333322049316,
+            0.04166666656316816,
+            0.16666666666666994,
+            0.5000000000000306,
             1.0,
         ),
         sqrt_half=0x3FE6A09E667F3BCD,
@@ -105,7 +135,27 @@ def _exp(x):
     if not isinstance(x, Simd):
         return None
     f = _FORMATS[x.element]
-    log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic, f.lowest, f.mantissa
+    return _exp_of_table(f) if has_avx512() else _exp_of_series(f)
+
+
+def _exp_of_table(f):
+    steps = len(f.powers)
+    steps_e, magic, lowest = steps / _LN2_64, f.magic(steps), (1 - f.bias) * _LN2_64
+    shift, exponent, powers = f.mantissa - int(log2(steps)), -1 << f.mantissa, f.powers
+    step_hi, step_lo, series = f.ln2_hi / steps, f.ln2_lo / steps, f.expm1_over_small_x
+
+    def impl(x):
+        biased = fma(x, steps_e, magic)  # n + bias in the low bits, n = x / ln 2 in steps
+        power = bits((bits(biased) << shift) & exponent | pick(powers, bits(biased)))  # 2**(n / steps)
+        n = biased - magic
+        r = fma(n, -step_lo, fma(n, -step_hi, x))
+        return where(x < lowest, 0.0, fma(power, r * polynomial(r, series), power))  # false of NaN
+
+    return impl
+
+
+def _exp_of_series(f):
+    log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic(), f.lowest, f.mantissa
     ln2_hi, ln2_lo, series = f.ln2_hi, f.ln2_lo, f.expm1_over_x
 
     def impl(x):
@@ -132,7 +182,7 @@ def _tanh(x):
     if not isinstance(x, Simd):
         return None
     f = _FORMATS[x.element]
-    log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic, f.lowest, f.mantissa
+    log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic(), f.lowest, f.mantissa
     ln2_hi, ln2_lo, series = f.ln2_hi, f.ln2_lo, f.expm1_over_x
 
     def impl(x):
