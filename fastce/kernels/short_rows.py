@@ -94,14 +94,16 @@ def _exponentials(p, q, goal, classes, shift, ahead):
 
 @block
 def _sums(x, start, n, shifts, keep, goal, target, ignore_index, square, counts):
-    """Write ``_exponentials`` of ``n`` rows to ``square`` and ``counts``; others as in ``stats``."""
+    """Write ``_exponentials`` of ``n`` rows to ``square`` and ``counts``; the others as in ``stats``.
+
+    Among all that a driver holds, exp's constants would have no registers, and be loaded for every value.
+    """
     width = lanes(x)
     for r in range(n):
         if target is None or target[start + r] != ignore_index:
-            shift = full(x, load_one(shifts, r))
-            rest, ones = _exponentials(
-                row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r), x.shape[1], shift, n * step_of(x, 0)
-            )
+            p, q, goal_row = row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r)
+            shift, ahead = full(x, load_one(shifts, r)), n * step_of(x, 0)
+            rest, ones = _exponentials(p, q, goal_row, x.shape[1], shift, ahead)
             store(square, r * width, rest)
             store_one(counts, r, ones)
 

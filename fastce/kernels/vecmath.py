@@ -124,9 +124,9 @@ _FORMATS = {
 def exp(x):
     """Return e**x for x <= 0, or slightly above.
 
-    At most 1.05 ulp in float32, 0.95 ulp in float64. -inf and everything whose result would
-    lie below the smallest normal number by more than half a binade give exactly 0; NaN stays
-    NaN. Not for large positive x: the kernels subtract the maximum first.
+    At most 1.05 ulp in float32, 0.95 ulp in float64; with AVX-512 0.99 and 1.02 ulp. -inf and
+    everything whose result would lie below the smallest normal number by more than half a binade
+    give exactly 0; NaN stays NaN. Not for large positive x: the kernels subtract the maximum first.
     """
 
 
@@ -134,11 +134,12 @@ def exp(x):
 def _exp(x):
     if not isinstance(x, Simd):
         return None
-    f = _FORMATS[x.element]
-    return _exp_of_table(f) if has_avx512() else _exp_of_series(f)
+    return _exp_of_table(x.element) if has_avx512() else exp_of_series(x.element)
 
 
-def _exp_of_table(f):
+def _exp_of_table(element):
+    """Powers of two from a register leave so little of x that half the polynomial does."""
+    f = _FORMATS[element]
     steps = len(f.powers)
     steps_e, magic, lowest = steps / _LN2_64, f.magic(steps), (1 - f.bias) * _LN2_64
     shift, exponent, powers = f.mantissa - int(log2(steps)), -1 << f.mantissa, f.powers
@@ -154,7 +155,9 @@ def _exp_of_table(f):
     return impl
 
 
-def _exp_of_series(f):
+def exp_of_series(element):
+    """Of all of x but its power of two, for machines that find no lane by index in an instruction."""
+    f = _FORMATS[element]
     log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic(), f.lowest, f.mantissa
     ln2_hi, ln2_lo, series = f.ln2_hi, f.ln2_lo, f.expm1_over_x
 
@@ -173,7 +176,8 @@ def tanh(x):
     """Return (tanh(x), 1 - tanh(x)**2), the slope not as a difference.
 
     At most 3.19 ulp in float32, 2.8 ulp in float64. The slope is off by at most 4.22 ulp in
-    float32, 4.5 ulp in float64, where exp(-2 |x|) is a normal number; from there on it may be 0.
+    float32, 4.5 ulp in float64, with AVX-512 4.89 and 4.5 ulp, where exp(-2 |x|) is a normal
+    number; from there on it may be 0.
     """
 
 
