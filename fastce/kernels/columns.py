@@ -81,7 +81,7 @@ def stats(p, step, classes, n, buffer, tops, rests):
         for c in range(min(BLOCK, classes)):
             x = load_n(p, c * step + j, n - j, 0.0)
             higher = maximum(x, higher)
-            store(buffer, c * across + j, x)
+            store(buffer, j * BLOCK + c * width, x)
         store(tops, j, full(p, -np.inf))
         store(highers, j, higher)
         store(sums, j, wide)
@@ -102,12 +102,12 @@ def stats(p, step, classes, n, buffer, tops, rests):
             store(tops, j, higher)
             block_rest, below = full(p, 0.0), bits(full(p, 0.0))
             for c in range(ahead):
-                block_rest, below = _add(load(near, c * across + j), shift, block_rest, below)
+                block_rest, below = _add(load(near, j * BLOCK + c * width), shift, block_rest, below)
                 x = load_n(following, c * step + j, n - j, 0.0)
                 higher = maximum(x, higher)
-                store(goal, c * across + j, x)
+                store(goal, j * BLOCK + c * width, x)
             for c in range(ahead, count):
-                block_rest, below = _add(load(near, c * across + j), shift, block_rest, below)
+                block_rest, below = _add(load(near, j * BLOCK + c * width), shift, block_rest, below)
             store(highers, j, higher)
             total, rounded = two_sum(total, widen(block_rest))
             store(sums, j, total)
