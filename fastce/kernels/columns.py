@@ -11,7 +11,7 @@ The loops run over the samples inside those over the classes: memory is read in 
 import numpy as np
 
 from fastce.kernels import streams
-from fastce.kernels.jit import inline
+from fastce.kernels.jit import block, inline
 from fastce.kernels.memory import (
     load,
     load_as,
@@ -58,7 +58,7 @@ def class_step(x):
     return x.strides[1] // x.itemsize
 
 
-@inline
+@block
 def stats(p, step, classes, n, buffer, tops, rests):
     """Write (maximum, rest) of every sample; rest sums exp(x - maximum) over all but one greatest class.
 
@@ -149,7 +149,7 @@ def or_nan(value, p, step, classes, n):
     return value
 
 
-@inline
+@block
 def write(p, step, q, q_step, classes, n, streamed, formula, args):
     """Write ``formula(j, m, c, p, step, *args)``, which gives samples j to j + m of class c, for all.
 
