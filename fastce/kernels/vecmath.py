@@ -38,7 +38,7 @@ class _Format(NamedTuple):
     ln2_lo: float
     expm1_over_x: tuple[float, ...]  # highest power first
     powers: tuple[int, ...]  # a register's fractional powers of two: their bits behind the point
-    expm1_over_small_x: tuple[float, ...]  # for half a step of them
+    small_series: tuple[float, ...]  # of (e**x - 1 - x) / x**2 up to half a step of them
     sqrt_half: int  # the bits of sqrt(1/2)
     log_ln2_hi: float  # few enough bits that its product with an exponent is exact
     log_ln2_lo: float
@@ -58,8 +58,8 @@ def _powers(dtype: type, steps: int) -> tuple[int, ...]:
 
 _LN2_32, _LN2_64 = float(np.float32(_log(2.0))), _log(2.0)
 
-# expm1_over_x, expm1_over_small_x: minimax for |x| <= ln(2)/2 and ln(2)/(2 len(powers)), weighted for the
-# relative error of exp.
+# expm1_over_x: minimax for |x| <= ln(2)/2, weighted for the relative error of exp; small_series: the same for
+# |x| <= ln(2)/2/len(powers).
 # log_series, log_ln2: FreeBSD msun, e_logf.c and e_log.c (Sun Microsystems, 1993).
 _FORMATS = {
     types.float32: _Format(
@@ -70,7 +70,7 @@ _FORMATS = {
         ln2_lo=_LN2_64 - _LN2_32,
         expm1_over_x=(0.0013843603, 0.008374155, 0.041668, 0.16666432, 0.49999994, 1.0),
         powers=_powers(np.float32, 16),
-        expm1_over_small_x=(0.16667057, 0.50001954, 1.0),
+        small_series=(0.16667057, 0.50001954),
         sqrt_half=0x3F3504F3,
         log_ln2_hi=6.9313812256e-01,
         log_ln2_lo=9.0580006145e-06,
@@ -96,14 +96,13 @@ _FORMATS = {
             1.0,
         ),
         powers=_powers(np.float64, 8),
-        expm1_over_small_x=(
+        small_series=(
             0.00019842295003145965,
             0.0013889818929365046,
             0.008333333322049316,
             0.04166666656316816,
             0.16666666666666994,
             0.5000000000000306,
-            1.0,
         ),
         sqrt_half=0x3FE6A09E667F3BCD,
         log_ln2_hi=6.93147180369123816490e-01,
@@ -143,14 +142,14 @@ def _exp_of_table(element):
     steps = len(f.powers)
     steps_e, magic, lowest = steps / _LN2_64, f.magic(steps), (1 - f.bias) * _LN2_64
     shift, exponent, powers = f.mantissa - int(log2(steps)), -1 << f.mantissa, f.powers
-    step_hi, step_lo, series = f.ln2_hi / steps, f.ln2_lo / steps, f.expm1_over_small_x
+    step_hi, step_lo, series = f.ln2_hi / steps, f.ln2_lo / steps, f.small_series
 
     def impl(x):
         biased = fma(x, steps_e, magic)  # n + bias in the low bits, n = x / ln 2 in steps
         power = bits((bits(biased) << shift) & exponent | pick(powers, bits(biased)))  # 2**(n / steps)
         n = biased - magic
         r = fma(n, -step_lo, fma(n, -step_hi, x))
-        return where(x < lowest, 0.0, fma(power, r * polynomial(r, series), power))  # false of NaN
+        return where(x < lowest, 0.0, fma(power, fma(r * r, polynomial(r, series), r), power))  # false of NaN
 
     return impl
 
