@@ -68,6 +68,17 @@ def _given(option, value):
     return lambda option, value: value
 
 
+def if_16_bits(like, value):
+    """Return ``value`` where ``like`` holds 16-bit floats, otherwise None, which is settled when compiling."""
+
+
+@inline_for(if_16_bits)
+def _if_16_bits(like, value):
+    if like.dtype in (FLOAT16, BFLOAT16):
+        return lambda like, value: value
+    return lambda like, value: None
+
+
 def either(a, b):
     """Return ``a``, or ``b`` where that is None, which is settled when compiling."""
 

@@ -12,12 +12,16 @@ from numba import types
 from fastce.kernels.columns import soft_gradient, soft_share
 from fastce.kernels.jit import block, inline, inline_for
 from fastce.kernels.memory import (
+    either,
     given,
+    if_16_bits,
     load,
     load_n,
     load_one,
     offset,
     row,
+    scratch,
+    store,
     store_n,
     store_one,
     will_read,
@@ -45,19 +49,31 @@ MAXIMA = 16  # values that hold the maxima of a chunk's blocks
 
 
 @block
-def _max(p, start, stop):
-    """Return the greatest of ``p[start:stop]``; NaN is passed over."""
+def _max(p, start, stop, copy):
+    """Return the greatest of ``p[start:stop]``; NaN is passed over.
+
+    Whole values are left in ``copy`` too, unless that is None.
+    """
     width = lanes(p)
     a = b = full(p, -np.inf)
     j = start
     while j + 2 * width <= stop:
-        a = maximum(load(p, j), a)
-        b = maximum(load(p, j + width), b)
+        a = maximum(_copied(p, j, copy), a)
+        b = maximum(_copied(p, j + width, copy), b)
         j += 2 * width
     while j < stop:
         a = maximum(load_n(p, j, stop - j, -np.inf), a)
         j += width
     return reduce_max(maximum(a, b))
+
+
+@inline
+def _copied(p, j, copy):
+    """Return a value, which is left in ``copy`` too, unless that is None."""
+    value = load(p, j)
+    if copy is not None:
+        store(copy, j, value)
+    return value
 
 
 @inline
@@ -97,8 +113,8 @@ def _sum(p, start, stop, shift, q):
 
 
 @block
-def _sum_and_next_max(p, start, shift, has_top, q, ahead):
-    """Return (rest, ones) of one block of ``p`` and the maximum of that of ``ahead``.
+def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
+    """Return (rest, ones) of one block of ``p`` and the maximum of that of ``ahead``, left in ``copy`` unless None.
 
     The latter comes from memory while the exponentials keep the core busy, and
     the one after it is asked for. Only a block that ``has_top`` can have classes at the maximum.
@@ -112,7 +128,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead):
         if has_top:
             for j in range(part, part + TERMS * width, width):
                 rest, below = _add(load(p, j), shift, rest, below, q, j, width)
-                top = maximum(load(ahead, j), top)
+                top = maximum(_copied(ahead, j, copy), top)
         else:
             for j in range(part, part + TERMS * width, width):
                 if q is None:  # else writing keeps memory busy
@@ -120,7 +136,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead):
                 e = exp(load(p, j) - shift)
                 _keep(q, j, width, e)
                 rest = rest + e
-                top = maximum(load(ahead, j), top)
+                top = maximum(_copied(ahead, j, copy), top)
         total = total + rest
     return reduce_add(total), size - reduce_add(below) if has_top else 0, reduce_max(top)
 
@@ -150,15 +166,18 @@ def chunk_stats(p, start, stop):
     """Return (maximum, rest, ones) of ``p[start:stop]``: see ``stats``.
 
     It is read once: the maximum looks one block ahead of the sum, which is rescaled when the
-    maximum grows.
+    maximum grows. 16-bit floats are widened once: a block waits for its sum in a buffer.
     """
     size = VALUES * lanes(p)
     ahead = max((stop - start) // size - 1, 0)
-    top = next_top = _max(p, start, start + size if ahead else stop)
+    near, far = if_16_bits(p, scratch(p, VALUES)), if_16_bits(p, scratch(p, VALUES))
+    top = next_top = _max(offset(p, start), 0, size if ahead else stop - start, near)
     rest = lost = ones = 0.0
     for _ in range(ahead):
         has_top = next_top == top
-        block_rest, block_ones, next_top = _sum_and_next_max(p, start, _shift(p, top), has_top, None, offset(p, size))
+        here, following = either(near, offset(p, start)), offset(p, start + size)
+        block_rest, block_ones, next_top = _sum_and_next_max(here, 0, _shift(p, top), has_top, None, following, far)
+        near, far = far, near
         rest, rounded = two_sum(rest, np.float64(block_rest))
         lost += rounded
         ones += block_ones
@@ -167,7 +186,7 @@ def chunk_stats(p, start, stop):
             rest, lost, ones, top = (rest + ones) * fade, lost * fade, 0.0, next_top
         start += size
     if ahead:
-        higher = max(top, _max(p, start + size, stop))
+        higher = max(top, _max(p, start + size, stop, None))
         rest, ones = _raise(top, higher, rest + lost, ones)
         lost, top = 0.0, higher
     while start < stop:
@@ -221,7 +240,7 @@ def _maxima(p, classes, tops):
     size = VALUES * lanes(p)
     top = no_class(p)
     for start in range(0, classes, size):
-        block_top = _max(p, start, min(start + size, classes))
+        block_top = _max(p, start, min(start + size, classes), None)
         store_one(tops, start // size, block_top)
         top = max(top, block_top)
     return top
@@ -240,10 +259,10 @@ def _sums_and_next_maxima(p, classes, top, tops, q, ahead, next_tops):
     for start in range(0, classes, size):
         if start + size <= classes:
             has_top = load_one(tops, start // size) == top
-            block_rest, block_ones, block_top = _sum_and_next_max(p, start, shift, has_top, q, ahead)
+            block_rest, block_ones, block_top = _sum_and_next_max(p, start, shift, has_top, q, ahead, None)
         else:
             block_rest, block_ones = _sum(p, start, classes, shift, q)
-            block_top = _max(ahead, start, classes)
+            block_top = _max(ahead, start, classes, None)
         rest, rounded = two_sum(rest, np.float64(block_rest))
         lost += rounded
         ones += block_ones
