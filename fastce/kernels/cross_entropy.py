@@ -200,7 +200,7 @@ def hard_rows(
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
         following = rows.next_of(target, ignore_index, start, stop)
         next_top = rows.no_class(x)
         if found is None or loss is not None:
@@ -210,17 +210,18 @@ def hard_rows(
                 _write_ignored(x, i, found, loss, grad, streamed)
             else:
                 following = rows.next_of(target, ignore_index, i + 1, stop)
+                exps = rows.exponentials(kept, wide, grad, i)
                 if found is not None and loss is None:
                     row_top, row_rest = np.float64(found[0, i]), np.float64(found[1, i])
                 else:
                     ahead = following if following < stop else i
                     row_top, row_rest, next_top = rows.stats_of(
-                        x, i, ahead, next_top, tops, next_tops, grad, chunked, kept
+                        x, i, ahead, next_top, tops, next_tops, exps, chunked
                     )  # fmt: skip
                     tops, next_tops = next_tops, tops
                 _write_row(
                     x, i, target[i], row_top, row_rest, class_weight, sample_factors, smoothing, z_loss, scale,
-                    found, loss, grad, streamed, given(loss, kept),
+                    found, loss, grad, streamed, given(loss, exps),
                 )  # fmt: skip
         settle(streamed)
     return position, denominator, total_of(loss)
@@ -239,9 +240,9 @@ def _write_ignored(x, i, found, loss, grad, streamed):
 @inline
 def _write_row(
     x, i, label, row_top, row_rest, class_weight, sample_factors, smoothing, z_loss, scale,
-    found, loss, grad, streamed, kept,
+    found, loss, grad, streamed, exps,
 ):  # fmt: skip
-    """Write the loss and gradient of one row; unless ``kept`` is None, exponentials are in the latter's place."""
+    """Write the loss and gradient of one row, of exponentials unless those are None."""
     p, classes = row(x, i), x.shape[1]
     top, rest, at_label, label_weight = full(x, row_top), full(x, row_rest), full(x, load_one(p, label)), full(x, 1.0)
     if class_weight is not None:
@@ -258,8 +259,8 @@ def _write_row(
         factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
         q, factor = row(grad, i), get_lane(factor * slope, 0)
         minus = given(smoothing, get_lane(_spread(slope, smoothing), 0))
-        source = rows.source(kept, q, p, row_top)
-        write(q, classes, streamed and kept is None, rows.gradient, (*source, factor, class_weight, minus))
+        source = rows.source(exps, p, row_top)
+        write(q, classes, streamed, rows.gradient, (*source, factor, class_weight, minus))
         store_one(q, label, get_lane(label_gradient * slope, 0))
 
 

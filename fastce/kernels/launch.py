@@ -39,7 +39,7 @@ from fastce.kernels import (
 )
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
-from fastce.kernels.rows import CHUNK
+from fastce.kernels.rows import CHUNK, WAITING
 from fastce.kernels.short_rows import KEPT, VALUES
 from fastce.kernels.tiles import MAX_CLASSES
 
@@ -200,14 +200,17 @@ def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
     return is_long and out.ctypes.data != x.ctypes.data
 
 
-def _is_kept(inputs: Sequence[Array], out: Array | None) -> bool:
-    """Tell whether the exponentials of long rows wait in the result, in the cache, for their factor.
+def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool:
+    """Tell whether the exponentials of long rows wait, in the cache, for their factor.
 
-    16 bits would round them.
+    They do so in the result itself; 16 bits would round them, so that those of such results
+    have a place of their own.
     """
-    if out is None or out.shape[1] > CHUNK or out.itemsize == 2:
+    if out is None:
         return False
-    return all(out.ctypes.data != x.ctypes.data for x in inputs)
+    if out.itemsize == 2:
+        return out.shape[1] <= WAITING * 16
+    return not streamed and out.shape[1] <= CHUNK and all(out.ctypes.data != x.ctypes.data for x in inputs)
 
 
 def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
@@ -231,7 +234,7 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
             kernel = op.rows
             streamed = _is_streamed(x, out, fresh)
             per_block = min(-(-len(x) // _threads.count()), ROWS_TOGETHER)
-            is_kept = not streamed and _is_kept(args[:inputs], out)
+            is_kept = _is_kept(args[:inputs], out, streamed)
             args = (*args, per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))
     return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
 

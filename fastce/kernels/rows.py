@@ -45,7 +45,8 @@ from fastce.kernels.vecmath import exp, two_sum
 VALUES = 32  # a block: values whose exponentials are added in the logits' precision
 TERMS = 16  # of one sum; a block has two, so that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time
-MAXIMA = 16  # values that hold the maxima of a chunk's blocks
+MAXIMA = 16  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
+WAITING = 1 << 12  # values of exponentials of 16-bit floats that wait for their factor
 
 
 @block
@@ -131,7 +132,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
                 top = maximum(_copied(ahead, j, copy), top)
         else:
             for j in range(part, part + TERMS * width, width):
-                if q is None:  # else writing keeps memory busy
+                if q is None or copy is not None:  # else writing keeps memory busy
                     will_read(ahead, j + size)
                 e = exp(load(p, j) - shift)
                 _keep(q, j, width, e)
@@ -162,11 +163,13 @@ def no_class(like):
 
 
 @block
-def chunk_stats(p, start, stop):
+def chunk_stats(p, start, stop, q, tops):
     """Return (maximum, rest, ones) of ``p[start:stop]``: see ``stats``.
 
     It is read once: the maximum looks one block ahead of the sum, which is rescaled when the
     maximum grows. 16-bit floats are widened once: a block waits for its sum in a buffer.
+    Exponentials are left in ``q``, those of each block below the maximum left in ``tops``,
+    unless those are None.
     """
     size = VALUES * lanes(p)
     ahead = max((stop - start) // size - 1, 0)
@@ -175,8 +178,11 @@ def chunk_stats(p, start, stop):
     rest = lost = ones = 0.0
     for _ in range(ahead):
         has_top = next_top == top
+        _keep_one(tops, start // size, top)
         here, following = either(near, offset(p, start)), offset(p, start + size)
-        block_rest, block_ones, next_top = _sum_and_next_max(here, 0, _shift(p, top), has_top, None, following, far)
+        block_rest, block_ones, next_top = _sum_and_next_max(
+            here, 0, _shift(p, top), has_top, offset(q, start), following, far
+        )  # fmt: skip
         near, far = far, near
         rest, rounded = two_sum(rest, np.float64(block_rest))
         lost += rounded
@@ -190,8 +196,9 @@ def chunk_stats(p, start, stop):
         rest, ones = _raise(top, higher, rest + lost, ones)
         lost, top = 0.0, higher
     while start < stop:
+        _keep_one(tops, start // size, top)
         end = min(start + size, stop)
-        block_rest, block_ones = _sum(p, start, end, _shift(p, top), None)
+        block_rest, block_ones = _sum(p, start, end, _shift(p, top), q)
         rest, rounded = two_sum(rest, np.float64(block_rest))
         lost += rounded
         ones += block_ones
@@ -218,19 +225,42 @@ def finish(top, rest, ones):
     return top + rest, np.nan  # -inf, or NaN where a NaN is in the sum
 
 
+@inline
+def _keep_one(tops, k, top):
+    if tops is not None:
+        store_one(tops, k, top)
+
+
 @block
-def stats(p, classes):
+def _lower(q, tops, classes, top):
+    """Bring the exponentials of blocks, each below its own maximum, below that of the row."""
+    width = lanes(q)
+    size = VALUES * width
+    for start in range(0, classes, size):
+        block_top = load_one(tops, start // size)
+        if block_top < top:
+            fade = exp(full(q, block_top) - top)
+            for j in range(start, min(start + size, classes), width):
+                store(q, j, load(q, j) * fade)
+
+
+@block
+def stats(p, classes, q):
     """Return (maximum, rest): rest sums exp(x - maximum) over all but one greatest class.
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
     loss of a confident row would be rounded away. Without a finite maximum, and with NaN
     anywhere, rest is NaN. Long rows are summed in chunks that are
     merged in order, so that several threads that share a row come to the same bits.
+    The exponentials are left in ``q``, which holds `WAITING` values, unless that is None.
     """
     top, rest, ones = no_class(p), 0.0, 0.0
+    tops = given(q, scratch(p, MAXIMA))
     for start in range(0, classes, CHUNK):
-        part_top, part_rest, part_ones = chunk_stats(p, start, min(start + CHUNK, classes))
+        part_top, part_rest, part_ones = chunk_stats(p, start, min(start + CHUNK, classes), q, tops)
         top, rest, ones = merge(top, rest, ones, part_top, part_rest, part_ones)
+    if q is not None:
+        _lower(q, tops, classes, top)
     return finish(top, rest, ones)
 
 
@@ -290,17 +320,29 @@ def look_at(x, i, stop, tops, chunked):
 
 
 @inline
-def stats_of(x, i, ahead, top, tops, next_tops, out, chunked, kept):
+def waiting(x, kept):
+    """Return where the exponentials of a row of 16-bit floats wait; None for others, and unless they are ``kept``."""
+    return given(kept, if_16_bits(x, scratch(x, WAITING)))
+
+
+@inline
+def exponentials(kept, exps, out, i):
+    """Return where those of row ``i`` wait, ``exps`` or the result itself, or None unless they are ``kept``."""
+    return given(kept, either(exps, row(out, i)))
+
+
+@inline
+def stats_of(x, i, ahead, top, tops, next_tops, exps, chunked):
     """Return `stats` of row ``i`` and the maximum of row ``ahead``.
 
     Where ``chunked`` is None, rows are of one chunk, and the maxima of one are taken while the
-    exponentials of the row before it keep the core busy. Unless ``kept`` is None, those are left in ``out``.
+    exponentials of the row before it keep the core busy. Those are left in ``exps`` unless that is None.
     """
     p, classes = row(x, i), x.shape[1]
     if chunked is not None:
-        row_top, rest = stats(p, classes)
+        row_top, rest = stats(p, classes, exps)
         return row_top, rest, top
-    return _sums_and_next_maxima(p, classes, top, tops, given(kept, row(out, i)), row(x, ahead), next_tops)
+    return _sums_and_next_maxima(p, classes, top, tops, exps, row(x, ahead), next_tops)
 
 
 @block
@@ -314,18 +356,18 @@ def has_nan(p, classes):
     return False
 
 
-def source(kept, q, p, top):
-    """Return what exponentials are written from: (p, top), or (q, None) where they are ``kept`` there.
+def source(exps, p, top):
+    """Return what results are made of: exponentials, (exps, None), or logits, (p, top), where ``exps`` is None.
 
     Which of them is settled when compiling.
     """
 
 
 @inline_for(source)
-def _source(kept, q, p, top):
-    if isinstance(kept, types.NoneType):
-        return lambda kept, q, p, top: (p, top)
-    return lambda kept, q, p, top: (q, None)
+def _source(exps, p, top):
+    if isinstance(exps, types.NoneType):
+        return lambda exps, p, top: (p, top)
+    return lambda exps, p, top: (exps, None)
 
 
 @inline

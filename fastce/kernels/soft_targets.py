@@ -61,11 +61,12 @@ def soft_rows(
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
         next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
+            exps = rows.exponentials(kept, wide, grad, i)
             row_top, row_rest, next_top = rows.stats_of(
-                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, grad, chunked, kept
+                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, exps, chunked
             )  # fmt: skip
             tops, next_tops = next_tops, tops
             p, t = row(x, i), row(target, i)
@@ -79,9 +80,8 @@ def soft_rows(
             if grad is not None:
                 amount = amount + z_slope(top, rest, z_loss)
                 terms = get_lane(rest, 0), get_lane(amount, 0), get_lane(slope, 0), smoothing
-                q = row(grad, i)
-                source = rows.source(kept, q, p, row_top)
-                write(q, classes, streamed and kept is None, rows.soft, (*source, t, class_weight, *terms))
+                source = rows.source(exps, p, row_top)
+                write(row(grad, i), classes, streamed, rows.soft, (*source, t, class_weight, *terms))
         settle(streamed)
     return total_of(loss)
 

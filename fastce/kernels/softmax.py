@@ -75,20 +75,21 @@ def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, kept):
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops = scratch(x, MAXIMA), scratch(x, MAXIMA)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
         next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
+            exps = given(probs, rows.exponentials(kept, wide, probs, i))
             row_top, row_rest, next_top = rows.stats_of(
-                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, probs, chunked, kept
+                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, exps, chunked
             )  # fmt: skip
             tops, next_tops = next_tops, tops
             top, rest = full(x, row_top), full(x, row_rest)
             if lse is not None:
                 store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
             if probs is not None:
-                q, factor = row(probs, i), get_lane(full(x, 1.0) / (rest + 1.0), 0)
-                source = rows.source(kept, q, row(x, i), row_top)
-                write(q, classes, streamed and kept is None, rows.gradient, (*source, factor, None, None))
+                factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
+                source = rows.source(exps, row(x, i), row_top)
+                write(row(probs, i), classes, streamed, rows.gradient, (*source, factor, None, None))
             if logs is not None:
                 terms = (row(x, i), row_top, get_lane(log1p(rest), 0))
                 write(row(logs, i), classes, streamed, rows.log_softmax, terms)

@@ -30,7 +30,7 @@ def split_stats(x, parts):
     """Write (maximum, rest, ones) of every chunk to ``parts``, float64 of shape (N, chunks, 3)."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
-        top, rest, ones = rows.chunk_stats(offset(row(x, i), start), 0, n)
+        top, rest, ones = rows.chunk_stats(offset(row(x, i), start), 0, n, None, None)
         chunk = start // rows.CHUNK
         parts[i, chunk, 0] = top
         parts[i, chunk, 1] = rest
