@@ -39,7 +39,7 @@ from fastce.kernels import (
 )
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
-from fastce.kernels.rows import CHUNK, WAITING
+from fastce.kernels.rows import CHUNK
 from fastce.kernels.short_rows import KEPT, VALUES
 from fastce.kernels.tiles import MAX_CLASSES
 
@@ -204,12 +204,12 @@ def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool
     """Tell whether the exponentials of long rows wait, in the cache, for their factor.
 
     They do so in the result itself; 16 bits would round them, so that those of such results
-    have a place of their own.
+    have a place of their own, in rows that are never split among threads.
     """
     if out is None:
         return False
     if out.itemsize == 2:
-        return out.shape[1] <= WAITING * 16
+        return out.shape[1] < 2 * CHUNK
     return not streamed and out.shape[1] <= CHUNK and all(out.ctypes.data != x.ctypes.data for x in inputs)
 
 

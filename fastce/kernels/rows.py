@@ -46,7 +46,7 @@ VALUES = 32  # a block: values whose exponentials are added in the logits' preci
 TERMS = 16  # of one sum; a block has two, so that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time
 MAXIMA = 16  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
-WAITING = 1 << 12  # values of exponentials of 16-bit floats that wait for their factor
+WAITING = 1 << 12  # values, two chunks of exponentials of 16-bit floats that wait for their factor
 
 
 @block
