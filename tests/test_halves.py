@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 import fastce
+from fastce.kernels.rows import CHUNK
+from tests.helpers import finfo
 
 HALVES = pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 # bfloat16 differs in loads and stores alone, which tiles and rows have all of
@@ -75,6 +77,36 @@ def test_every_finite_value_survives_a_round_trip(half):
     # and through the gradient of a column regime, in place
     columns = np.ascontiguousarray(x[finite].T)
     same(fastce.log_softmax(columns, 0), np.zeros(columns.shape, np.float32), half)
+
+
+def assert_rounded(got, wide, half):
+    """``got`` is what some float32 within a few units of ``wide`` rounds to."""
+    assert got.dtype == half
+    got, info = got.astype(np.float64), finfo(half)
+    unit = np.ldexp(float(info.eps), np.maximum(np.frexp(wide)[1] - 1, info.minexp))
+    bad = np.isnan(wide) != np.isnan(got)
+    assert not bad.any() and not (np.abs(got - wide) > 0.502 * unit).any()
+
+
+@pytest.mark.parametrize(
+    ("half", "classes"), [(np.float16, CHUNK + 600), (np.float16, 2 * CHUNK - 1), (ml_dtypes.bfloat16, CHUNK + 1700)]
+)
+def test_long_rows(half, classes):
+    """Exponentials wait below the maximum of their time; it rises late, after -inf, or not at all."""
+    x = logits((10, classes), half)
+    x[1, -1], x[2, : CHUNK + 550], x[3, 7], x[4, 9], x[5], x[6, CHUNK] = 30, -np.inf, np.nan, np.inf, -np.inf, 40
+    wide = x.astype(np.float32)
+    target = np.random.default_rng(4).integers(CHUNK + 550, classes, 10)
+    probs = fastce.softmax(x)
+    assert_rounded(probs, fastce.softmax(wide), half)
+    got = fastce.cross_entropy_and_grad(x, target, reduction="none")
+    assert_rounded(got.grad, fastce.cross_entropy_and_grad(wide, target, reduction="none").grad, half)
+    np.testing.assert_array_equal(got.loss, fastce.cross_entropy(x, target, reduction="none"))
+    soft = np.zeros_like(wide)
+    soft[np.arange(10), target] = 1
+    got = fastce.cross_entropy_and_grad(x, soft, reduction="none")
+    assert_rounded(got.grad, fastce.cross_entropy_and_grad(wide, soft, reduction="none").grad, half)
+    same(fastce.softmax(x, out=x), probs.astype(np.float32), half)
 
 
 def test_subnormal_gradients_of_float16():

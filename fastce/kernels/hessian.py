@@ -39,7 +39,7 @@ def diagonal_rows(x, sample_weight, scale, hessian):
     """``x`` is (N, C) with contiguous rows; ``hessian`` may be ``x`` itself."""
     classes = x.shape[1]
     for i in prange(x.shape[0]):
-        top, rest = rows.stats(row(x, i), classes)
+        top, rest = rows.stats(row(x, i), classes, None)
         slope = scale
         if sample_weight is not None:
             slope = scale * sample_weight[i]
@@ -110,7 +110,7 @@ def product_rows(x, v, slopes, out):
             write(row(out, i), classes, False, rows.zero, (full(x, 0.0),))
         else:
             p, g = row(x, i), row(v, i)
-            top, rest = rows.stats(p, classes)
+            top, rest = rows.stats(p, classes, None)
             centre = _at_greatest(p, g, classes, top)
             mean = _mean(p, g, classes, top, rest, centre)
             write(row(out, i), classes, False, _product, (p, g, top, rest, centre, mean, slope))

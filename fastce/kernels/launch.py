@@ -208,9 +208,10 @@ def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool
     """
     if out is None:
         return False
+    classes: int = out.shape[1]
     if out.itemsize == 2:
-        return out.shape[1] < 2 * CHUNK
-    return not streamed and out.shape[1] <= CHUNK and all(out.ctypes.data != x.ctypes.data for x in inputs)
+        return classes < 2 * CHUNK
+    return not streamed and classes <= CHUNK and all(out.ctypes.data != x.ctypes.data for x in inputs)
 
 
 def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:

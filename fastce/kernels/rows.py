@@ -174,8 +174,8 @@ def chunk_stats(p, start, stop, q, tops):
     size = VALUES * lanes(p)
     ahead = max((stop - start) // size - 1, 0)
     near, far = if_16_bits(p, scratch(p, VALUES)), if_16_bits(p, scratch(p, VALUES))
-    top = next_top = _max(offset(p, start), 0, size if ahead else stop - start, near)
-    rest = lost = ones = 0.0
+    top = _max(offset(p, start), 0, size, near) if ahead else _max(p, start, stop, None)
+    next_top, rest, lost, ones = top, 0.0, 0.0, 0.0
     for _ in range(ahead):
         has_top = next_top == top
         _keep_one(tops, start // size, top)
