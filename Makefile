@@ -6,7 +6,7 @@
 #   make fuzz [ARGS="--seconds 600"]  random calls against the oracle
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
-#   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about half an hour
+#   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
 #   make readme                       the README's table from the committed benchmark run
 #   make lint / make types            ruff / mypy --strict
 #   make clean                        the environment, caches and raw benchmark output

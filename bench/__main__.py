@@ -61,7 +61,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-training", action="store_true", help="without the training loop")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, all machinery, about 20 s")
     parser.add_argument(
-        "--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; half an hour"
+        "--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; 50 minutes"
     )
     parser.add_argument("--fresh", action="store_true", help="with --full: play again what an earlier run has finished")
     parser.add_argument("--save", action="store_true", help="also write the run to bench/results/")

@@ -12,7 +12,6 @@ from fastce._arrays import (
     Block,
     as_mask,
     as_real,
-    check_out,
     direct,
     is_matrix,
     normalize_axis,
@@ -131,12 +130,10 @@ class Problem:
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
         self.fresh = out is None
+        if out is None and self.is_matrix:
+            return np.empty(self.logits.shape, self.dtype)
         names = self.what, "target", "weight", "sample_weight", "where"
-        inputs = self.logits, *self.given
-        if not self.is_matrix:
-            return result_like(self.logits, out, names, inputs)
-        shape = self.logits.shape
-        return np.empty(shape, self.dtype) if out is None else check_out(out, shape, self.dtype, names, inputs)
+        return result_like(self.logits, out, names, (self.logits, *self.given))
 
     def fits(self, out: Array) -> bool:
         """Tell whether a gradient buffer of an earlier call serves this one."""
