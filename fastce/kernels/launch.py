@@ -45,6 +45,7 @@ from fastce.kernels.tiles import MAX_CLASSES
 
 PARALLEL_ELEMENTS = 3 << 13  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
+SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
 
@@ -166,7 +167,7 @@ def _computed(x: Array) -> np.dtype[Any]:
 
 def _is_split(x: Array) -> bool:
     """Tell whether rows are too few and too long to give the threads one each."""
-    return x.shape[1] >= 2 * CHUNK and x.ndim == 2 and len(x) < ROWS_A_THREAD * _threads.count()
+    return x.shape[1] >= SPLIT_CLASSES and x.ndim == 2 and len(x) < ROWS_A_THREAD * _threads.count()
 
 
 def _split_stats(x: Array, stats: Array | None = None) -> Array:
@@ -210,7 +211,7 @@ def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool
         return False
     classes: int = out.shape[1]
     if out.itemsize == 2:
-        return classes < 2 * CHUNK
+        return classes < SPLIT_CLASSES
     return not streamed and classes <= CHUNK and all(out.ctypes.data != x.ctypes.data for x in inputs)
 
 
@@ -268,7 +269,7 @@ def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
         regime = f"columns: the class axis is not last; panels of up to {PANEL * lanes} neighbouring samples"
     elif classes <= MAX_CLASSES:
         regime = f"tiles: at most {MAX_CLASSES} classes; {lanes} rows at a time, transposed in registers"
-    elif classes >= 2 * CHUNK and shape[0] < ROWS_A_THREAD * threads:
+    elif classes >= SPLIT_CLASSES and shape[0] < ROWS_A_THREAD * threads:
         regime = f"split: fewer than {ROWS_A_THREAD} rows a thread; chunks of {CHUNK} classes go to the threads"
     elif classes <= VALUES * lanes:
         regime = f"short rows: {MAX_CLASSES + 1} to {VALUES * lanes} classes; up to {lanes} rows at a time"

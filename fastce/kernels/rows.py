@@ -46,7 +46,7 @@ VALUES = 32  # a block: values whose exponentials are added in the logits' preci
 TERMS = 16  # of one sum; a block has two, so that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time
 MAXIMA = 16  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
-WAITING = 1 << 12  # values, two chunks of exponentials of 16-bit floats that wait for their factor
+WAITING = 2 * CHUNK // 16  # values of float32: the exponentials of a row of 16-bit floats that wait for their factor
 
 
 @block
@@ -72,8 +72,7 @@ def _max(p, start, stop, copy):
 def _copied(p, j, copy):
     """Return a value, which is left in ``copy`` too, unless that is None."""
     value = load(p, j)
-    if copy is not None:
-        store(copy, j, value)
+    _keep(copy, j, lanes(p), value)
     return value
 
 
@@ -132,7 +131,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
                 top = maximum(_copied(ahead, j, copy), top)
         else:
             for j in range(part, part + TERMS * width, width):
-                if q is None or copy is not None:  # else writing keeps memory busy
+                if q is None or copy is not None:  # else a result being written keeps memory busy
                     will_read(ahead, j + size)
                 e = exp(load(p, j) - shift)
                 _keep(q, j, width, e)
@@ -327,8 +326,8 @@ def waiting(x, kept):
 
 @inline
 def exponentials(kept, exps, out, i):
-    """Return where those of row ``i`` wait, ``exps`` or the result itself, or None unless they are ``kept``."""
-    return given(kept, either(exps, row(out, i)))
+    """Return where those of row ``i`` wait, ``exps`` or the result; None unless ``kept``, and without a result."""
+    return given(kept, given(out, either(exps, row(out, i))))
 
 
 @inline

@@ -78,7 +78,7 @@ def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, kept):
         tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
         next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
-            exps = given(probs, rows.exponentials(kept, wide, probs, i))
+            exps = rows.exponentials(kept, wide, probs, i)
             row_top, row_rest, next_top = rows.stats_of(
                 x, i, min(i + 1, stop - 1), next_top, tops, next_tops, exps, chunked
             )  # fmt: skip

@@ -8,7 +8,6 @@ format at the exact result.
 
 from decimal import Decimal
 from math import log as _log
-from math import log2
 from typing import NamedTuple
 
 import numpy as np
@@ -141,7 +140,7 @@ def _exp_of_table(element):
     f = _FORMATS[element]
     steps = len(f.powers)
     steps_e, magic, lowest = steps / _LN2_64, f.magic(steps), (1 - f.bias) * _LN2_64
-    shift, exponent, powers = f.mantissa - int(log2(steps)), -1 << f.mantissa, f.powers
+    shift, exponent, powers = f.mantissa - (steps.bit_length() - 1), -1 << f.mantissa, f.powers
     step_hi, step_lo, series = f.ln2_hi / steps, f.ln2_lo / steps, f.small_series
 
     def impl(x):
