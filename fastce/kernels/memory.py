@@ -13,9 +13,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastce.kernels.formats import constant, from_memory, raw_type, to_memory
 from fastce.kernels.jit import inline_for
 from fastce.kernels.simd import (
     BFLOAT16,
+    BYTES,
     FLOAT16,
     I32,
     I64,
@@ -23,6 +25,7 @@ from fastce.kernels.simd import (
     Simd,
     call,
     first,
+    join,
     llvm_type,
     meet,
     value_type,
@@ -120,48 +123,7 @@ def scratch(typingctx, like, values):
     return types.CPointer(simd.element)(like, values), codegen
 
 
-# --- the form elements have in memory ----------------------------------------
-
-
-def raw_type(simd, dtype):
-    """Return the LLVM type of one value in memory."""
-    return ir.VectorType(ir.IntType(16), simd.lanes) if dtype in (FLOAT16, BFLOAT16) else llvm_type(simd)
-
-
-def _like(example, scalar):
-    """Return a scalar or vector type of the shape of ``example``."""
-    return ir.VectorType(scalar, example.count) if isinstance(example, ir.VectorType) else scalar
-
-
-def _constant(example, value):
-    return ir.Constant(example, [value] * example.count if isinstance(example, ir.VectorType) else value)
-
-
-def from_memory(builder, raw, dtype):
-    """Bring what memory holds to what is computed with; scalars and vectors."""
-    if dtype == FLOAT16:
-        half = builder.bitcast(raw, _like(raw.type, ir.HalfType()))
-        return builder.fpext(half, _like(raw.type, ir.FloatType()))
-    if dtype == BFLOAT16:
-        bits = builder.zext(raw, _like(raw.type, I32))
-        return builder.bitcast(builder.shl(bits, _constant(bits.type, 16)), _like(raw.type, ir.FloatType()))
-    return raw
-
-
-def to_memory(builder, value, dtype):
-    """Round to what memory holds, to nearest even; NaN stays NaN."""
-    if dtype == FLOAT16:
-        half = builder.fptrunc(value, _like(value.type, ir.HalfType()))
-        return builder.bitcast(half, _like(value.type, ir.IntType(16)))
-    if dtype == BFLOAT16:
-        bits = builder.bitcast(value, _like(value.type, I32))
-        sixteen = _constant(bits.type, 16)
-        odd = builder.and_(builder.lshr(bits, sixteen), _constant(bits.type, 1))
-        rounded = builder.add(bits, builder.add(odd, _constant(bits.type, 0x7FFF)))
-        quiet = builder.or_(bits, _constant(bits.type, 0x400000))
-        result = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
-        return builder.trunc(builder.lshr(result, sixteen), _like(value.type, ir.IntType(16)))
-    return value
+# --- loads and stores --------------------------------------------------------
 
 
 def place(builder, p, k, vector):
@@ -186,9 +148,6 @@ def masked_load(builder, pointer, mask, fill):
 def masked_store(builder, value, pointer, mask):
     align = ir.Constant(I32, alignment(value.type))
     call(builder, f"llvm.masked.store.{_name(value.type)}", ir.VoidType(), [value, pointer, align, mask])
-
-
-# --- loads and stores --------------------------------------------------------
 
 
 @intrinsic
@@ -236,7 +195,7 @@ def load_n(typingctx, p, k, n, fill):
         others = meet(context, builder, args[3], fill, simd)
         if vector == others.type:
             return masked_load(builder, pointer, mask, others)
-        raw = masked_load(builder, pointer, mask, _constant(vector, 0))
+        raw = masked_load(builder, pointer, mask, constant(vector, 0))
         return builder.select(mask, from_memory(builder, raw, p.dtype), others)
 
     return simd(p, types.intp, types.intp, fill), codegen
@@ -276,19 +235,23 @@ def store(typingctx, p, k, value):
 
 
 @intrinsic
-def stream(typingctx, p, k, value):
-    """Write a value past the caches; ``k`` elements after ``p`` must be a multiple of its size.
+def stream(typingctx, p, k, value, following):
+    """Write two values, one behind the other, past the caches; a cache line begins ``k`` elements after ``p``.
 
-    Other threads see it after ``fence``.
+    Other threads see them after ``fence``.
     """
 
     def codegen(context, builder, sig, args):
-        raw = to_memory(builder, args[2], p.dtype)
-        pointer = place(builder, args[0], args[1], raw.type)
-        written = builder.store(raw, pointer, align=raw.type.count * alignment(raw.type))
-        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+        parts = [to_memory(builder, x, p.dtype) for x in args[2:]]
+        words = ir.VectorType(I64, parts[0].type.count * alignment(parts[0].type) // 8)
+        parts = [builder.bitcast(part, words) for part in parts]
+        lines = parts if words.count * 8 == BYTES else [join(builder, parts)]
+        pointer = place(builder, args[0], args[1], lines[0].type)
+        for i, line in enumerate(lines):
+            written = builder.store(line, builder.gep(pointer, [ir.Constant(I32, i)]), align=BYTES)
+            written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
 
-    return types.void(p, types.intp, value), codegen
+    return types.void(p, types.intp, value, value), codegen
 
 
 @intrinsic
@@ -306,12 +269,11 @@ def fence(typingctx):
 
 @intrinsic
 def until_aligned(typingctx, p):
-    """Return how many elements after ``p`` the next multiple of a value's size in memory lies."""
+    """Return how many elements after ``p`` the next cache line begins."""
     size = p.dtype.bitwidth // 8
-    whole = value_type(p).lanes * size
 
     def codegen(context, builder, sig, args):
-        missing = builder.and_(builder.neg(builder.ptrtoint(args[0], I64)), ir.Constant(I64, whole - 1))
+        missing = builder.and_(builder.neg(builder.ptrtoint(args[0], I64)), ir.Constant(I64, BYTES - 1))
         return builder.udiv(missing, ir.Constant(I64, size))
 
     return types.intp(p), codegen

@@ -140,8 +140,17 @@ def first(builder, n, simd):
 
 def has_avx512():
     """Return whether the machine works under masks as fast as without, and finds lanes by index in an instruction."""
+    return _has("avx512f")
+
+
+def has_bfloat16():
+    """Return whether the machine rounds to bfloat16 in an instruction."""
+    return _has("avx512bf16")
+
+
+def _has(feature):
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return "+avx512f" in features.split(",")
+    return f"+{feature}" in features.split(",")
 
 
 # --- operators ---------------------------------------------------------------

@@ -4,7 +4,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastce.kernels.memory import alignment, from_memory, masked_store, place, raw_type, to_memory
+from fastce.kernels.formats import from_memory, raw_type, to_memory
+from fastce.kernels.memory import alignment, masked_store, place
 from fastce.kernels.simd import BYTES, I64, Simd, first, has_avx512, join, llvm_type, shuffle, value_type
 
 

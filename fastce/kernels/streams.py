@@ -17,15 +17,17 @@ def write(q, count, streamed, formula, args):
     Where ``streamed``, the caller has to ``settle`` what was written.
     """
     width = lanes(q)
-    j = min(until_aligned(q), count)
-    if j > 0:
-        store_n(q, 0, j, formula(0, j, *args))
+    head = min(until_aligned(q), count)
+    j = 0
+    while j < head:
+        n = min(width, head - j)
+        store_n(q, j, n, formula(j, n, *args))
+        j += n
     while j + 2 * width <= count:
         a = formula(j, width, *args)
         b = formula(j + width, width, *args)
         if streamed:
-            stream(q, j, a)
-            stream(q, j + width, b)
+            stream(q, j, a, b)
         else:
             store(q, j, a)
             store(q, j + width, b)

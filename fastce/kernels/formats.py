@@ -1,0 +1,85 @@
+"""The form elements have in memory, and their way there and back: 16-bit floats are float32 in registers."""
+
+from llvmlite import ir
+
+from fastce.kernels.simd import BFLOAT16, BYTES, FLOAT16, I32, call, has_bfloat16, llvm_type
+
+_SUBNORMAL = 0x20  # among the classes of llvm.x86.avx512.fpclass
+
+
+class _BFloat16Type(ir.Type):
+    """What llvmlite has no name for."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return type(self) is type(other)
+
+    def __hash__(self):
+        return hash(type(self))
+
+
+def raw_type(simd, dtype):
+    """Return the LLVM type of one value in memory."""
+    return ir.VectorType(ir.IntType(16), simd.lanes) if dtype in (FLOAT16, BFLOAT16) else llvm_type(simd)
+
+
+def constant(example, value):
+    """Return a scalar or vector constant of the type ``example``."""
+    return ir.Constant(example, [value] * example.count if isinstance(example, ir.VectorType) else value)
+
+
+def _like(example, scalar):
+    """Return a scalar or vector type of the shape of ``example``."""
+    return ir.VectorType(scalar, example.count) if isinstance(example, ir.VectorType) else scalar
+
+
+def from_memory(builder, raw, dtype):
+    """Bring what memory holds to what is computed with; scalars and vectors."""
+    if dtype == FLOAT16:
+        half = builder.bitcast(raw, _like(raw.type, ir.HalfType()))
+        return builder.fpext(half, _like(raw.type, ir.FloatType()))
+    if dtype == BFLOAT16:
+        bits = builder.zext(raw, _like(raw.type, I32))
+        return builder.bitcast(builder.shl(bits, constant(bits.type, 16)), _like(raw.type, ir.FloatType()))
+    return raw
+
+
+def to_memory(builder, value, dtype):
+    """Round to what memory holds, to nearest even; NaN stays NaN."""
+    if dtype == FLOAT16:
+        half = builder.fptrunc(value, _like(value.type, ir.HalfType()))
+        return builder.bitcast(half, _like(value.type, ir.IntType(16)))
+    if dtype == BFLOAT16:
+        is_value = isinstance(value.type, ir.VectorType) and value.type.count * 4 == BYTES
+        return (_to_bfloat16 if is_value and has_bfloat16() else _to_bfloat16_by_bits)(builder, value)
+    return value
+
+
+def _to_bfloat16(builder, value):
+    """Round by the machine's instruction, which takes subnormal numbers for 0, and those otherwise."""
+    lanes = value.type.count
+    rounded = builder.fptrunc(value, ir.VectorType(_BFloat16Type(), lanes))
+    rounded = builder.bitcast(rounded, ir.VectorType(ir.IntType(16), lanes))
+    masks = ir.VectorType(ir.IntType(1), lanes)
+    tiny = call(builder, "llvm.x86.avx512.fpclass.ps.512", masks, [value, ir.Constant(I32, _SUBNORMAL)])
+    tiny = builder.bitcast(tiny, ir.IntType(lanes))
+    before = builder.block
+    with builder.if_then(builder.icmp_unsigned("!=", tiny, ir.Constant(tiny.type, 0)), likely=False):
+        exact = _to_bfloat16_by_bits(builder, value)
+        inside = builder.block
+    result = builder.phi(rounded.type)
+    result.add_incoming(rounded, before)
+    result.add_incoming(exact, inside)
+    return result
+
+
+def _to_bfloat16_by_bits(builder, value):
+    bits = builder.bitcast(value, _like(value.type, I32))
+    sixteen = constant(bits.type, 16)
+    odd = builder.and_(builder.lshr(bits, sixteen), constant(bits.type, 1))
+    rounded = builder.add(bits, builder.add(odd, constant(bits.type, 0x7FFF)))
+    quiet = builder.or_(bits, constant(bits.type, 0x400000))
+    result = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+    return builder.trunc(builder.lshr(result, sixteen), _like(value.type, ir.IntType(16)))
