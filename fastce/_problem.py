@@ -13,6 +13,7 @@ from fastce._arrays import (
     as_mask,
     as_real,
     direct,
+    is_apart,
     is_matrix,
     normalize_axis,
     refuse_masked,
@@ -130,8 +131,11 @@ class Problem:
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
         self.fresh = out is None
-        if out is None and self.is_matrix:
-            return np.empty(self.logits.shape, self.dtype)
+        if self.is_matrix:
+            if out is None:
+                return np.empty(self.logits.shape, self.dtype)
+            if is_apart(out, self.logits.shape, self.dtype, (self.logits, *self.given)):
+                return out
         names = self.what, "target", "weight", "sample_weight", "where"
         return result_like(self.logits, out, names, (self.logits, *self.given))
 

@@ -15,6 +15,7 @@ from fastce._arrays import (
     as_real,
     check_out,
     direct,
+    is_apart,
     is_matrix,
     normalize_axes,
     normalize_axis,
@@ -299,8 +300,6 @@ def _of_matrix(x: Array, out: Array | None, logs: bool) -> Array:
     fresh = out is None
     if out is None:
         out = np.empty(x.shape, x.dtype)
-    elif out is not x:
-        check_out(out, x.shape, x.dtype, ("x",), (x,))
     if x.size:
         if logs:
             launch.run_softmax(x, None, None, out, fresh)
@@ -310,7 +309,7 @@ def _of_matrix(x: Array, out: Array | None, logs: bool) -> Array:
 
 
 def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None, logs: bool) -> Array:
-    if where is None and is_matrix(x, axis) and (out is None or is_matrix(out)):
+    if where is None and is_matrix(x, axis) and (out is None or is_apart(out, x.shape, x.dtype, (x,))):
         return _of_matrix(x, out, logs)
     x = as_real(x, "x")
     x_, axis_ = _arrange(x, axis)

@@ -14,15 +14,17 @@ layer, while there are other Python threads: one of them might be inside a paral
 this package or another.
 """
 
+import functools
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
+from numba.np.ufunc import parallel
 
 from fastce.kernels import (
     bend,
@@ -84,6 +86,7 @@ class _Threads:
     def __init__(self) -> None:
         self.started = False
         self.forked = False
+        self.ask: Callable[[], int] = numba.get_num_threads
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
@@ -93,13 +96,16 @@ class _Threads:
 
     def count(self) -> int:
         """Return how many threads a parallel kernel would have."""
-        return 1 if self.forked else numba.get_num_threads()
+        return 1 if self.forked else self.ask()
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Run the parallel twin, or the serial one where threads are not to be had."""
         if self.count() == 1:
             return kernel(False, args)
-        self.started = True
+        if not self.started:
+            self.started = True
+            # the same without the locks around starting them, which take longer than a small kernel
+            self.ask = getattr(parallel, "_get_num_threads", self.ask)
         # who is alone is alone until the kernel is done: nobody else is there to start a thread
         is_safe = numba.threading_layer() != "workqueue" or len(sys._current_frames()) == 1
         return kernel(is_safe, args)
@@ -228,10 +234,10 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
     elif classes <= MAX_CLASSES:
         kernel = op.tiles
     else:
-        lanes = 64 // _computed(x).itemsize
-        if classes <= lanes * VALUES:
+        together = _rows_together(classes, x.itemsize)
+        if together:
             kernel = op.short_rows
-            args = (*args, max(min(KEPT // -(-classes // lanes), lanes), 1))
+            args = (*args, together)
         else:
             kernel = op.rows
             streamed = _is_streamed(x, out, fresh)
@@ -239,6 +245,13 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
             is_kept = _is_kept(args[:inputs], out, streamed)
             args = (*args, per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))
     return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
+
+
+@functools.lru_cache
+def _rows_together(classes: int, itemsize: int) -> int:
+    """Return how many rows are worked on at a time, with all their exponentials kept; 0 where they are too long."""
+    lanes = 64 // max(itemsize, 4)
+    return max(min(KEPT // -(-classes // lanes), lanes), 1) if classes <= lanes * VALUES else 0
 
 
 def _chosen(choice: bool) -> bool | None:
