@@ -143,9 +143,7 @@ def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 # --- results -----------------------------------------------------------------
 
 
-def is_apart(
-    out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[object]
-) -> TypeGuard[Array]:
+def is_apart(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[object]) -> TypeGuard[Array]:
     """Tell whether kernels can write to ``out`` as it is, by what is cheap to ask: `check_out` takes more than this."""
     if type(out) is not np.ndarray or out.dtype is not dtype or out.shape != shape:
         return False

@@ -6,7 +6,7 @@ import pytest
 
 import fastce
 from fastce.kernels import launch
-from fastce.kernels.rows import CHUNK
+from fastce.kernels.rows import CHUNK, chunk_length
 
 
 @pytest.fixture
@@ -48,6 +48,14 @@ def test_same_bits_for_any_number_of_threads():
         numba.set_num_threads(threads)
     for a, b in zip(shared, alone, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("classes", [2 * CHUNK, 2 * CHUNK + 1, 128256, 256_000, 1_000_003, 2**22 + 1])
+def test_even_shares(classes):
+    length = chunk_length.py_func(classes)  # as compiled, it has no entry from Python
+    chunks = -(-classes // length)
+    assert length <= CHUNK
+    assert classes / 2 <= -(-chunks // 2) * length <= 1.04 * classes / 2
 
 
 def test_in_place():

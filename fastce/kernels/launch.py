@@ -41,7 +41,7 @@ from fastce.kernels import (
 )
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
-from fastce.kernels.rows import CHUNK
+from fastce.kernels.rows import CHUNK, chunk_length
 from fastce.kernels.short_rows import KEPT, VALUES
 from fastce.kernels.tiles import MAX_CLASSES
 
@@ -177,7 +177,7 @@ def _is_split(x: Array) -> bool:
 
 
 def _split_stats(x: Array, stats: Array | None = None) -> Array:
-    parts = np.empty((len(x), -(-x.shape[1] // CHUNK), 3))
+    parts = np.empty((len(x), -(-x.shape[1] // chunk_length.py_func(x.shape[1])), 3))
     if stats is None:
         stats = np.empty((2, len(x)), _computed(x))
     _launch(split.split_stats, x, parts)
@@ -283,7 +283,8 @@ def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
     elif classes <= MAX_CLASSES:
         regime = f"tiles: at most {MAX_CLASSES} classes; {lanes} rows at a time, transposed in registers"
     elif classes >= SPLIT_CLASSES and shape[0] < ROWS_A_THREAD * threads:
-        regime = f"split: fewer than {ROWS_A_THREAD} rows a thread; chunks of {CHUNK} classes go to the threads"
+        length = chunk_length.py_func(classes)
+        regime = f"split: fewer than {ROWS_A_THREAD} rows a thread; chunks of {length} classes go to the threads"
     elif classes <= VALUES * lanes:
         regime = f"short rows: {MAX_CLASSES + 1} to {VALUES * lanes} classes; up to {lanes} rows at a time"
     else:

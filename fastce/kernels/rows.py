@@ -44,7 +44,7 @@ from fastce.kernels.vecmath import exp, two_sum
 
 VALUES = 32  # a block: values whose exponentials are added in the logits' precision
 TERMS = 16  # of one sum; a block has two, so that rounding the same way each time does not pile up
-CHUNK = 1 << 15  # classes that one thread sums at a time
+CHUNK = 1 << 15  # classes that one thread sums at a time, at most
 MAXIMA = 16  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
 WAITING = 2 * CHUNK // 16  # values of float32: the exponentials of a row of 16-bit floats that wait for their factor
 
@@ -206,6 +206,16 @@ def chunk_stats(p, start, stop, q, tops):
 
 
 @inline
+def chunk_length(classes):
+    """Return how many classes all chunks of a row but the last have: whole blocks that 2 or 4 threads share evenly."""
+    if classes <= CHUNK:
+        return CHUNK
+    chunks = 2 if classes <= 2 * CHUNK else -(-classes // (4 * CHUNK)) * 4
+    block = VALUES * 16
+    return -(-classes // (chunks * block)) * block
+
+
+@inline
 def merge(top, rest, ones, other_top, other_rest, other_ones):
     """Return (maximum, rest, ones) of two parts of a row together."""
     higher = max(top, other_top)
@@ -255,8 +265,9 @@ def stats(p, classes, q):
     """
     top, rest, ones = no_class(p), 0.0, 0.0
     tops = given(q, scratch(p, MAXIMA))
-    for start in range(0, classes, CHUNK):
-        part_top, part_rest, part_ones = chunk_stats(p, start, min(start + CHUNK, classes), q, tops)
+    length = chunk_length(classes)
+    for start in range(0, classes, length):
+        part_top, part_rest, part_ones = chunk_stats(p, start, min(start + length, classes), q, tops)
         top, rest, ones = merge(top, rest, ones, part_top, part_rest, part_ones)
     if q is not None:
         _lower(q, tops, classes, top)

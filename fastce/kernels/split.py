@@ -14,15 +14,15 @@ from fastce.kernels.memory import offset, row
 @inline
 def chunk_count(x):
     """Return how many chunks a row of ``x`` has."""
-    return -(-x.shape[1] // rows.CHUNK)
+    return -(-x.shape[1] // rows.chunk_length(x.shape[1]))
 
 
 @inline
 def chunk_of(x, task):
     """Return (row, first class, classes) of a task, of which there is one a row and chunk."""
-    chunks = chunk_count(x)
-    start = task % chunks * rows.CHUNK
-    return task // chunks, start, min(rows.CHUNK, x.shape[1] - start)
+    chunks, length = chunk_count(x), rows.chunk_length(x.shape[1])
+    start = task % chunks * length
+    return task // chunks, start, min(length, x.shape[1] - start)
 
 
 @kernel
@@ -31,7 +31,7 @@ def split_stats(x, parts):
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
         top, rest, ones = rows.chunk_stats(offset(row(x, i), start), 0, n, None, None)
-        chunk = start // rows.CHUNK
+        chunk = task % parts.shape[1]
         parts[i, chunk, 0] = top
         parts[i, chunk, 1] = rest
         parts[i, chunk, 2] = ones
