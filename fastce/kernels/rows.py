@@ -27,10 +27,9 @@ from fastce.kernels.memory import (
     will_read,
 )
 from fastce.kernels.simd import (
-    add_true,
     add_where,
     any_lane,
-    bits,
+    count_true,
     first_lanes,
     full,
     get_lane,
@@ -90,14 +89,14 @@ def _add(x, shift, rest, count, q, j, n):
     e = exp(d)
     _keep(q, j, n, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return add_where(rest, below, e), add_true(count, below)
+    return add_where(rest, below, e), count + count_true(below)
 
 
 @block
 def _sum(p, start, stop, shift, q):
     """Return (rest, ones) of ``p[start:stop]``, see ``stats``, and leave the exponentials in ``q``."""
     width = lanes(p)
-    total, below = full(p, 0.0), bits(full(p, 0.0))
+    total, below = full(p, 0.0), 0
     j = start
     while j < stop:
         end = min(j + TERMS * width, stop)
@@ -109,7 +108,7 @@ def _sum(p, start, stop, shift, q):
             rest, below = _add(load_n(p, j, end - j, -np.inf), shift, rest, below, q, j, end - j)
             j += width
         total = total + rest
-    return reduce_add(total), j - start - reduce_add(below)
+    return reduce_add(total), j - start - below
 
 
 @block
@@ -121,7 +120,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
     """
     width = lanes(p)
     size = VALUES * width
-    total, below = full(p, 0.0), bits(full(p, 0.0))
+    total, below = full(p, 0.0), 0
     top = full(p, -np.inf)
     for part in range(start, start + size, TERMS * width):
         rest = full(p, 0.0)
@@ -138,7 +137,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
                 rest = rest + e
                 top = maximum(_copied(ahead, j, copy), top)
         total = total + rest
-    return reduce_add(total), size - reduce_add(below) if has_top else 0, reduce_max(top)
+    return reduce_add(total), size - below if has_top else 0, reduce_max(top)
 
 
 @inline

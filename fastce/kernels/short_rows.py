@@ -23,7 +23,7 @@ from fastce.kernels.memory import (
     will_read,
     will_write,
 )
-from fastce.kernels.simd import add_true, add_where, bits, first_lanes, full, lanes, maximum, reduce_add, where, widen
+from fastce.kernels.simd import add_where, count_true, first_lanes, full, lanes, maximum, reduce_add, where, widen
 from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.vecmath import exp, two_sum
 
@@ -41,15 +41,15 @@ def stride(x):
 def _greatest(p, classes):
     """Return a value whose greatest lane is the row's maximum; NaN is passed over."""
     width = lanes(p)
+    whole = classes // width * width
     a = b = full(p, -np.inf)
-    j = 0
-    while j + 2 * width <= classes:
+    for j in range(0, whole - width, 2 * width):
         a = maximum(load(p, j), a)
         b = maximum(load(p, j + width), b)
-        j += 2 * width
-    while j < classes:
-        a = maximum(load_n(p, j, classes - j, -np.inf), a)
-        j += width
+    if whole // width % 2:
+        a = maximum(load(p, whole - width), a)
+    if whole < classes:
+        b = maximum(load_n(p, whole, classes - whole, -np.inf), b)
     return maximum(a, b)
 
 
@@ -64,7 +64,7 @@ def _add(x, shift, q, j, rest, count):
     if q is not None:
         store(q, j, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return add_where(rest, below, e), add_true(count, below)
+    return add_where(rest, below, e), count + count_true(below)
 
 
 @inline
@@ -75,21 +75,19 @@ def _exponentials(p, q, goal, classes, shift, ahead):
     written to, unless those are None.
     """
     width = lanes(p)
-    total, below = full(p, 0.0), bits(full(p, 0.0))
-    for start in range(0, classes, rows.TERMS * width):
+    total, below = full(p, 0.0), 0
+    whole = classes // width * width
+    for start in range(0, whole, rows.TERMS * width):
         rest = full(p, 0.0)
-        stop = min(start + rows.TERMS * width, classes)
-        j = start
-        while j + width <= stop:
+        for j in range(start, min(start + rows.TERMS * width, whole), width):
             will_read(p, j + ahead)
             if goal is not None:
                 will_write(goal, j)
             rest, below = _add(load(p, j), shift, q, j, rest, below)
-            j += width
-        if j < stop:
-            rest, below = _add(load_n(p, j, stop - j, -np.inf), shift, q, j, rest, below)
         total = total + rest
-    return total, -(-classes // width) * width - reduce_add(below)
+    if whole < classes:
+        total, below = _add(load_n(p, whole, classes - whole, -np.inf), shift, q, whole, total, below)
+    return total, -(-classes // width) * width - below
 
 
 @block
