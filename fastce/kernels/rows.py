@@ -41,8 +41,9 @@ from fastce.kernels.simd import (
 )
 from fastce.kernels.vecmath import exp, two_sum
 
-VALUES = 32  # a block: values whose exponentials are added in the logits' precision
-TERMS = 16  # of one sum; a block has two, so that rounding the same way each time does not pile up
+VALUES = 32  # whose terms are added in the logits' precision
+BLOCK = 64  # values of which the maximum is known before their exponentials are added, in sums of `TERMS`
+TERMS = 16  # so few that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time, at most
 MAXIMA = 16  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
 WAITING = 2 * CHUNK // 16  # values of float32: the exponentials of a row of 16-bit floats that wait for their factor
@@ -119,7 +120,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
     the one after it is asked for. Only a block that ``has_top`` can have classes at the maximum.
     """
     width = lanes(p)
-    size = VALUES * width
+    size = BLOCK * width
     total, below = full(p, 0.0), 0
     top = full(p, -np.inf)
     for part in range(start, start + size, TERMS * width):
@@ -131,7 +132,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
         else:
             for j in range(part, part + TERMS * width, width):
                 if q is None or copy is not None:  # else a result being written keeps memory busy
-                    will_read(ahead, j + size)
+                    will_read(ahead, j + size // 2)
                 e = exp(load(p, j) - shift)
                 _keep(q, j, width, e)
                 rest = rest + e
@@ -169,9 +170,9 @@ def chunk_stats(p, start, stop, q, tops):
     Exponentials are left in ``q``, those of each block below the maximum left in ``tops``,
     unless those are None.
     """
-    size = VALUES * lanes(p)
+    size = BLOCK * lanes(p)
     ahead = max((stop - start) // size - 1, 0)
-    near, far = if_16_bits(p, scratch(p, VALUES)), if_16_bits(p, scratch(p, VALUES))
+    near, far = if_16_bits(p, scratch(p, BLOCK)), if_16_bits(p, scratch(p, BLOCK))
     top = _max(offset(p, start), 0, size, near) if ahead else _max(p, start, stop, None)
     next_top, rest, lost, ones = top, 0.0, 0.0, 0.0
     for _ in range(ahead):
@@ -210,7 +211,7 @@ def chunk_length(classes):
     if classes <= CHUNK:
         return CHUNK
     chunks = 2 if classes <= 2 * CHUNK else -(-classes // (4 * CHUNK)) * 4
-    block = VALUES * 16
+    block = BLOCK * 16
     return -(-classes // (chunks * block)) * block
 
 
@@ -243,7 +244,7 @@ def _keep_one(tops, k, top):
 def _lower(q, tops, classes, top):
     """Bring the exponentials of blocks, each below its own maximum, below that of the row."""
     width = lanes(q)
-    size = VALUES * width
+    size = BLOCK * width
     for start in range(0, classes, size):
         block_top = load_one(tops, start // size)
         if block_top < top:
@@ -276,7 +277,7 @@ def stats(p, classes, q):
 @block
 def _maxima(p, classes, tops):
     """Return the greatest class, and write the greatest of each block."""
-    size = VALUES * lanes(p)
+    size = BLOCK * lanes(p)
     top = no_class(p)
     for start in range(0, classes, size):
         block_top = _max(p, start, min(start + size, classes), None)
@@ -291,7 +292,7 @@ def _sums_and_next_maxima(p, classes, top, tops, q, ahead, next_tops):
 
     The exponentials are left in ``q``, unless that is None.
     """
-    size = VALUES * lanes(p)
+    size = BLOCK * lanes(p)
     shift = _shift(p, top)
     rest = lost = ones = 0.0
     next_top = no_class(p)
