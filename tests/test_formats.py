@@ -17,12 +17,6 @@ pytestmark = [
 
 
 @numba.njit
-def _widen(x, out):
-    for i in range(0, x.size, LANES):
-        store(row(out, i), 0, load(row(x, i), 0))
-
-
-@numba.njit
 def _store(x, out):
     for i in range(0, out.size, LANES):
         store(row(out, i), 0, load(row(x, i), 0))
@@ -68,5 +62,5 @@ def test_rounding(half, bits, write):
 def test_widening(half, bits):
     x = np.arange(1 << 16, dtype=np.uint16)
     out = np.empty(x.size, np.float32)
-    _widen(x.view(bits), out)
+    _store(x.view(bits), out)
     np.testing.assert_array_equal(out, x.view(half).astype(np.float32))

@@ -58,7 +58,7 @@ def to_memory(builder, value, dtype):
 
 
 def _to_bfloat16(builder, value):
-    """Round by the machine's instruction, which takes subnormal numbers for 0, and those otherwise."""
+    """Round in an instruction of the machine, but subnormal numbers, which it takes for 0, by their bits."""
     lanes = value.type.count
     rounded = builder.fptrunc(value, ir.VectorType(_BFloat16Type(), lanes))
     rounded = builder.bitcast(rounded, ir.VectorType(ir.IntType(16), lanes))

@@ -171,6 +171,11 @@ def _computed(x: Array) -> np.dtype[Any]:
     return np.dtype(np.float32) if x.itemsize == 2 else x.dtype
 
 
+def _lanes(x: Array) -> int:
+    """Return how many elements one value holds."""
+    return 64 // max(x.itemsize, 4)  # 16-bit floats are float32 there
+
+
 def _is_split(x: Array) -> bool:
     """Tell whether rows are too few and too long to give the threads one each."""
     return x.shape[1] >= SPLIT_CLASSES and x.ndim == 2 and len(x) < ROWS_A_THREAD * _threads.count()
@@ -234,10 +239,10 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
     elif classes <= MAX_CLASSES:
         kernel = op.tiles
     else:
-        together = _rows_together(classes, x.itemsize)
-        if together:
+        lanes = _lanes(x)
+        if classes <= lanes * VALUES:
             kernel = op.short_rows
-            args = (*args, together)
+            args = (*args, _rows_together(classes, lanes))
         else:
             kernel = op.rows
             streamed = _is_streamed(x, out, fresh)
@@ -248,10 +253,9 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
 
 
 @functools.lru_cache
-def _rows_together(classes: int, itemsize: int) -> int:
-    """Return how many rows are worked on at a time, with all their exponentials kept; 0 where they are too long."""
-    lanes = 64 // max(itemsize, 4)
-    return max(min(KEPT // -(-classes // lanes), lanes), 1) if classes <= lanes * VALUES else 0
+def _rows_together(classes: int, lanes: int) -> int:
+    """Return how many rows go together: at most a lane each, and more than one only if all exponentials can be kept."""
+    return max(min(KEPT // -(-classes // lanes), lanes), 1)
 
 
 def _chosen(choice: bool) -> bool | None:
@@ -338,8 +342,8 @@ def total(values: Array) -> float:
 
 def run_score(x: Array, *args: Any) -> None:
     """Score the rows of ``x``, (N, C), whose labels are known to be in range; see ``kernels.score``."""
-    classes, lanes = x.shape[1], 64 // _computed(x).itemsize
-    together = max(min(KEPT // -(-classes // lanes), lanes), 1)
+    classes, lanes = x.shape[1], _lanes(x)
+    together = _rows_together(classes, lanes)
     if classes <= MAX_CLASSES:
         _launch(score.score_tiles, x, *args)
     else:  # fewer rows together than lanes gain less than keeping their exponentials costs
@@ -353,8 +357,7 @@ def run_kl(x: Array, target: Array, *options: Any) -> float:
     """Run the divergence of two softmaxes and return the sum of its losses; see ``kernels.kl``."""
     if x.shape[1] <= MAX_CLASSES:
         return _launch(kl.kl_tiles, x, target, *options)  # type: ignore[no-any-return]
-    lanes = 64 // _computed(x).itemsize
-    return _launch(kl.kl_rows, x, target, *options, lanes)  # type: ignore[no-any-return]
+    return _launch(kl.kl_rows, x, target, *options, _lanes(x))  # type: ignore[no-any-return]
 
 
 def run_diagonal(x: Array, *options: Any) -> None:

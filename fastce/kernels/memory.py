@@ -243,9 +243,8 @@ def stream(typingctx, p, k, value, following):
 
     def codegen(context, builder, sig, args):
         parts = [to_memory(builder, x, p.dtype) for x in args[2:]]
-        words = ir.VectorType(I64, parts[0].type.count * alignment(parts[0].type) // 8)
-        parts = [builder.bitcast(part, words) for part in parts]
-        lines = parts if words.count * 8 == BYTES else [join(builder, parts)]
+        is_line = parts[0].type.count * alignment(parts[0].type) == BYTES
+        lines = parts if is_line else [join(builder, parts)]
         pointer = place(builder, args[0], args[1], lines[0].type)
         for i, line in enumerate(lines):
             written = builder.store(line, builder.gep(pointer, [ir.Constant(I32, i)]), align=BYTES)

@@ -211,7 +211,7 @@ def chunk_length(classes):
     if classes <= CHUNK:
         return CHUNK
     chunks = 2 if classes <= 2 * CHUNK else -(-classes // (4 * CHUNK)) * 4
-    block = BLOCK * 16
+    block = BLOCK * 16  # of float32; two of float64
     return -(-classes // (chunks * block)) * block
 
 
