@@ -49,6 +49,7 @@ PARALLEL_ELEMENTS = 3 << 13  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
 SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
+LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element: 16-bit floats are float32 there
 STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
 
 Array = npt.NDArray[Any]
@@ -84,30 +85,31 @@ class _Threads:
     """Whether Numba's threads may be used now."""
 
     def __init__(self) -> None:
-        self.started = False
-        self.forked = False
-        self.ask: Callable[[], int] = numba.get_num_threads
+        self.started = self.forked = self.is_workqueue = False
+        self.count: Callable[[], int] = numba.get_num_threads  # that a parallel kernel would have
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
     def after_fork(self) -> None:
         """Stay away from threads that the parent had and the child has not."""
-        self.forked = self.forked or self.started
+        if self.started:
+            self.forked, self.count = True, lambda: 1
 
-    def count(self) -> int:
-        """Return how many threads a parallel kernel would have."""
-        return 1 if self.forked else self.ask()
+    def _start(self) -> None:
+        """Take note of what is settled once threads have started."""
+        self.started = True
+        self.is_workqueue = numba.threading_layer() == "workqueue"
+        # the same without the locks around starting them, which take longer than a small kernel
+        self.count = getattr(parallel, "_get_num_threads", self.count)
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Run the parallel twin, or the serial one where threads are not to be had."""
         if self.count() == 1:
             return kernel(False, args)
         if not self.started:
-            self.started = True
-            # the same without the locks around starting them, which take longer than a small kernel
-            self.ask = getattr(parallel, "_get_num_threads", self.ask)
+            self._start()
         # who is alone is alone until the kernel is done: nobody else is there to start a thread
-        is_safe = numba.threading_layer() != "workqueue" or len(sys._current_frames()) == 1
+        is_safe = not self.is_workqueue or len(sys._current_frames()) == 1
         return kernel(is_safe, args)
 
 
@@ -169,11 +171,6 @@ def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> flo
 def _computed(x: Array) -> np.dtype[Any]:
     """Return the dtype that kernels compute in: float32 for 16-bit floats in integer clothes."""
     return np.dtype(np.float32) if x.itemsize == 2 else x.dtype
-
-
-def _lanes(x: Array) -> int:
-    """Return how many elements one value holds."""
-    return 64 // max(x.itemsize, 4)  # 16-bit floats are float32 there
 
 
 def _is_split(x: Array) -> bool:
@@ -239,7 +236,7 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
     elif classes <= MAX_CLASSES:
         kernel = op.tiles
     else:
-        lanes = _lanes(x)
+        lanes = LANES[x.itemsize]
         if classes <= lanes * VALUES:
             kernel = op.short_rows
             args = (*args, _rows_together(classes, lanes))
@@ -342,7 +339,7 @@ def total(values: Array) -> float:
 
 def run_score(x: Array, *args: Any) -> None:
     """Score the rows of ``x``, (N, C), whose labels are known to be in range; see ``kernels.score``."""
-    classes, lanes = x.shape[1], _lanes(x)
+    classes, lanes = x.shape[1], LANES[x.itemsize]
     together = _rows_together(classes, lanes)
     if classes <= MAX_CLASSES:
         _launch(score.score_tiles, x, *args)
@@ -357,7 +354,7 @@ def run_kl(x: Array, target: Array, *options: Any) -> float:
     """Run the divergence of two softmaxes and return the sum of its losses; see ``kernels.kl``."""
     if x.shape[1] <= MAX_CLASSES:
         return _launch(kl.kl_tiles, x, target, *options)  # type: ignore[no-any-return]
-    return _launch(kl.kl_rows, x, target, *options, _lanes(x))  # type: ignore[no-any-return]
+    return _launch(kl.kl_rows, x, target, *options, LANES[x.itemsize])  # type: ignore[no-any-return]
 
 
 def run_diagonal(x: Array, *options: Any) -> None:
