@@ -206,7 +206,7 @@ def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
     if out is None or fresh or out.nbytes < STREAMED_BYTES:
         return False
     is_long = x.ndim == 3 or x.shape[1] * _computed(x).itemsize > 64 * VALUES
-    return is_long and out.ctypes.data != x.ctypes.data
+    return is_long and not np.may_share_memory(out, x)
 
 
 def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool:
@@ -220,7 +220,7 @@ def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool
     classes: int = out.shape[1]
     if out.itemsize == 2:
         return classes < SPLIT_CLASSES
-    return not streamed and classes <= CHUNK and all(out.ctypes.data != x.ctypes.data for x in inputs)
+    return not streamed and classes <= CHUNK and not any(np.may_share_memory(out, x) for x in inputs)
 
 
 def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
