@@ -81,10 +81,7 @@ def _threads() -> int:
 
 
 def _layer() -> str:
-    try:
-        return str(numba.threading_layer())
-    except ValueError:
-        return f"none started yet; {numba.config.THREADING_LAYER} is asked for"
+    return launch.threading_layer() or f"none started yet; {numba.config.THREADING_LAYER} is asked for"
 
 
 def _regime(shape: tuple[int, ...], dtype: np.dtype, axis: int) -> list[tuple[str, str]]:

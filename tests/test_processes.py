@@ -7,7 +7,7 @@ import sys
 import numba
 import pytest
 
-from tests.helpers import in_new_process
+from tests.helpers import in_new_process, name_of
 
 PROBLEM = """
 import os, sys, threading, warnings
@@ -136,6 +136,17 @@ results()
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
+FOREIGN_THREADS = """
+numba.get_num_threads()  # starts them, as another library's first kernel does
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    child = os.fork()
+if not child:
+    os._exit(7 if same(results(), results()) else 1)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
 
 # omp and workqueue come with Numba; tbb has wheels for few machines, and Numba 0.62.0 was built without it
 HAS_TBB = sys.platform == "linux" and platform.machine() == "x86_64" and numba.__version__ != "0.62.0"
@@ -174,7 +185,11 @@ def test_python_threads_beside_another_librarys_kernels(layer):
 
 @FORKS
 @pytest.mark.parametrize("layer", ["omp", "workqueue"])
-@pytest.mark.parametrize("code", [FORK, POOL, WORKER, FORK_FIRST], ids=["children", "pool", "worker", "fork first"])
+@pytest.mark.parametrize(
+    "code",
+    [FORK, POOL, WORKER, FORK_FIRST, FOREIGN_THREADS],
+    ids=["children", "pool", "worker", "fork first", "foreign threads"],
+)
 def test_forked_children(code, layer):
     """GNU OpenMP ends a child that was forked after its threads had started.
 
@@ -182,3 +197,21 @@ def test_forked_children(code, layer):
     them for ever. Under workqueue they get along without it, as Numba starts new threads there.
     """
     run(code, layer, status=7)
+
+
+@pytest.mark.parametrize("shape", [(32, 10), (32, 100), (4, 2000), (100, 4, 8)], ids=name_of)
+def test_small_calls_start_no_threads(shape):
+    """A process that makes nothing but small calls may fork as it likes.
+
+    Seen to fail: for (4, 2000), where the rows a thread takes at a time were settled by asking for the threads.
+    """
+    in_new_process(f"""
+import numpy as np
+import fastce
+from fastce.kernels import launch
+
+x = np.zeros({shape}, np.float32)
+fastce.softmax(x, axis=1)
+fastce.cross_entropy_and_grad(x, np.full_like(x, 0.1), axis=1)
+assert launch.threading_layer() is None
+""")

@@ -81,33 +81,41 @@ SOFTMAX_VJP = Vjp(vjp.softmax_columns, vjp.softmax_tiles, vjp.softmax_rows)
 LOG_SOFTMAX_VJP = Vjp(vjp.log_softmax_columns, vjp.log_softmax_tiles, vjp.log_softmax_rows)
 
 
+def threading_layer() -> str | None:
+    """Return the name of Numba's threading layer, None before threads have started."""
+    try:
+        return str(numba.threading_layer())
+    except ValueError:
+        return None
+
+
 class _Threads:
     """Whether Numba's threads may be used now."""
 
     def __init__(self) -> None:
-        self.started = self.forked = self.is_workqueue = False
-        self.count: Callable[[], int] = numba.get_num_threads  # that a parallel kernel would have
+        self.forked = self.is_settled = self.is_workqueue = False
+        self.count: Callable[[], int] = numba.get_num_threads  # that a parallel kernel would have; starts them
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
     def after_fork(self) -> None:
-        """Stay away from threads that the parent had and the child has not."""
-        if self.started:
+        """Stay away from threads that the parent had, whoever started them, and the child has not."""
+        if threading_layer():
             self.forked, self.count = True, lambda: 1
 
-    def _start(self) -> None:
-        """Take note of what is settled once threads have started."""
-        self.started = True
-        self.is_workqueue = numba.threading_layer() == "workqueue"
+    def _settle(self) -> None:
+        """Take note of what is settled now that threads have started."""
+        self.is_workqueue = threading_layer() == "workqueue"
         # the same without the locks around starting them, which take longer than a small kernel
         self.count = getattr(parallel, "_get_num_threads", self.count)
+        self.is_settled = True  # last: other Python threads may be here too
 
     def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
         """Run the parallel twin, or the serial one where threads are not to be had."""
         if self.count() == 1:
             return kernel(False, args)
-        if not self.started:
-            self._start()
+        if not self.is_settled:
+            self._settle()
         # who is alone is alone until the kernel is done: nobody else is there to start a thread
         is_safe = not self.is_workqueue or len(sys._current_frames()) == 1
         return kernel(is_safe, args)
@@ -243,10 +251,15 @@ def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: 
         else:
             kernel = op.rows
             streamed = _is_streamed(x, out, fresh)
-            per_block = min(-(-len(x) // _threads.count()), ROWS_TOGETHER)
+            per_block = min(-(-len(x) // _threads_for(x)), ROWS_TOGETHER)
             is_kept = _is_kept(args[:inputs], out, streamed)
             args = (*args, per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))
     return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
+
+
+def _threads_for(x: Array) -> int:
+    """Return how many threads a kernel has for an array; asking for those of small ones would start them."""
+    return _threads.count() if x.size >= PARALLEL_ELEMENTS else 1
 
 
 @functools.lru_cache
@@ -263,7 +276,7 @@ def _chosen(choice: bool) -> bool | None:
 def _panel(x: Array) -> int:
     """Return how many values wide the panels of ``x`` are: wide, and equally many for each thread."""
     values: int = -(-x.shape[2] * _computed(x).itemsize // 64)
-    threads = _threads.count() if x.size >= PARALLEL_ELEMENTS else 1
+    threads = _threads_for(x)
     across = -(-values // PANEL)
     while x.shape[0] * across % threads and across < values:
         across += 1
@@ -277,7 +290,7 @@ def _launch(kernel: Kernel, *args: Any) -> Any:
 
 def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
     """Return in words (regime, twin) of an array of this shape; ``itemsize`` is that computed in."""
-    classes, lanes = shape[1], 64 // itemsize
+    classes, lanes = shape[1], LANES[itemsize]
     threads = started_threads() or numba.config.NUMBA_NUM_THREADS
     if len(shape) == 3:
         regime = f"columns: the class axis is not last; panels of up to {PANEL * lanes} neighbouring samples"
@@ -293,14 +306,14 @@ def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
     size = math.prod(shape)
     if size < PARALLEL_ELEMENTS:
         return regime, f"serial: {size} elements, fewer than {PARALLEL_ELEMENTS}"
-    if threads == 1 or _threads.forked:
-        return regime, "serial: one thread" if threads == 1 else "serial: forked after threads had started"
+    if threads == 1:
+        return regime, "serial: forked after threads had started" if _threads.forked else "serial: one thread"
     return regime, f"parallel: {threads} threads"
 
 
 def started_threads() -> int:
     """Return how many threads kernels use, 0 while none was started."""
-    return _threads.count() if _threads.started else 0
+    return _threads.count() if threading_layer() else 0
 
 
 def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:
