@@ -23,11 +23,11 @@ HALF = [np.dtype(np.float16), BFLOAT16]
 DTYPES = HALF + WIDE
 SIZES = [HALF[0], *WIDE]  # bfloat16 differs from float16 in loads and stores alone
 
-# Narrow classes go through tiles (16 rows, 8 of float64), wide ones row by row in blocks of
-# 512 with a look-ahead maximum from 1024 on; each size here stands beside such an edge.
+# Narrow classes go through tiles (16 rows, 8 of float64), rows of up to 1,024 classes (512 of float64)
+# several at a time, longer ones one by one in blocks of so many; each size here stands beside such an edge.
 ROWS = [1, 7, 8, 9, 15, 16, 17, 33]
 NARROW = list(range(1, 41))
-WIDE_CLASSES = [47, 48, 49, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 1535, 1536, 1537, 2600]
+WIDE_CLASSES = [47, 48, 49, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 1535, 1536, 1537, 2047, 2048, 2049, 2600]
 # more than 24,576 elements: the parallel kernels
 PARALLEL = [(5003, 10), (1501, 33), (37, 1031), (1, 70001)]
 

@@ -10,7 +10,7 @@ import pytest
 import fastce
 from fastce.kernels import launch
 from fastce.kernels.jit import inline
-from fastce.kernels.memory import load, row
+from fastce.kernels.memory import load_n, row
 from fastce.kernels.streams import write
 from tests.helpers import assert_same_bits
 
@@ -92,7 +92,7 @@ def test_only_large_results_that_no_cache_holds(monkeypatch):
 
 @inline
 def _same(j, n, p):
-    return load(p, j)
+    return load_n(p, j, n, 0.0)
 
 
 @numba.njit

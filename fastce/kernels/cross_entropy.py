@@ -419,4 +419,4 @@ def hard_split(
                 write(q, classes, streamed, rows.gradient, terms)
                 if start <= label < start + classes:
                     store_one(q, label - start, get_lane(label_gradient * slope, 0))
-                settle(streamed)
+        settle(streamed)

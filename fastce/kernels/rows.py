@@ -45,7 +45,7 @@ VALUES = 32  # whose terms are added in the logits' precision
 BLOCK = 64  # values of which the maximum is known before their exponentials are added, in sums of `TERMS`
 TERMS = 16  # so few that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time, at most
-MAXIMA = 16  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
+MAXIMA = 8  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
 WAITING = 2 * CHUNK // 16  # values of float32: the exponentials of a row of 16-bit floats that wait for their factor
 
 
@@ -116,8 +116,8 @@ def _sum(p, start, stop, shift, q):
 def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
     """Return (rest, ones) of one block of ``p`` and the maximum of that of ``ahead``, left in ``copy`` unless None.
 
-    The latter comes from memory while the exponentials keep the core busy, and
-    the one after it is asked for. Only a block that ``has_top`` can have classes at the maximum.
+    The latter comes from memory while the exponentials keep the core busy, and lines half a
+    block further on are asked for. Only a block that ``has_top`` can have classes at the maximum.
     """
     width = lanes(p)
     size = BLOCK * width
@@ -207,10 +207,13 @@ def chunk_stats(p, start, stop, q, tops):
 
 @inline
 def chunk_length(classes):
-    """Return how many classes all chunks of a row but the last have: whole blocks that 2 or 4 threads share evenly."""
+    """Return how many classes all chunks of a row but the last have.
+
+    They are whole blocks, in about equal shares for 2 or 4 threads.
+    """
     if classes <= CHUNK:
         return CHUNK
-    chunks = 2 if classes <= 2 * CHUNK else -(-classes // (4 * CHUNK)) * 4
+    chunks = 2 if classes < 2 * CHUNK else -(-classes // (4 * CHUNK)) * 4
     block = BLOCK * 16  # of float32; two of float64
     return -(-classes // (chunks * block)) * block
 

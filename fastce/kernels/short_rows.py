@@ -183,7 +183,7 @@ def soft_sums(x, target, start, n, class_weight, top, smoothing):
 @inline
 def gradient(j, n, e, factor, class_weight, minus):
     """Return exponentials times ``factor``, less w * minus unless that is None."""
-    value = load(e, j) * factor
+    value = load_n(e, j, n, 0.0) * factor
     if minus is not None:
         value = value - rows.share_of(class_weight, j, n, minus, value)
     return value
