@@ -30,7 +30,7 @@ def section(run: dict[str, Any]) -> str:
         full.markdown(),
         image,
         "",
-        "All operations: how many times as long as fastce the fastest of all other contenders takes (named in "
+        "All operations: how many times as long as fastce the fastest other contender of this run takes (named in "
         "parentheses). Bold, below 1: fastce loses.",
         "",
         tables.rivals_table(run, dtype).markdown(),

@@ -14,8 +14,11 @@ def main() -> None:
     options = parser.parse_args()
     try:
         shape = tuple(int(size) for size in options.shape.split("x")) if options.shape else None
+    except ValueError:
+        parser.error(f"shape must be sizes with x between them, such as 65536x10, got {options.shape!r}")
+    try:
         show_config(shape, options.dtype, options.axis)
-    except (TypeError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         parser.error(str(error))
 
 

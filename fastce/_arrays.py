@@ -69,6 +69,26 @@ def is_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
     )
 
 
+def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return a dtype; the name of bfloat16 is known as well, wherever ml_dtypes is installed."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        import ml_dtypes
+
+        dtype = ml_dtypes.bfloat16
+    return np.dtype(dtype)
+
+
+def as_integers(values: int | Iterable[int], name: str, least: int) -> tuple[int, ...]:
+    """Return one integer or several, none of them below ``least``, or raise TypeError or ValueError."""
+    try:
+        integers = tuple(map(operator.index, values if isinstance(values, Iterable) else (values,)))
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or several, such as (65536, 10), got {values!r}") from None
+    if min(integers, default=least) < least:
+        raise ValueError(f"{name} must be at least {least}, got {min(integers)}")
+    return integers
+
+
 def as_real(values: npt.ArrayLike, name: str) -> Array:
     """Return an array of real numbers that fastce computes with, or raise TypeError."""
     if type(values) is np.ndarray and (values.dtype is _FLOAT32 or values.dtype is _FLOAT64):

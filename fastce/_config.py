@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import as_real, normalize_axis, rule
+from fastce._arrays import as_dtype, as_integers, as_real, normalize_axis, rule
 from fastce.kernels import launch
 from fastce.kernels.jit import cache_place
 
@@ -34,7 +34,9 @@ def show_config(shape: int | tuple[int, ...] | None = None, dtype: npt.DTypeLike
     Raises
     ------
     TypeError
-        If fastce does not compute with the dtype.
+        If the shape is not of integers, or fastce does not compute with the dtype.
+    ValueError
+        If a size is below 0.
     numpy.exceptions.AxisError
         If there is no such axis.
 
@@ -46,7 +48,7 @@ def show_config(shape: int | tuple[int, ...] | None = None, dtype: npt.DTypeLike
     """
     lines = _machine()
     if shape is not None:
-        lines += _regime((shape,) if isinstance(shape, int) else tuple(shape), np.dtype(dtype), axis)
+        lines += _regime(as_integers(shape, "shape", 0), as_dtype(dtype), axis)
     width = max(len(name) for name, _ in lines) + 2
     print("\n".join(f"{name:{width}}{value}" for name, value in lines))
 

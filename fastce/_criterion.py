@@ -175,7 +175,7 @@ class CrossEntropyLoss:
         """Compute the gradient of the last loss with respect to its logits.
 
         Maxima and sums are those of the forward pass, wherever finding them again would
-        cost another pass over the logits.
+        cost another pass over the logits. These are read again: they must not have changed.
 
         Parameters
         ----------

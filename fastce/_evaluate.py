@@ -190,7 +190,7 @@ def _pair(batch: Any) -> tuple[Array, npt.ArrayLike]:
     try:
         logits, target = batch
     except (TypeError, ValueError):
-        raise TypeError(f"a batch must be a pair (logits, target), got {type(batch).__name__}") from None
+        raise TypeError(f"batches must hold pairs, as in [(logits, target)], got {type(batch).__name__}") from None
     return as_real(logits, "logits"), target
 
 

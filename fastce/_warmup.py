@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from fastce._arrays import as_dtype, as_integers
 from fastce._cross_entropy import cross_entropy, cross_entropy_and_grad
 from fastce._softmax import log_softmax, logsumexp, softmax
 from fastce.kernels.launch import PARALLEL_ELEMENTS
@@ -34,7 +35,7 @@ def warmup(
     Raises
     ------
     TypeError
-        If one of the dtypes is none that fastce computes with.
+        If one of the dtypes is none that fastce computes with, or a number of classes no integer.
     ValueError
         If a number of classes is below 1.
 
@@ -50,10 +51,8 @@ def warmup(
     >>> fastce.warmup("float64", classes=10)
     """
     dtypes = [dtypes] if isinstance(dtypes, str | type | np.dtype) else list(dtypes)  # type: ignore[arg-type]
-    counts = [classes] if isinstance(classes, int) else list(classes)
-    if min(counts, default=1) < 1:
-        raise ValueError(f"classes must be at least 1, got {min(counts)}")
-    for dtype in dtypes:
+    counts = as_integers(classes, "classes", 1)
+    for dtype in map(as_dtype, dtypes):
         for count in counts:
             for rows in (1, PARALLEL_ELEMENTS // count + 1):
                 logits = np.zeros((rows, count), dtype)

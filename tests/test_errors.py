@@ -209,3 +209,5 @@ def test_warmup():
     raises(ValueError, ["classes", "0"], fastce.warmup, classes=0)
     raises(ValueError, ["classes", "-3"], fastce.warmup, classes=[10, -3])
     raises(TypeError, ["complex128"], fastce.warmup, [complex])
+    raises(TypeError, ["classes", "2.5"], fastce.warmup, classes=2.5)
+    raises(TypeError, ["classes", "'10'"], fastce.warmup, classes="10")

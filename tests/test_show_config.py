@@ -48,11 +48,11 @@ def test_command():
     assert "tiles" in run.stdout
     bad = subprocess.run([sys.executable, "-m", "fastce", "2xa"], capture_output=True, text=True, check=False)
     assert bad.returncode == 2
-    assert "invalid literal" in bad.stderr
+    assert "such as 65536x10, got '2xa'" in bad.stderr
 
 
 def test_command_line(monkeypatch, capsys):
-    for arguments in ([], ["65536x10"], ["5x40x7", "--axis", "1", "--dtype", "float64"]):
+    for arguments in ([], ["65536x10"], ["5x40x7", "--axis", "1", "--dtype", "bfloat16"]):
         monkeypatch.setattr("sys.argv", ["fastce", *arguments])
         command.main()
         assert capsys.readouterr().out.startswith("fastce ")
@@ -67,6 +67,11 @@ def test_command_line(monkeypatch, capsys):
 def test_wrong_arguments():
     with pytest.raises(TypeError, match="logits must hold real numbers"):
         fastce.show_config((3, 4), "complex64")
+    for shape in ("65536x10", (3.5, 4), 2.0, object()):
+        with pytest.raises(TypeError, match="shape must be an integer or several"):
+            fastce.show_config(shape)
+    with pytest.raises(ValueError, match="shape must be at least 0, got -4"):
+        fastce.show_config((3, -4))
     with pytest.raises(np.exceptions.AxisError):
         fastce.show_config((3, 4), axis=2)
 
