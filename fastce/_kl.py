@@ -193,7 +193,8 @@ class _Divergence:
         if self.reduction == "mean":
             scale *= mean(1.0, self.denominator)
         if weights is not None:
-            upstream = weights if upstream is None else upstream * weights
+            with np.errstate(all="ignore"):
+                upstream = weights if upstream is None else upstream * weights
         loss = np.zeros(math.prod(self.shape), self.dtype)
         if self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), grad):
@@ -201,7 +202,7 @@ class _Divergence:
                 share = None if upstream is None else upstream[part]
                 launch.run_kl(*block.inputs, self.beta, share, scale, loss[part], block.out)
         if weights is not None:
-            with np.errstate(invalid="ignore", over="ignore"):  # 0 times inf
+            with np.errstate(all="ignore"):
                 loss *= weights
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]

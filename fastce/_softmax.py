@@ -66,8 +66,8 @@ def logsumexp(
     Returns
     -------
     lse : ndarray, shape (..., ...)
-        In the dtype of ``x`` (float64 for integers), or with ``b`` in what NumPy promotes both
-        to; ``out`` where that was given. A scalar where all axes are summed over. Rows of
+        In the dtype of ``x`` (float64 for integers), or with an array ``b`` in what NumPy promotes
+        both to; ``out`` where that was given. A scalar where all axes are summed over. Rows of
         nothing but -inf and empty rows give -inf, rows with +inf give +inf, rows with NaN
         give NaN.
     sign : ndarray, shape and dtype of ``lse``

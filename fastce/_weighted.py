@@ -25,7 +25,8 @@ def weighted_logsumexp(
     given = x
     mask = None if where is None else as_mask(where, x.shape)
     weights = np.asarray(1.0 if b is None else as_real(b, "b"))
-    promoted = np.result_type(x, b if np.isscalar(b) else weights)  # scalars leave the dtype alone
+    # Python's numbers leave the dtype alone; NumPy makes float64 of them and bfloat16
+    promoted = x.dtype if b is None or type(b) in (bool, int, float) else np.result_type(x, weights)
     try:
         x, weights = np.broadcast_arrays(x, weights)
     except ValueError:
@@ -33,7 +34,7 @@ def weighted_logsumexp(
     axes = normalize_axes(axis, x.ndim, "x")
     shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape)) if keepdims else shape
-    dtype, result = rule(np.empty(0, given.dtype if b is None else promoted))
+    dtype, result = rule(np.empty(0, promoted))
     if out is not None:
         check_out(out, kept, result, ("x", "b"), (given, b))
     lse, sign = np.full(math.prod(shape), -np.inf, dtype), np.zeros(math.prod(shape), dtype)

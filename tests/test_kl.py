@@ -351,3 +351,15 @@ def test_any_options(case, dtype, layouts, temperature, spread, weighted, reduct
     assert_within(loss, wanted, 100, computed(dtype), scale=wanted + 0.1 * np.sqrt(wanted) + eps)
     factor = np.expand_dims(u * g, axis) / count
     assert_within(grad, grads * factor, 8, dtype, scale=size * np.abs(factor))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_tiny_weights_raise_no_numpy_error(reduction, rng):
+    """Seen to fail: where only overflow and invalid operations were left alone."""
+    x, z = logits(rng, (5, 7), np.float32), logits(rng, (5, 7), np.float32)
+    upstream = np.full(5, 1e-30, np.float32) if reduction == "none" else 1e-30
+    with np.errstate(all="raise"):
+        weights = np.full(5, 1e-38, np.float32)
+        result = kl_divergence_and_grad(x, z, sample_weight=weights, reduction=reduction, grad_output=upstream)
+    assert np.isfinite(result.loss).all()
+    assert np.isfinite(result.grad).all()

@@ -100,6 +100,13 @@ def test_dtype_with_weights():
     assert fastce.logsumexp(np.zeros(3, np.float16), b=np.ones(3, np.float32)).dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
+@pytest.mark.parametrize("b", [2, 2.0, True], ids=repr)
+def test_numbers_leave_the_dtype_alone(dtype, b):
+    """Seen to fail: for bfloat16 and 2.0, of which NumPy makes float64."""
+    assert fastce.logsumexp(np.zeros(3, dtype), b=b).dtype == dtype
+
+
 def test_weights_in_the_corners():
     assert fastce.logsumexp([0.0, 0.0], b=[1, -1], return_sign=True) == (-np.inf, 0.0)
     assert fastce.logsumexp([1000.0, 1.0], b=[0, 1]) == 1.0
