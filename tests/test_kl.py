@@ -358,8 +358,8 @@ def test_tiny_weights_raise_no_numpy_error(reduction, rng):
     """Seen to fail: where only overflow and invalid operations were left alone."""
     x, z = logits(rng, (5, 7), np.float32), logits(rng, (5, 7), np.float32)
     upstream = np.full(5, 1e-30, np.float32) if reduction == "none" else 1e-30
+    weights = np.full(5, 1e-38, np.float32)
     with np.errstate(all="raise"):
-        weights = np.full(5, 1e-38, np.float32)
         result = kl_divergence_and_grad(x, z, sample_weight=weights, reduction=reduction, grad_output=upstream)
     assert np.isfinite(result.loss).all()
     assert np.isfinite(result.grad).all()
