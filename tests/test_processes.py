@@ -136,15 +136,9 @@ results()
 sys.exit(os.waitstatus_to_exitcode(status))
 """
 
-FOREIGN_THREADS = """
+FOREIGN_THREADS = f"""
 numba.get_num_threads()  # starts them, as another library's first kernel does
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)
-    child = os.fork()
-if not child:
-    os._exit(7 if same(results(), results()) else 1)
-_, status = os.waitpid(child, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
+{FORK_FIRST}
 """
 
 

@@ -213,7 +213,7 @@ def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
     """
     if out is None or fresh or out.nbytes < STREAMED_BYTES:
         return False
-    is_long = x.ndim == 3 or x.shape[1] * _computed(x).itemsize > 64 * VALUES
+    is_long = x.ndim == 3 or x.shape[1] > LANES[x.itemsize] * VALUES
     return is_long and not np.may_share_memory(out, x)
 
 
@@ -275,7 +275,7 @@ def _chosen(choice: bool) -> bool | None:
 
 def _panel(x: Array) -> int:
     """Return how many values wide the panels of ``x`` are: wide, and equally many for each thread."""
-    values: int = -(-x.shape[2] * _computed(x).itemsize // 64)
+    values: int = -(-x.shape[2] // LANES[x.itemsize])
     threads = _threads_for(x)
     across = -(-values // PANEL)
     while x.shape[0] * across % threads and across < values:
@@ -352,11 +352,11 @@ def total(values: Array) -> float:
 
 def run_score(x: Array, *args: Any) -> None:
     """Score the rows of ``x``, (N, C), whose labels are known to be in range; see ``kernels.score``."""
-    classes, lanes = x.shape[1], LANES[x.itemsize]
-    together = _rows_together(classes, lanes)
-    if classes <= MAX_CLASSES:
+    if x.shape[1] <= MAX_CLASSES:
         _launch(score.score_tiles, x, *args)
     else:  # fewer rows together than lanes gain less than keeping their exponentials costs
+        lanes = LANES[x.itemsize]
+        together = _rows_together(x.shape[1], lanes)
         _launch(score.score_short_rows if together == lanes else score.score_rows, x, *args, together)
 
 
