@@ -396,19 +396,23 @@ def narrow(typingctx, x, like):
 
 @intrinsic
 def pick(typingctx, table, index):
-    """Return the integers of a register's table, by the low bits of their index; only where there is AVX-512."""
+    """Return the integers of a table of two registers, by the low bits of their index; only where there is AVX-512."""
     size = lanes_of(index.element)
     block = ir.VectorType(IR[index.element], size)
-    name = f"llvm.x86.avx512.permvar.{'si' if index.element.bitwidth == 32 else 'di'}.512"
+    name = f"llvm.x86.avx512.vpermi2var.{'d' if index.element.bitwidth == 32 else 'q'}.512"
 
     def codegen(context, builder, sig, args):
-        entries = ir.Constant(block, ir.Undefined)
-        for k in range(size):
-            entry = builder.trunc(builder.extract_value(args[0], k), block.element)
-            entries = builder.insert_element(entries, entry, ir.Constant(I32, k))
+        def register(start):
+            entries = ir.Constant(block, ir.Undefined)
+            for k in range(size):
+                entry = builder.trunc(builder.extract_value(args[0], start + k), block.element)
+                entries = builder.insert_element(entries, entry, ir.Constant(I32, k))
+            return entries
+
+        low, high = register(0), register(size)
         starts = range(0, index.lanes, size)
         parts = [shuffle(builder, args[1], args[1], list(range(k, k + size))) for k in starts]
-        return join(builder, [call(builder, name, block, [entries, part]) for part in parts])
+        return join(builder, [call(builder, name, block, [low, part, high]) for part in parts])
 
     return index(table, index), codegen
 
