@@ -22,13 +22,13 @@ from fastce.kernels.memory import (
     store,
     will_read,
 )
-from fastce.kernels.simd import add_true, add_where, bits, full, lanes, maximum, narrow, to_float, where, widen
+from fastce.kernels.simd import add_true, add_where, bits, fma, full, lanes, maximum, narrow, to_float, where, widen
 from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 64  # values across
+NEAR = 4  # values across that are asked for before they are read
 AHEAD = 2  # classes that are asked for before they are read again
-BLOCK = 16  # classes added in the logits' precision before the sum moves on to float64
-BUFFER = 2 * BLOCK * PANEL  # a block of classes and the next, as wide as a panel
+BLOCK = 16  # classes added in the logits' precision before what rounding takes off is kept
 
 
 @inline
@@ -59,77 +59,74 @@ def class_step(x):
 
 
 @block
-def stats(p, step, classes, n, buffer, tops, rests):
+def stats(p, step, classes, n, tops, rests):
     """Write (maximum, rest) of every sample; rest sums exp(x - maximum) over all but one greatest class.
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
     loss of a confident sample would be rounded away. Without a finite maximum, and with NaN
     anywhere, rest is NaN.
 
-    Classes come in blocks. However far apart they lie, the next block is copied to
-    ``buffer``, where the cache keeps it, and its maximum taken, while the exponentials of
-    this one are summed.
+    Classes come in blocks, and of each block one value of neighbouring samples after the other. While
+    the exponentials of a value are summed, the next one is copied to where the first-level cache keeps
+    it, however far apart its classes lie, and its maximum taken.
     """
     width = lanes(p)
     across = -(-n // width) * width
-    wide = widen(full(p, 0.0))
-    sums, losts = scratch(wide, PANEL), scratch(wide, PANEL)  # the sum, and what its rounding lost
-    ones = scratch(wide, PANEL)  # classes equal to the maximum
-    highers = scratch(p, PANEL)  # the maxima up to and with the block at hand
+    losts, ones = scratch(p, PANEL), scratch(p, PANEL)  # what rounding took off the sums; classes at the maximum
     for j in range(0, across, width):
-        higher = full(p, -np.inf)
-        for c in range(min(BLOCK, classes)):
-            x = load_n(p, c * step + j, n - j, 0.0)
-            higher = maximum(x, higher)
-            store(buffer, j * BLOCK + c * width, x)
         store(tops, j, full(p, -np.inf))
-        store(highers, j, higher)
-        store(sums, j, wide)
-        store(losts, j, wide)
-        store(ones, j, wide)
+        for terms in (rests, losts, ones):
+            store(terms, j, full(p, 0.0))
+    near, far = scratch(p, BLOCK), scratch(p, BLOCK)
+    higher = full(p, -np.inf)  # the maximum up to and with the block at hand
+    for c in range(min(BLOCK, classes)):
+        higher = _copied(p, c * step, n, far, c * width, higher)
     for start in range(0, classes, BLOCK):
         count = min(BLOCK, classes - start)
-        ahead = min(BLOCK, classes - start - count)
-        following = offset(p, (start + BLOCK) * step)
-        near = offset(buffer, start // BLOCK % 2 * BLOCK * across)
-        goal = offset(buffer, (start // BLOCK + 1) % 2 * BLOCK * across)
         for j in range(0, across, width):
-            higher = load(highers, j)
-            total, lost, one = _raise(
-                load(tops, j), higher, load_as(sums, j, wide), load_as(losts, j, wide), load_as(ones, j, wide)
-            )
+            near, far = far, near
+            following, ahead, k = offset(p, start * step), count, j + width
+            if k == across:  # the next block's first
+                following, ahead, k = offset(following, BLOCK * step), min(BLOCK, classes - start - count), 0
             shift = where(higher > -np.inf, higher, 0.0)
+            total, lost, one = _raise(load(tops, j), higher, load(rests, j), load(losts, j), load(ones, j))
             store(tops, j, higher)
-            block_rest, below = full(p, 0.0), bits(full(p, 0.0))
+            higher = load(tops, k)
+            part, below = full(p, 0.0), bits(full(p, 0.0))
             for c in range(ahead):
-                block_rest, below = _add(load(near, j * BLOCK + c * width), shift, block_rest, below)
-                x = load_n(following, c * step + j, n - j, 0.0)
-                higher = maximum(x, higher)
-                store(goal, j * BLOCK + c * width, x)
+                part, below = _add(load(near, c * width), shift, part, below)
+                higher = _copied(following, c * step + k, n - k, far, c * width, higher)
             for c in range(ahead, count):
-                block_rest, below = _add(load(near, j * BLOCK + c * width), shift, block_rest, below)
-            store(highers, j, higher)
-            total, rounded = two_sum(total, widen(block_rest))
-            store(sums, j, total)
+                part, below = _add(load(near, c * width), shift, part, below)
+            total, rounded = two_sum(total, part)
+            store(rests, j, total)
             store(losts, j, lost + rounded)
-            store(ones, j, one + widen(to_float(count - below)))
+            store(ones, j, one + to_float(count - below))
     for j in range(0, across, width):
-        total = load_as(sums, j, wide) + load_as(losts, j, wide)
-        one = load_as(ones, j, wide)
-        store(rests, j, narrow(where(one > 0.0, total + (one - 1.0), np.nan), p))
+        top, total, one = load(tops, j), load(rests, j), load(ones, j)
+        store(rests, j, where(one > 0.0, (total + (one - 1.0)) + load(losts, j), np.nan))
         # without a maximum: -inf, or NaN where a NaN is in the sum
-        top = load(tops, j)
-        store(tops, j, where(top > -np.inf, top, top + narrow(total, p)))
+        store(tops, j, where(top > -np.inf, top, top + total))
+
+
+@inline
+def _copied(p, k, n, q, j, higher):
+    """Copy ``n`` lanes, and return their maximum with ``higher``."""
+    will_read(p, k + NEAR * lanes(p))  # behind the panel that is no access
+    x = load_n(p, k, n, 0.0)
+    store(q, j, x)
+    return maximum(x, higher)
 
 
 @inline
 def _raise(top, higher, total, lost, ones):
     """Move (total, lost, ones) from the maximum ``top`` to one that may be higher."""
-    shift = where(higher > -np.inf, higher, 0.0)
     grown = higher > top
-    fade = widen(exp(top - shift))
-    total = where(grown, (total + ones) * fade, total)
-    return total, where(grown, lost * fade, lost), where(grown, 0.0, ones)
+    fade = exp(top - where(higher > -np.inf, higher, 0.0))
+    terms, rounded = two_sum(total, ones)
+    faded = terms * fade
+    left = fma(lost + rounded, fade, fma(terms, fade, -faded))
+    return where(grown, faded, total), where(grown, left, lost), where(grown, 0.0, ones)
 
 
 @inline

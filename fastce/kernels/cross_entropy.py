@@ -24,7 +24,7 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels import columns, rows, short_rows, tiles
-from fastce.kernels.columns import BUFFER, PANEL
+from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import (
     gather,
@@ -322,12 +322,11 @@ def hard_columns(
     step = columns.class_step(x)
     for b in prange(columns.block_count(x, panel)):
         start, n = columns.block_range(x, b, panel)
-        buffer = scratch(x, BUFFER)
         tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
         marks, minuses = scratch(x, PANEL), scratch(x, PANEL)
         p = columns.origin(x, start)
         if loss is not None:
-            columns.stats(p, step, classes, n, buffer, tops, rests)
+            columns.stats(p, step, classes, n, tops, rests)
         elif found is not None:
             for j in range(0, n, width):
                 store(tops, j, load_n(row(found, 0), start + j, n - j, 0.0))

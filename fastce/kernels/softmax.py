@@ -8,7 +8,7 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels import columns, rows, short_rows, tiles
-from fastce.kernels.columns import BUFFER, PANEL
+from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
 from fastce.kernels.rows import MAXIMA
@@ -129,10 +129,9 @@ def softmax_columns(x, lse, probs, logs, panel, streamed):
     step = columns.class_step(x)
     for b in prange(columns.block_count(x, panel)):
         start, n = columns.block_range(x, b, panel)
-        buffer = scratch(x, BUFFER)
         tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
         p = columns.origin(x, start)
-        columns.stats(p, step, classes, n, buffer, tops, rests)
+        columns.stats(p, step, classes, n, tops, rests)
         if lse is not None:
             for j in range(0, n, width):
                 value = _lse(load(tops, j), load(rests, j))
