@@ -22,12 +22,25 @@ from fastce.kernels.memory import (
     store,
     will_read,
 )
-from fastce.kernels.simd import add_true, add_where, bits, fma, full, lanes, maximum, narrow, to_float, where, widen
+from fastce.kernels.simd import (
+    add_true,
+    add_where,
+    any_lane,
+    bits,
+    full,
+    lanes,
+    maximum,
+    narrow,
+    to_float,
+    where,
+    widen,
+)
 from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 64  # values across
 NEAR = 4  # values across that are asked for before they are read
 AHEAD = 2  # classes that are asked for before they are read again
+LAG = 8.0  # of what is subtracted before exp behind the maximum, at most
 BLOCK = 16  # classes added in the logits' precision before what rounding takes off is kept
 
 
@@ -72,11 +85,10 @@ def stats(p, step, classes, n, tops, rests):
     """
     width = lanes(p)
     across = -(-n // width) * width
-    losts, ones = scratch(p, PANEL), scratch(p, PANEL)  # what rounding took off the sums; classes at the maximum
+    shifts, losts, ones = scratch(p, PANEL), scratch(p, PANEL), scratch(p, PANEL)
     for j in range(0, across, width):
-        store(tops, j, full(p, -np.inf))
-        for terms in (rests, losts, ones):
-            store(terms, j, full(p, 0.0))
+        for terms, start in ((tops, -np.inf), (shifts, -np.inf), (rests, 0.0), (losts, 0.0), (ones, 0.0)):
+            store(terms, j, full(p, start))
     near, far = scratch(p, BLOCK), scratch(p, BLOCK)
     higher = full(p, -np.inf)  # the maximum up to and with the block at hand
     for c in range(min(BLOCK, classes)):
@@ -88,23 +100,20 @@ def stats(p, step, classes, n, tops, rests):
             following, ahead, k = offset(p, start * step), count, j + width
             if k == across:  # the next block's first
                 following, ahead, k = offset(following, BLOCK * step), min(BLOCK, classes - start - count), 0
-            shift = where(higher > -np.inf, higher, 0.0)
-            total, lost, one = _raise(load(tops, j), higher, load(rests, j), load(losts, j), load(ones, j))
-            store(tops, j, higher)
+            top, shift = higher, _raised(higher, tops, shifts, rests, losts, ones, j)
             higher = load(tops, k)
             part, below = full(p, 0.0), bits(full(p, 0.0))
             for c in range(ahead):
-                part, below = _add(load(near, c * width), shift, part, below)
+                part, below = _add(load(near, c * width), top, shift, part, below)
                 higher = _copied(following, c * step + k, n - k, far, c * width, higher)
             for c in range(ahead, count):
-                part, below = _add(load(near, c * width), shift, part, below)
-            total, rounded = two_sum(total, part)
-            store(rests, j, total)
-            store(losts, j, lost + rounded)
-            store(ones, j, one + to_float(count - below))
+                part, below = _add(load(near, c * width), top, shift, part, below)
+            _add_to(rests, losts, j, part)
+            store(ones, j, load(ones, j) + to_float(count - below))
     for j in range(0, across, width):
-        top, total, one = load(tops, j), load(rests, j), load(ones, j)
-        store(rests, j, where(one > 0.0, (total + (one - 1.0)) + load(losts, j), np.nan))
+        top, total, one = load(tops, j), load(rests, j), widen(load(ones, j))
+        rest = (widen(total) + widen(load(losts, j))) * exp(widen(load(shifts, j)) - widen(top)) + (one - 1.0)
+        store(rests, j, where((one > 0.0) & (top - top == 0.0), narrow(rest, p), np.nan))
         # without a maximum: -inf, or NaN where a NaN is in the sum
         store(tops, j, where(top > -np.inf, top, top + total))
 
@@ -119,22 +128,33 @@ def _copied(p, k, n, q, j, higher):
 
 
 @inline
-def _raise(top, higher, total, lost, ones):
-    """Move (total, lost, ones) from the maximum ``top`` to one that may be higher."""
+def _raised(higher, tops, shifts, rests, losts, ones, j):
+    """Note a maximum that may be higher than before, and return what to subtract before exp.
+
+    That follows the maximum at a distance, so that sums need not be scaled, and rounded, each
+    time it grows. Classes that were at the maximum join the sum.
+    """
+    top, shift, one = load(tops, j), load(shifts, j), load(ones, j)
+    far = higher > shift + LAG
+    if any_lane(far):
+        fade = where(far, exp(shift - higher), 1.0)
+        shift = where(far, higher, shift)
+        store(shifts, j, shift)
+        store(rests, j, load(rests, j) * fade)
+        store(losts, j, load(losts, j) * fade)
+    shift = where(shift > -np.inf, shift, 0.0)
     grown = higher > top
-    fade = exp(top - where(higher > -np.inf, higher, 0.0))
-    terms, rounded = two_sum(total, ones)
-    faded = terms * fade
-    left = fma(lost + rounded, fade, fma(terms, fade, -faded))
-    return where(grown, faded, total), where(grown, left, lost), where(grown, 0.0, ones)
+    _add_to(rests, losts, j, where(grown, one * exp(top - shift), 0.0))
+    store(ones, j, where(grown, 0.0, one))
+    store(tops, j, higher)
+    return shift
 
 
 @inline
-def _add(x, shift, rest, count):
-    """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``."""
-    d = x - shift
-    below = d != 0.0  # true of NaN, which so reaches the sum
-    return add_where(rest, below, exp(d)), add_true(count, below)
+def _add(x, top, shift, rest, count):
+    """Where x is not the maximum, add exp(x - shift) to ``rest`` and 1 to ``count``."""
+    below = x != top  # true of NaN, which so reaches the sum
+    return add_where(rest, below, exp(x - shift)), add_true(count, below)
 
 
 @inline
@@ -203,7 +223,6 @@ def _clear(sums, losts, wide, n):
 @inline
 def _add_to(sums, losts, j, term):
     """Add a value to the sums, and what the addition rounds off to ``losts``."""
-    term = widen(term)
     total, rounded = two_sum(load_as(sums, j, term), term)
     store(sums, j, total)
     store(losts, j, load_as(losts, j, term) + rounded)
@@ -233,7 +252,7 @@ def gap_sums(p, step, class_weight, classes, n, tops, results):
             gap = load(tops, j) - load_n(source, j, n - j, 0.0)
             if class_weight is not None:
                 gap = gap * class_weight[c]
-            _add_to(sums, losts, j, gap)
+            _add_to(sums, losts, j, widen(gap))
     _write_sums(sums, losts, n, p, results)
 
 
@@ -252,8 +271,8 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
             share = _share(offset(t, c * t_step + j), n - j, c, class_weight, smoothing)
             gap = load(tops, j) - load_n(source, j, n - j, 0.0)
             product = where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
-            _add_to(amount_sums, amount_losts, j, share)
-            _add_to(dot_sums, dot_losts, j, product)
+            _add_to(amount_sums, amount_losts, j, widen(share))
+            _add_to(dot_sums, dot_losts, j, widen(product))
     _write_sums(amount_sums, amount_losts, n, p, amounts)
     _write_sums(dot_sums, dot_losts, n, p, dots)
 
@@ -307,7 +326,7 @@ def dots(p, step, g, g_step, classes, n, results):
             term = load_n(g, c * g_step + j, n - j, 0.0)
             if p is not None:
                 term = term * load_n(p, c * step + j, n - j, 0.0)
-            _add_to(sums, losts, j, term)
+            _add_to(sums, losts, j, widen(term))
     _write_sums(sums, losts, n, g, results)
 
 
