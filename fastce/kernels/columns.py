@@ -21,6 +21,7 @@ from fastce.kernels.memory import (
     scratch,
     store,
     will_read,
+    will_touch,
 )
 from fastce.kernels.simd import (
     add_true,
@@ -39,7 +40,7 @@ from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 64  # values across
 NEAR = 4  # values across that are asked for before they are read
-AHEAD = 2  # classes that are asked for before they are read again
+AHEAD = 2  # classes that are asked for before they are read again, and those of the result
 LAG = 8.0  # of what is subtracted before exp behind the maximum, at most
 BLOCK = 16  # classes added in the logits' precision before what rounding takes off is kept
 
@@ -92,7 +93,7 @@ def stats(p, step, classes, n, tops, rests):
     near, far = scratch(p, BLOCK), scratch(p, BLOCK)
     higher = full(p, -np.inf)  # the maximum up to and with the block at hand
     for c in range(min(BLOCK, classes)):
-        higher = _copied(p, c * step, n, far, c * width, higher)
+        higher = _copied(p, step, c, 0, n, far, higher)
     for start in range(0, classes, BLOCK):
         count = min(BLOCK, classes - start)
         for j in range(0, across, width):
@@ -105,25 +106,26 @@ def stats(p, step, classes, n, tops, rests):
             part, below = full(p, 0.0), bits(full(p, 0.0))
             for c in range(ahead):
                 part, below = _add(load(near, c * width), top, shift, part, below)
-                higher = _copied(following, c * step + k, n - k, far, c * width, higher)
+                higher = _copied(following, step, c, k, n, far, higher)
             for c in range(ahead, count):
                 part, below = _add(load(near, c * width), top, shift, part, below)
             _add_to(rests, losts, j, part)
             store(ones, j, load(ones, j) + to_float(count - below))
     for j in range(0, across, width):
-        top, total, one = load(tops, j), load(rests, j), widen(load(ones, j))
-        rest = (widen(total) + widen(load(losts, j))) * exp(widen(load(shifts, j)) - widen(top)) + (one - 1.0)
-        store(rests, j, where((one > 0.0) & (top - top == 0.0), narrow(rest, p), np.nan))
-        # without a maximum: -inf, or NaN where a NaN is in the sum
-        store(tops, j, where(top > -np.inf, top, top + total))
+        _finish(tops, shifts, rests, losts, ones, j)
 
 
 @inline
-def _copied(p, k, n, q, j, higher):
-    """Copy ``n`` lanes, and return their maximum with ``higher``."""
-    will_read(p, k + NEAR * lanes(p))  # behind the panel that is no access
-    x = load_n(p, k, n, 0.0)
-    store(q, j, x)
+def _copied(p, step, c, j, n, q, higher):
+    """Copy a value, samples j and on of class c, and return its maximum with ``higher``.
+
+    What comes next is asked for, which is no access behind the panel or the last class.
+    """
+    k = c * step + j
+    will_read(p, k + NEAR * lanes(p))
+    will_touch(p, k + BLOCK * step)
+    x = load_n(p, k, n - j, 0.0)
+    store(q, c * lanes(p), x)
     return maximum(x, higher)
 
 
@@ -151,6 +153,16 @@ def _raised(higher, tops, shifts, rests, losts, ones, j):
 
 
 @inline
+def _finish(tops, shifts, rests, losts, ones, j):
+    """Bring a sum below the maximum, and take one class at the maximum off it."""
+    top, total, one = load(tops, j), load(rests, j), widen(load(ones, j))
+    rest = (widen(total) + widen(load(losts, j))) * exp(widen(load(shifts, j)) - widen(top)) + (one - 1.0)
+    store(rests, j, where((one > 0.0) & (top - top == 0.0), narrow(rest, top), np.nan))
+    # without a maximum: -inf, or NaN where a NaN is in the sum
+    store(tops, j, where(top > -np.inf, top, top + total))
+
+
+@inline
 def _add(x, top, shift, rest, count):
     """Where x is not the maximum, add exp(x - shift) to ``rest`` and 1 to ``count``."""
     below = x != top  # true of NaN, which so reaches the sum
@@ -170,16 +182,20 @@ def or_nan(value, p, step, classes, n):
 def write(p, step, q, q_step, classes, n, streamed, formula, args):
     """Write ``formula(j, m, c, p, step, *args)``, which gives samples j to j + m of class c, for all.
 
-    Where ``streamed``, the caller has to ``settle`` what was written.
+    The last class is the first: the cache still holds those that were read last. Where
+    ``streamed``, the caller has to ``settle`` what was written.
     """
-    for c in range(classes):
+    for c in range(classes - 1, -1, -1):
+        if not streamed:
+            for j in range(0, n, lanes(q)):
+                will_touch(q, (c - AHEAD) * q_step + j)
         streams.write(offset(q, c * q_step), n, streamed, formula, (c, p, step, *args))
 
 
 @inline
 def reload(p, step, c, j, n):
-    """Load ``n`` samples of class c again, and ask for those of a later class: streaks are too short to be guessed."""
-    will_read(p, (c + AHEAD) * step + j)  # behind the last class that is no access
+    """Load ``n`` samples of class c again, and ask for those of a later one: streaks are too short to be guessed."""
+    will_touch(p, (c - AHEAD) * step + j)  # before the first class that is no access
     return load_n(p, c * step + j, n, 0.0)
 
 

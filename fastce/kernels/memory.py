@@ -163,7 +163,7 @@ def load(typingctx, p, k):
     return simd(p, types.intp), codegen
 
 
-def _prefetch(to_write):
+def _prefetch(to_write, locality):
     """Return the intrinsic function that asks for a cache line."""
 
     @intrinsic
@@ -172,15 +172,16 @@ def _prefetch(to_write):
             pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
             function_type = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
             function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch.p0")
-            builder.call(function, [pointer, ir.Constant(I32, to_write), ir.Constant(I32, 3), ir.Constant(I32, 1)])
+            builder.call(function, [pointer, *(ir.Constant(I32, word) for word in (to_write, locality, 1))])
 
         return types.void(p, types.intp), codegen
 
     return ask
 
 
-will_read = _prefetch(0)  # (p, k): ask for the cache line k elements after p
-will_write = _prefetch(1)  # the same in a state to be written to
+will_read = _prefetch(0, 3)  # (p, k): ask for the cache line k elements after p
+will_write = _prefetch(1, 3)  # the same in a state to be written to
+will_touch = _prefetch(0, 2)  # no further than the second-level cache: the first can ask for few lines at a time
 
 
 @intrinsic
