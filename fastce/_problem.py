@@ -41,6 +41,9 @@ from fastce._targets import (
 )
 from fastce.kernels import launch
 
+KEPT_BYTES = 1 << 15, 1 << 23  # of room for losses that waits for the next call: from, to
+_kept: list[Array] = []  # one at most; its pages would have to be made anew, which takes as long as a narrow gradient
+
 
 class Problem:
     """Checked arguments of one cross-entropy, ready to be launched.
@@ -165,11 +168,13 @@ class Problem:
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        loss = np.empty(len(self.target) if self.is_matrix else math.prod(self.shape), self.dtype)
+        count = len(self.target) if self.is_matrix else math.prod(self.shape)
+        loss = np.empty(count, self.dtype) if self.reduction == "none" else _room(count, self.dtype)
         total, kept = self._fill(loss, grad, scale, upstream)
         self.kept = kept
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]
+        _keep(loss)
         return self.dtype.type(mean(total, kept) if self.reduction == "mean" else total)
 
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None) -> None:
@@ -322,6 +327,24 @@ class Problem:
 
     def _raise_label(self, position: int) -> None:
         raise_label(self.target, position, self.logits.shape[self.axis], self.ignore_index)
+
+
+def _room(count: int, dtype: np.dtype[Any]) -> Array:
+    """Return room for losses that no caller gets to see."""
+    try:
+        room = _kept.pop() if count * dtype.itemsize >= KEPT_BYTES[0] else None
+    except IndexError:  # another thread has it, or there is none
+        room = None
+    if room is None or room.dtype is not dtype or room.size < count:
+        return np.empty(count, dtype)
+    return room[:count]
+
+
+def _keep(room: Array) -> None:
+    """Keep room for the next call, unless it is small or huge, or some is kept already."""
+    room = room if room.base is None else room.base
+    if KEPT_BYTES[0] <= room.nbytes <= KEPT_BYTES[1] and not _kept:
+        _kept.append(room)
 
 
 def smoothing_terms(amount: float, classes: int, weight: npt.ArrayLike | None) -> tuple[float, float, float] | None:

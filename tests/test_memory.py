@@ -1,9 +1,11 @@
 """No scratch of the size of the logits, ever; with ``out`` not even a result."""
 
 import inspect
+import itertools
 import os
 import re
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -108,6 +110,31 @@ def test_half_precision():
         return {name: made[name] for name in ("softmax", "cross_entropy_and_grad", "soft targets", "from_probs")}
 
     check(np.zeros((ROWS, CLASSES), np.float16), -1, some)
+
+
+def test_room_for_losses_waits_for_the_next_call():
+    x, target = np.zeros((65_536, 3), np.float32), np.zeros(65_536, int)
+    for reduction in ("mean", "sum"):
+        used, _ = peak(lambda reduction=reduction: fastce.cross_entropy(x, target, reduction=reduction))
+        assert used < 16_384, f"{used} bytes; the losses have {x.nbytes // 3}"
+    used, _ = peak(lambda: fastce.cross_entropy(x, target, reduction="none"))
+    assert used >= x.nbytes // 3
+
+
+def test_room_for_losses_is_no_result():
+    """Results stay what they are, whatever is computed next, in more or less room, another dtype, another thread."""
+
+    def losses(case):
+        n, dtype, logit = case
+        x, target = np.tile(np.array([0, logit], dtype), (n, 1)), np.zeros(n, int)
+        return [fastce.cross_entropy(x, target, reduction=reduction) for reduction in ("none", "mean", "none")]
+
+    cases = list(itertools.product([20_000, 9_000, 40_000], [np.float32, np.float64], range(8))) * 4
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(losses, cases))
+    for (_, _, logit), found in zip(cases, results, strict=True):
+        for values in found:
+            np.testing.assert_allclose(values, np.log1p(np.exp(logit)), rtol=1e-6)
 
 
 def test_this_test_sees_a_copy():
