@@ -320,6 +320,16 @@ def test_lse(options, shape, axis, dtype, rng):
         np.testing.assert_array_equal(np.isnan(criterion.lse), target == -100)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_lse_of_ignored_samples_of_very_many_classes(rows, rng):
+    criterion = fastce.CrossEntropyLoss()
+    target = np.full(rows, -100)
+    target[1:] = 3
+    criterion(logits(rng, (rows, 70_001), np.float32), target)
+    np.testing.assert_array_equal(np.isnan(criterion.lse), target == -100)
+    np.testing.assert_array_equal(criterion.backward()[0], np.zeros(70_001))
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(
     ("soft", "dtype"),

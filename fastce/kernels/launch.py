@@ -163,6 +163,8 @@ def run_hard(
     at_labels = np.empty(len(x), _computed(x))
     cross_entropy.pick_labels(False, (x, target, ignore_index, at_labels))
     stats = found if loss is None else _split_stats(x, found)
+    if found is not None:
+        found[:, target == ignore_index] = np.nan  # as in kernels that pass such samples over
     if is_mean:
         with np.errstate(divide="ignore", invalid="ignore"):  # as in kernels: where all samples are ignored
             scale = float(np.divide(scale, denominator))
