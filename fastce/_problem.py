@@ -1,6 +1,7 @@
 """What all cross-entropies share: checked arguments, the loop over blocks, the reduction."""
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,8 +42,8 @@ from fastce._targets import (
 )
 from fastce.kernels import launch
 
-KEPT_BYTES = 1 << 15, 1 << 23  # of room for losses that waits for the next call: from, to
-_kept: list[Array] = []  # one at most; its pages would have to be made anew, which takes as long as a narrow gradient
+SPARE_FROM, SPARE_TO = 1 << 15, 1 << 23  # bytes of room for losses that waits for the next call
+_spare: deque[Array] = deque(maxlen=1)  # its pages would have to be made anew, which takes as long as a narrow gradient
 
 
 class Problem:
@@ -174,7 +175,7 @@ class Problem:
         self.kept = kept
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]
-        _keep(loss)
+        _give_back(loss)
         return self.dtype.type(mean(total, kept) if self.reduction == "mean" else total)
 
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None) -> None:
@@ -331,20 +332,21 @@ class Problem:
 
 def _room(count: int, dtype: np.dtype[Any]) -> Array:
     """Return room for losses that no caller gets to see."""
-    try:
-        room = _kept.pop() if count * dtype.itemsize >= KEPT_BYTES[0] else None
-    except IndexError:  # another thread has it, or there is none
-        room = None
-    if room is None or room.dtype is not dtype or room.size < count:
-        return np.empty(count, dtype)
-    return room[:count]
+    if SPARE_FROM <= count * dtype.itemsize <= SPARE_TO:
+        try:
+            room = _spare.pop()
+        except IndexError:  # there is none, or another thread has it
+            pass
+        else:
+            if room.dtype is dtype and room.size >= count:
+                return room[:count]
+    return np.empty(count, dtype)
 
 
-def _keep(room: Array) -> None:
-    """Keep room for the next call, unless it is small or huge, or some is kept already."""
-    room = room if room.base is None else room.base
-    if KEPT_BYTES[0] <= room.nbytes <= KEPT_BYTES[1] and not _kept:
-        _kept.append(room)
+def _give_back(room: Array) -> None:
+    """Leave room to the next call, unless it is small or huge."""
+    if SPARE_FROM <= room.nbytes <= SPARE_TO:
+        _spare.append(room if room.base is None else room.base)
 
 
 def smoothing_terms(amount: float, classes: int, weight: npt.ArrayLike | None) -> tuple[float, float, float] | None:

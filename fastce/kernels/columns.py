@@ -41,8 +41,8 @@ from fastce.kernels.vecmath import exp, two_sum
 PANEL = 64  # values across
 NEAR = 4  # values across that are asked for before they are read
 AHEAD = 2  # classes that are asked for before they are read again, and those of the result
-LAG = 8.0  # of what is subtracted before exp behind the maximum, at most
-BLOCK = 16  # classes added in the logits' precision before what rounding takes off is kept
+LAG = 8.0  # of what is subtracted before exp behind the maximum
+BLOCK = 16  # classes added before what rounding takes off their sum is kept
 
 
 @inline
@@ -86,7 +86,7 @@ def stats(p, step, classes, n, tops, rests):
     """
     width = lanes(p)
     across = -(-n // width) * width
-    shifts, losts, ones = scratch(p, PANEL), scratch(p, PANEL), scratch(p, PANEL)
+    shifts, losts, ones = scratch(p, PANEL), scratch(p, PANEL), scratch(p, PANEL)  # ones holds the bits of integers
     for j in range(0, across, width):
         for terms, start in ((tops, -np.inf), (shifts, -np.inf), (rests, 0.0), (losts, 0.0), (ones, 0.0)):
             store(terms, j, full(p, start))
@@ -101,16 +101,15 @@ def stats(p, step, classes, n, tops, rests):
             following, ahead, k = offset(p, start * step), count, j + width
             if k == across:  # the next block's first
                 following, ahead, k = offset(following, BLOCK * step), min(BLOCK, classes - start - count), 0
-            top, shift = higher, _raised(higher, tops, shifts, rests, losts, ones, j)
-            higher = load(tops, k)
-            part, below = full(p, 0.0), bits(full(p, 0.0))
+            shift, part = _raised(higher, tops, shifts, rests, losts, ones, j)
+            top, higher, below = higher, load(tops, k), bits(full(p, 0.0))
             for c in range(ahead):
                 part, below = _add(load(near, c * width), top, shift, part, below)
                 higher = _copied(following, step, c, k, n, far, higher)
             for c in range(ahead, count):
                 part, below = _add(load(near, c * width), top, shift, part, below)
-            _add_to(rests, losts, j, part)
-            store(ones, j, load(ones, j) + to_float(count - below))
+            _add_part(rests, losts, j, part)
+            store(ones, j, bits(bits(load(ones, j)) + (count - below)))
     for j in range(0, across, width):
         _finish(tops, shifts, rests, losts, ones, j)
 
@@ -131,33 +130,51 @@ def _copied(p, step, c, j, n, q, higher):
 
 @inline
 def _raised(higher, tops, shifts, rests, losts, ones, j):
-    """Note a maximum that may be higher than before, and return what to subtract before exp.
+    """Note a maximum that may be higher than before; return what to subtract before exp, and what to add to the sum.
 
-    That follows the maximum at a distance, so that sums need not be scaled, and rounded, each
-    time it grows. Classes that were at the maximum join the sum.
+    The former follows the maximum at a distance, so that sums need not be scaled, and rounded,
+    each time it grows. The latter are the classes that were at the maximum.
     """
     top, shift, one = load(tops, j), load(shifts, j), load(ones, j)
     far = higher > shift + LAG
     if any_lane(far):
-        fade = where(far, exp(shift - higher), 1.0)
-        shift = where(far, higher, shift)
+        raised = where(far, higher, shift)
+        total, lost = load(rests, j), load(losts, j)
+        wide = _scaled(total, lost, shift, raised)
+        total = where(far, narrow(wide, total), total)
+        store(rests, j, total)
+        store(losts, j, where(far, narrow(wide - widen(total), total), lost))
+        shift = raised
         store(shifts, j, shift)
-        store(rests, j, load(rests, j) * fade)
-        store(losts, j, load(losts, j) * fade)
     shift = where(shift > -np.inf, shift, 0.0)
     grown = higher > top
-    _add_to(rests, losts, j, where(grown, one * exp(top - shift), 0.0))
     store(ones, j, where(grown, 0.0, one))
     store(tops, j, higher)
-    return shift
+    return shift, where(grown, to_float(bits(one)) * exp(top - shift), 0.0)
+
+
+@inline
+def _scaled(total, lost, shift, raised):
+    """Return a sum of exponentials below ``shift`` as one below ``raised``, in float64."""
+    return (widen(total) + widen(lost)) * exp(widen(shift) - widen(raised))
+
+
+@inline
+def _add_part(sums, losts, j, part):
+    """Add to the sums, and keep what that rounds off in ``losts``, less than the last place of the sums."""
+    total, rounded = two_sum(load(sums, j), part)
+    lost = load(losts, j) + rounded
+    high = total + lost
+    store(sums, j, high)
+    store(losts, j, lost - (high - total))
 
 
 @inline
 def _finish(tops, shifts, rests, losts, ones, j):
     """Bring a sum below the maximum, and take one class at the maximum off it."""
-    top, total, one = load(tops, j), load(rests, j), widen(load(ones, j))
-    rest = (widen(total) + widen(load(losts, j))) * exp(widen(load(shifts, j)) - widen(top)) + (one - 1.0)
-    store(rests, j, where((one > 0.0) & (top - top == 0.0), narrow(rest, top), np.nan))
+    top, total = load(tops, j), load(rests, j)
+    rest = _scaled(total, load(losts, j), load(shifts, j), top) + widen(to_float(bits(load(ones, j)) - 1))
+    store(rests, j, where(top - top == 0.0, narrow(rest, top), np.nan))
     # without a maximum: -inf, or NaN where a NaN is in the sum
     store(tops, j, where(top > -np.inf, top, top + total))
 
@@ -239,6 +256,7 @@ def _clear(sums, losts, wide, n):
 @inline
 def _add_to(sums, losts, j, term):
     """Add a value to the sums, and what the addition rounds off to ``losts``."""
+    term = widen(term)
     total, rounded = two_sum(load_as(sums, j, term), term)
     store(sums, j, total)
     store(losts, j, load_as(losts, j, term) + rounded)
@@ -268,7 +286,7 @@ def gap_sums(p, step, class_weight, classes, n, tops, results):
             gap = load(tops, j) - load_n(source, j, n - j, 0.0)
             if class_weight is not None:
                 gap = gap * class_weight[c]
-            _add_to(sums, losts, j, widen(gap))
+            _add_to(sums, losts, j, gap)
     _write_sums(sums, losts, n, p, results)
 
 
@@ -287,8 +305,8 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
             share = _share(offset(t, c * t_step + j), n - j, c, class_weight, smoothing)
             gap = load(tops, j) - load_n(source, j, n - j, 0.0)
             product = where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
-            _add_to(amount_sums, amount_losts, j, widen(share))
-            _add_to(dot_sums, dot_losts, j, widen(product))
+            _add_to(amount_sums, amount_losts, j, share)
+            _add_to(dot_sums, dot_losts, j, product)
     _write_sums(amount_sums, amount_losts, n, p, amounts)
     _write_sums(dot_sums, dot_losts, n, p, dots)
 
@@ -342,7 +360,7 @@ def dots(p, step, g, g_step, classes, n, results):
             term = load_n(g, c * g_step + j, n - j, 0.0)
             if p is not None:
                 term = term * load_n(p, c * step + j, n - j, 0.0)
-            _add_to(sums, losts, j, widen(term))
+            _add_to(sums, losts, j, term)
     _write_sums(sums, losts, n, g, results)
 
 
