@@ -344,6 +344,20 @@ def polynomial(typingctx, x, coefficients):
     return x(x, coefficients), codegen
 
 
+@intrinsic
+def less_multiples(typingctx, x, n, parts):
+    """Return ``x`` less ``n`` times each of a tuple's numbers, one after the other, by fma."""
+
+    def codegen(context, builder, sig, args):
+        result, n, table = args
+        for k in range(len(parts)):
+            part = meet(context, builder, builder.extract_value(table, k), types.float64, x)
+            result = call(builder, f"llvm.fma.{x.suffix}", llvm_type(x), [n, builder.fneg(part), result])
+        return result
+
+    return x(x, n, parts), codegen
+
+
 # --- bits and conversions ----------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from fastce.kernels.simd import (
     bits,
     fma,
     has_avx512,
+    less_multiples,
     maximum,
     pick,
     polynomial,
@@ -33,8 +34,7 @@ class _Format(NamedTuple):
     mantissa: int  # bits behind the point
     bias: int  # of the exponent
     lowest: float  # exp is 0 from here down
-    ln2_hi: float
-    ln2_lo: float  # what ln2_hi lacks, or 0 where x / ln 2 times it is little beside the rounding of x
+    ln2: tuple[float, ...]  # in parts, without those that times x / ln 2 are little beside the rounding of x
     expm1_over_x: tuple[float, ...]  # highest power first
     powers: tuple[int, ...]  # two registers' fractional powers of two: their bits behind the point
     small_series: tuple[float, ...]  # of (e**x - 1) / x up to half a step of them
@@ -65,8 +65,7 @@ _FORMATS = {
         mantissa=23,
         bias=127,
         lowest=-88.02,
-        ln2_hi=_LN2_32,
-        ln2_lo=0.0,
+        ln2=(_LN2_32,),
         expm1_over_x=(0.0013843603, 0.008374155, 0.041668, 0.16666432, 0.49999994, 1.0),
         powers=_powers(np.float32, 32),
         small_series=(0.500011077, 1.0000147425),
@@ -79,8 +78,7 @@ _FORMATS = {
         mantissa=52,
         bias=1023,
         lowest=-709.0,
-        ln2_hi=_LN2_64,
-        ln2_lo=2.3190468138462996e-17,
+        ln2=(_LN2_64, 2.3190468138462996e-17),
         expm1_over_x=(
             2.4991426341915016e-08,
             2.763104712542035e-07,
@@ -143,15 +141,13 @@ def _exp_of_table(element):
     steps = len(f.powers)
     steps_e, magic, lowest = steps / _LN2_64, f.magic(steps), (1 - f.bias) * _LN2_64
     shift, exponent, powers = f.mantissa - (steps.bit_length() - 1), -1 << f.mantissa, f.powers
-    step_hi, step_lo, series = f.ln2_hi / steps, f.ln2_lo / steps, f.small_series
+    step_parts, series = tuple(part / steps for part in f.ln2), f.small_series
 
     def impl(x):
         biased = fma(x, steps_e, magic)  # n + bias in the low bits, n = x / ln 2 in steps
         power = bits((bits(biased) << shift) & exponent | pick(powers, bits(biased)))  # 2**(n / steps)
         n = biased - magic
-        r = fma(n, -step_hi, x)
-        if step_lo:
-            r = fma(n, -step_lo, r)
+        r = less_multiples(x, n, step_parts)
         return where(x < lowest, 0.0, fma(power * r, polynomial(r, series), power))  # false of NaN
 
     return impl
@@ -161,16 +157,14 @@ def exp_of_series(element):
     """Of all of x but its power of two, for machines that find no lane by index in an instruction."""
     f = _FORMATS[element]
     log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic(), f.lowest, f.mantissa
-    ln2_hi, ln2_lo, series = f.ln2_hi, f.ln2_lo, f.expm1_over_x
+    ln2, series = f.ln2, f.expm1_over_x
 
     def impl(x):
         x = maximum(lowest, x)  # in this order NaN passes
         biased = fma(x, log2e, magic)  # n + bias in the low bits, n = round(x / ln 2)
         power = bits(bits(biased) << mantissa)  # 2**n; n = -bias gives 0
         n = biased - magic
-        r = fma(n, -ln2_hi, x)
-        if ln2_lo:
-            r = fma(n, -ln2_lo, r)
+        r = less_multiples(x, n, ln2)
         return fma(power * r, polynomial(r, series), power)
 
     return impl
@@ -191,7 +185,7 @@ def _tanh(x):
         return None
     f = _FORMATS[x.element]
     log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic(), f.lowest, f.mantissa
-    ln2_hi, ln2_lo, series = f.ln2_hi, f.ln2_lo, f.expm1_over_x
+    ln2, series = f.ln2, f.expm1_over_x
 
     def impl(x):
         size = where(x < 0.0, -x, x)
@@ -199,9 +193,7 @@ def _tanh(x):
         biased = fma(y, log2e, magic)
         power = bits(bits(biased) << mantissa)
         n = biased - magic
-        r = fma(n, -ln2_hi, y)
-        if ln2_lo:
-            r = fma(n, -ln2_lo, r)
+        r = less_multiples(y, n, ln2)
         below = fma(power * r, polynomial(r, series), power - 1.0)  # expm1(y)
         e = below + 1.0
         t = -below / (e + 1.0)
