@@ -295,25 +295,18 @@ def log_softmax(
     return _shaped_like(x, axis, where, out, logs=True)
 
 
-def _of_matrix(x: Array, out: Array | None, logs: bool) -> Array:
-    """Return what `_shaped_like` does, for arrays that kernels take as they are."""
+def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None, logs: bool) -> Array:
     fresh = out is None
-    if out is None:
-        out = np.empty(x.shape, x.dtype)
-    if x.size:
+    if where is None and is_matrix(x, axis) and x.size and (out is None or is_apart(out, x.shape, x.dtype, (x,))):
+        if out is None:
+            out = np.empty(x.shape, x.dtype)
         if logs:
             launch.run_softmax(x, None, None, out, fresh)
         else:
             launch.run_softmax(x, None, out, None, fresh)
-    return out
-
-
-def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None, logs: bool) -> Array:
-    if where is None and is_matrix(x, axis) and (out is None or is_apart(out, x.shape, x.dtype, (x,))):
-        return _of_matrix(x, out, logs)
+        return out
     x = as_real(x, "x")
     x_, axis_ = _arrange(x, axis)
-    fresh = out is None
     if where is not None:
         as_mask(where, x.shape)
     if out is None:

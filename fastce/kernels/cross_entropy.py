@@ -137,15 +137,16 @@ def _at_labels(x, target, start, n, ignore_index, class_weight):
 @kernel
 def hard_short_rows(
     x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean,
-    found, loss, grad, per_block,
+    found, loss, grad,
 ):  # fmt: skip
-    """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
     count, classes = x.shape
     position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, denominator, 0.0
     if is_mean:
         scale = scale / denominator
+    per_block = short_rows.together(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)

@@ -131,12 +131,16 @@ class Kernel:
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one twin, compiled first where these types are new."""
+        return self.entry(parallel, args)(*args)
+
+    def entry(self, parallel: bool, args: tuple[Any, ...]) -> Callable[..., Any]:
+        """Return one twin's entry point for arguments of these types."""
         x = args[0]
         key = (parallel, x.dtype.num, x.ndim, *map(type, args))
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = self._compile(parallel, args)
-        return entry(*args)
+        return entry  # type: ignore[no-any-return]
 
     def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         dispatcher = self._twins[parallel]

@@ -137,12 +137,13 @@ def _finish_row(p, z, g, classes, beta, top, factor, z_top, z_factor, top_gap, l
 
 
 @kernel
-def kl_rows(x, target, beta, upstream, scale, loss, grad, per_block):
-    """``x`` and ``target`` are (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+def kl_rows(x, target, beta, upstream, scale, loss, grad):
+    """``x`` and ``target`` are (N, C) with contiguous rows, of which as many as lanes go together."""
     count, classes = x.shape
-    for b in prange((count + per_block - 1) // per_block):
-        start = b * per_block
-        n = min(per_block, count - start)
+    width = lanes(x)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
         top = rest = z_top = z_rest = losses = full(x, 0.0)
         for r in range(n):
             row_top, row_rest = _stats(row(x, start + r), classes, beta)

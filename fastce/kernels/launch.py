@@ -14,7 +14,6 @@ layer, while there are other Python threads: one of them might be inside a paral
 this package or another.
 """
 
-import functools
 import math
 import os
 import sys
@@ -63,6 +62,7 @@ class Op(NamedTuple):
     tiles: Kernel
     short_rows: Kernel
     rows: Kernel
+    split: Callable[..., Any] | None = None  # (args, out, fresh): runs those of few rows of very many classes
 
 
 class Vjp(NamedTuple):
@@ -73,8 +73,6 @@ class Vjp(NamedTuple):
     rows: Kernel
 
 
-SOFTMAX = Op(softmax.softmax_columns, softmax.softmax_tiles, softmax.softmax_short_rows, softmax.softmax_rows)
-HARD = Op(cross_entropy.hard_columns, cross_entropy.hard_tiles, cross_entropy.hard_short_rows, cross_entropy.hard_rows)
 SOFT = Op(soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows)
 LOGSUMEXP_VJP = Vjp(vjp.lse_columns, vjp.lse_rows, vjp.lse_rows)
 SOFTMAX_VJP = Vjp(vjp.softmax_columns, vjp.softmax_tiles, vjp.softmax_rows)
@@ -110,15 +108,14 @@ class _Threads:
         self.count = getattr(parallel, "_get_num_threads", self.count)
         self.is_settled = True  # last: other Python threads may be here too
 
-    def run(self, kernel: Kernel, args: tuple[Any, ...]) -> Any:
-        """Run the parallel twin, or the serial one where threads are not to be had."""
-        if self.count() == 1:
-            return kernel(False, args)
+    def may_serve(self, x: Array) -> bool:
+        """Tell whether the parallel twin is to run: where it brings more than it costs, and threads are to be had."""
+        if x.size < PARALLEL_ELEMENTS or self.count() == 1:
+            return False
         if not self.is_settled:
             self._settle()
         # who is alone is alone until the kernel is done: nobody else is there to start a thread
-        is_safe = not self.is_workqueue or len(sys._current_frames()) == 1
-        return kernel(is_safe, args)
+        return not self.is_workqueue or len(sys._current_frames()) == 1
 
 
 _threads = _Threads()
@@ -126,11 +123,18 @@ _threads = _Threads()
 
 def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None, fresh: bool = False) -> None:
     """Run the softmax family; see ``kernels.softmax``. ``fresh`` results have never been written to."""
-    goal = logs if probs is None else probs
-    if _is_split(x):
-        _launch(softmax.softmax_split, x, lse, probs, logs, _is_streamed(x, goal, fresh), _split_stats(x))
-    else:
-        _run(SOFTMAX, (x, lse, probs, logs), goal, fresh)
+    form = lse is None, probs is None, logs is None
+    _run(SOFTMAX, form, (x, lse, probs, logs), logs if probs is None else probs, fresh)
+
+
+def _softmax_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> None:
+    x = args[0]
+    _launch(softmax.softmax_split, *args, _is_streamed(x, out, fresh), _split_stats(x))
+
+
+SOFTMAX = Op(
+    softmax.softmax_columns, softmax.softmax_tiles, softmax.softmax_short_rows, softmax.softmax_rows, _softmax_split
+)  # fmt: skip
 
 
 def run_hard(
@@ -149,12 +153,14 @@ def run_hard(
     fresh: bool = False,
 ) -> tuple[int, float, float]:
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
-    if smoothing is not None or not _is_split(x):
-        args = (
-            x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean,
-            found, loss, grad,
-        )  # fmt: skip
-        return _run(HARD, args, grad, fresh)  # type: ignore[no-any-return]
+    args = (
+        x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean, found, loss, grad,
+    )  # fmt: skip
+    return _run(HARD if smoothing is None else SMOOTHED, (*map(type, args),), args, grad, fresh)  # type: ignore[no-any-return]
+
+
+def _hard_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> tuple[int, float, float]:
+    x, target, ignore_index, class_weight, sample_factors, _, z_loss, scale, is_mean, found, loss, grad = args
     weights = class_weight, sample_factors
     wide = [None if w is None else w.astype(np.float64) for w in weights]
     position, denominator = scan_labels(target, x.shape[1], ignore_index, *wide)
@@ -168,14 +174,22 @@ def run_hard(
     if is_mean:
         with np.errstate(divide="ignore", invalid="ignore"):  # as in kernels: where all samples are ignored
             scale = float(np.divide(scale, denominator))
-    arrays = (loss, grad, _is_streamed(x, grad, fresh), stats, at_labels)
+    arrays = (loss, grad, _is_streamed(x, out, fresh), stats, at_labels)
     _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
 
 
+HARD = Op(
+    cross_entropy.hard_columns, cross_entropy.hard_tiles, cross_entropy.hard_short_rows, cross_entropy.hard_rows,
+    _hard_split,
+)  # fmt: skip
+SMOOTHED = HARD._replace(split=None)
+
+
 def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
-    return _run(SOFT, (x, target, *options), options[-1], fresh, 2)  # type: ignore[no-any-return]
+    args = x, target, *options
+    return _run(SOFT, (*map(type, args),), args, options[-1], fresh, 2)  # type: ignore[no-any-return]
 
 
 def _computed(x: Array) -> np.dtype[Any]:
@@ -233,41 +247,54 @@ def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool
     return not streamed and classes <= CHUNK and not any(np.may_share_memory(out, x) for x in inputs)
 
 
-def _run(op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
-    """Run the driver of the regime; columns and rows are told how many values or rows go together.
+_known: dict[Any, Callable[..., Any]] = {}  # entry points of drivers that are told nothing but the call's arguments
 
-    The first so many arguments are the ``inputs`` that are shaped like ``out``.
+
+def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
+    """Run the driver of the regime.
+
+    The dtype of ``x`` and ``form`` settle the types of all arguments, the first so many of which are the ``inputs``
+    that are shaped like ``out``.
+    """
+    x = args[0]
+    in_parallel = _threads.may_serve(x)
+    key = op.tiles, form, in_parallel, x.dtype, x.shape[1:]
+    entry = _known.get(key)
+    if entry is None:
+        if op.split is not None and _is_split(x):
+            return op.split(args, out, fresh)
+        kernel, more = _driver(op, args, out, fresh, inputs)
+        entry = kernel.entry(in_parallel, (*args, *more))
+        if more:
+            return entry(*args, *more)
+        _known[key] = entry
+    return entry(*args)
+
+
+def _driver(
+    op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int
+) -> tuple[Kernel, tuple[int | bool | None, ...]]:
+    """Return the driver and what else it is told: how many values or rows go together, and how results are written.
+
+    Those that are told nothing are chosen by dimensions, classes and dtype alone.
     """
     x = args[0]
     classes = x.shape[1]
     if x.ndim == 3:
-        kernel = op.columns
-        args = (*args, _panel(x), _is_streamed(x, out, fresh))
-    elif classes <= MAX_CLASSES:
-        kernel = op.tiles
-    else:
-        lanes = LANES[x.itemsize]
-        if classes <= lanes * VALUES:
-            kernel = op.short_rows
-            args = (*args, _rows_together(classes, lanes))
-        else:
-            kernel = op.rows
-            streamed = _is_streamed(x, out, fresh)
-            per_block = min(-(-len(x) // _threads_for(x)), ROWS_TOGETHER)
-            is_kept = _is_kept(args[:inputs], out, streamed)
-            args = (*args, per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))
-    return kernel(False, args) if x.size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
+        return op.columns, (_panel(x), _is_streamed(x, out, fresh))
+    if classes <= MAX_CLASSES:
+        return op.tiles, ()
+    if classes <= LANES[x.itemsize] * VALUES:
+        return op.short_rows, ()
+    streamed = _is_streamed(x, out, fresh)
+    per_block = min(-(-len(x) // _threads_for(x)), ROWS_TOGETHER)
+    is_kept = _is_kept(args[:inputs], out, streamed)
+    return op.rows, (per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))
 
 
 def _threads_for(x: Array) -> int:
     """Return how many threads a kernel has for an array; asking for those of small ones would start them."""
     return _threads.count() if x.size >= PARALLEL_ELEMENTS else 1
-
-
-@functools.lru_cache
-def _rows_together(classes: int, lanes: int) -> int:
-    """Return how many rows go together: at most a lane each, and more than one only if all exponentials can be kept."""
-    return max(min(KEPT // -(-classes // lanes), lanes), 1)
 
 
 def _chosen(choice: bool) -> bool | None:
@@ -287,7 +314,7 @@ def _panel(x: Array) -> int:
 
 def _launch(kernel: Kernel, *args: Any) -> Any:
     """Run a kernel that there is one of."""
-    return kernel(False, args) if args[0].size < PARALLEL_ELEMENTS else _threads.run(kernel, args)
+    return kernel(_threads.may_serve(args[0]), args)
 
 
 def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
@@ -322,11 +349,7 @@ def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, g
     """Run binary cross-entropy on flat arrays and return the sums of its blocks of losses."""
     x = cast(Array, inputs[0])
     sums = np.empty(-(-x.size // binary.BLOCK))
-    arguments = (*inputs, scale, sums, loss, grad)
-    if x.size < PARALLEL_ELEMENTS:
-        binary.binary(False, arguments)
-    else:
-        _threads.run(binary.binary, arguments)
+    _launch(binary.binary, *inputs, scale, sums, loss, grad)
     return sums
 
 
@@ -357,9 +380,7 @@ def run_score(x: Array, *args: Any) -> None:
     if x.shape[1] <= MAX_CLASSES:
         _launch(score.score_tiles, x, *args)
     else:  # fewer rows together than lanes gain less than keeping their exponentials costs
-        lanes = LANES[x.itemsize]
-        together = _rows_together(x.shape[1], lanes)
-        _launch(score.score_short_rows if together == lanes else score.score_rows, x, *args, together)
+        _launch(score.score_short_rows if x.shape[1] <= KEPT else score.score_rows, x, *args)
 
 
 # --- two arrays of logits, and second derivatives: rows only, other layouts are staged ----
@@ -369,7 +390,7 @@ def run_kl(x: Array, target: Array, *options: Any) -> float:
     """Run the divergence of two softmaxes and return the sum of its losses; see ``kernels.kl``."""
     if x.shape[1] <= MAX_CLASSES:
         return _launch(kl.kl_tiles, x, target, *options)  # type: ignore[no-any-return]
-    return _launch(kl.kl_rows, x, target, *options, LANES[x.itemsize])  # type: ignore[no-any-return]
+    return _launch(kl.kl_rows, x, target, *options)  # type: ignore[no-any-return]
 
 
 def run_diagonal(x: Array, *options: Any) -> None:

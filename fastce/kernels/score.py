@@ -160,13 +160,13 @@ def _order(p, exps, classes, top, label):
 
 
 @kernel
-def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank, per_block):
-    """``x`` is (N, C) with contiguous rows of which ``per_block`` go together: one in every lane."""
+def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
+    """``x`` is (N, C) with contiguous rows of at most `KEPT` classes, so that every lane has one."""
     count, classes = x.shape
     width = lanes(x)
-    for b in prange((count + per_block - 1) // per_block):
-        start = b * per_block
-        n = min(per_block, count - start)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
         exps, tops = scratch(x, KEPT), scratch(x, 1)
         gaps, firsts, ranks = scratch(x, 16), scratch(x, 16), scratch(x, 16)
         top, rest, _ = short_rows.stats(x, start, n, exps, None, target, ignore_index, None, None)
@@ -376,9 +376,10 @@ def _row(p, classes, label):
 
 
 @kernel
-def score_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank, per_block):
-    """``x`` is (N, C) with contiguous rows; ``per_block`` rows, a lane each, go together."""
+def score_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
+    """``x`` is (N, C) with contiguous rows, as many together as in ``short_rows``."""
     count, classes = x.shape
+    per_block = short_rows.together(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)

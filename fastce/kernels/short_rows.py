@@ -32,6 +32,12 @@ KEPT = 256  # values of exponentials that wait: 16 KB
 
 
 @inline
+def together(x):
+    """Return how many rows go together: at most a lane each, and more than one only if all exponentials can be kept."""
+    return max(min(KEPT // -(-x.shape[1] // lanes(x)), lanes(x)), 1)
+
+
+@inline
 def stride(x):
     """Return how many elements it is from row to row of the kept exponentials."""
     return -(-x.shape[1] // lanes(x)) * lanes(x)

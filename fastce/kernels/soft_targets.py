@@ -28,9 +28,10 @@ def _loss(top, rest, amount, dot, z_loss):
 
 
 @kernel
-def soft_short_rows(x, target, class_weight, sample_factors, smoothing, z_loss, scale, found, loss, grad, per_block):
-    """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
+def soft_short_rows(x, target, class_weight, sample_factors, smoothing, z_loss, scale, found, loss, grad):
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
     count, classes = x.shape
+    per_block = short_rows.together(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)

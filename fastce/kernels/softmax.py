@@ -44,9 +44,10 @@ def _lse_of_rows(x, start, n, top, rest):
 
 
 @kernel
-def softmax_short_rows(x, lse, probs, logs, per_block):
-    """``x`` is (N, C) with contiguous rows as in ``short_rows``, of which ``per_block`` go together."""
+def softmax_short_rows(x, lse, probs, logs):
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
     count, classes = x.shape
+    per_block = short_rows.together(x)
     goal = either(probs, logs)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
