@@ -156,7 +156,11 @@ def run_hard(
     args = (
         x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean, found, loss, grad,
     )  # fmt: skip
-    return _run(HARD if smoothing is None else SMOOTHED, (*map(type, args),), args, grad, fresh)  # type: ignore[no-any-return]
+    form = (
+        class_weight is None, sample_factors is None, smoothing is None, z_loss is None,
+        found is None, loss is None, grad is None,
+    )  # fmt: skip
+    return _run(HARD if smoothing is None else SMOOTHED, form, args, grad, fresh)  # type: ignore[no-any-return]
 
 
 def _hard_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> tuple[int, float, float]:
@@ -188,8 +192,8 @@ SMOOTHED = HARD._replace(split=None)
 
 def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
-    args = x, target, *options
-    return _run(SOFT, (*map(type, args),), args, options[-1], fresh, 2)  # type: ignore[no-any-return]
+    form = tuple(option is None for option in options)
+    return _run(SOFT, form, (x, target, *options), options[-1], fresh, 2)  # type: ignore[no-any-return]
 
 
 def _computed(x: Array) -> np.dtype[Any]:
@@ -253,8 +257,8 @@ _known: dict[Any, Callable[..., Any]] = {}  # entry points of drivers that are t
 def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
     """Run the driver of the regime.
 
-    The dtype of ``x`` and ``form`` settle the types of all arguments, the first so many of which are the ``inputs``
-    that are shaped like ``out``.
+    ``form`` tells which of the arguments are None, which with the dtype of ``x`` settles the types of all. The first
+    so many are the ``inputs`` that are shaped like ``out``.
     """
     x = args[0]
     in_parallel = _threads.may_serve(x)
