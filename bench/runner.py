@@ -121,6 +121,7 @@ class Runner:
                 continue
             self.play(item, cases[number:])
         tell("writing", len(items), len(items))
+        self.each("end", list(self.players), lambda p: p.say("end"))
         return self.notes
 
     def too_much(self, item: Case | Training) -> str | None:

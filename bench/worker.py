@@ -6,6 +6,7 @@ The talk over the pipe, contender's words on the right::
     measure                 time SECONDS
     terms (ROUNDS, LOOPS)
     turn                    done          once a round
+    end                                   when all have played
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -140,6 +142,12 @@ class Worker:
         """Tell the runner of a test that failed."""
         error = call.excinfo.value
         self.link.send(("failed", f"{type(error).__name__}: {error}"[:1000]))
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Come to an end with all others: it takes a core while some may still play."""
+        with suppress(EOFError, OSError):  # the runner is gone
+            self.link.recv()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_benchmark_generate_machine_info(self) -> dict[str, Any]:
