@@ -94,6 +94,19 @@ def shares():
     return {"shares": result, "twins": twins()}
 
 
+entry = Kernel.entry
+
+
+@contextlib.contextmanager
+def entries(replaced):
+    """Have kernels started by what ``replaced`` returns, which is called as ``Kernel.entry``."""
+    launch._known.clear()
+    Kernel.entry = replaced
+    yield
+    Kernel.entry = entry
+    launch._known.clear()
+
+
 def twins():
     """The twins that loss and gradient run where two threads are to be had: True for the parallel one."""
     seen = []
@@ -109,19 +122,6 @@ def twins():
             x, target = problem(shape, axis)
             fastce.cross_entropy_and_grad(x, target, axis=axis)
     return dict(zip(TIMED, seen, strict=True))
-
-
-entry = Kernel.entry
-
-
-@contextlib.contextmanager
-def entries(replaced):
-    """Have kernels started by what ``replaced`` returns, which is called as ``Kernel.entry``."""
-    launch._known.clear()
-    Kernel.entry = replaced
-    yield
-    Kernel.entry = entry
-    launch._known.clear()
 
 
 # --- counting ----------------------------------------------------------------------------

@@ -163,8 +163,8 @@ def run_hard(
     return _run(HARD if smoothing is None else SMOOTHED, form, args, grad, fresh)  # type: ignore[no-any-return]
 
 
-def _hard_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> tuple[int, float, float]:
-    x, target, ignore_index, class_weight, sample_factors, _, z_loss, scale, is_mean, found, loss, grad = args
+def _hard_split(args: tuple[Any, ...], grad: Array | None, fresh: bool) -> tuple[int, float, float]:
+    x, target, ignore_index, class_weight, sample_factors, _, z_loss, scale, is_mean, found, loss, _ = args
     weights = class_weight, sample_factors
     wide = [None if w is None else w.astype(np.float64) for w in weights]
     position, denominator = scan_labels(target, x.shape[1], ignore_index, *wide)
@@ -178,7 +178,7 @@ def _hard_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> tuple[
     if is_mean:
         with np.errstate(divide="ignore", invalid="ignore"):  # as in kernels: where all samples are ignored
             scale = float(np.divide(scale, denominator))
-    arrays = (loss, grad, _is_streamed(x, out, fresh), stats, at_labels)
+    arrays = (loss, grad, _is_streamed(x, grad, fresh), stats, at_labels)
     _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
 
@@ -192,7 +192,7 @@ SMOOTHED = HARD._replace(split=None)
 
 def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
-    form = tuple(option is None for option in options)
+    form = (*map(type, options),)
     return _run(SOFT, form, (x, target, *options), options[-1], fresh, 2)  # type: ignore[no-any-return]
 
 
@@ -257,8 +257,8 @@ _known: dict[Any, Callable[..., Any]] = {}  # entry points of drivers that are t
 def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
     """Run the driver of the regime.
 
-    ``form`` tells which of the arguments are None, which with the dtype of ``x`` settles the types of all. The first
-    so many are the ``inputs`` that are shaped like ``out``.
+    ``form`` tells which of the arguments are None, by truth values or types; with the dtype of ``x`` that settles the
+    types of all. The first so many are the ``inputs`` that are shaped like ``out``.
     """
     x = args[0]
     in_parallel = _threads.may_serve(x)
@@ -383,7 +383,7 @@ def run_score(x: Array, *args: Any) -> None:
     """Score the rows of ``x``, (N, C), whose labels are known to be in range; see ``kernels.score``."""
     if x.shape[1] <= MAX_CLASSES:
         _launch(score.score_tiles, x, *args)
-    else:  # fewer rows together than lanes gain less than keeping their exponentials costs
+    else:  # of more classes fewer rows than lanes go together, and gain less than keeping their exponentials costs
         _launch(score.score_short_rows if x.shape[1] <= KEPT else score.score_rows, x, *args)
 
 
