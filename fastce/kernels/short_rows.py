@@ -103,10 +103,13 @@ def _sums(x, start, n, shifts, keep, goal, target, ignore_index, square, counts)
     Among all that a driver holds, exp's constants would have no registers, and be loaded for every value.
     """
     width = lanes(x)
+    ahead = n * step_of(x, 0)
+    if start + 2 * n > x.shape[0]:  # behind the last row another thread may be writing
+        ahead = 0
     for r in range(n):
         if target is None or target[start + r] != ignore_index:
             p, q, goal_row = row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r)
-            shift, ahead = full(x, load_one(shifts, r)), n * step_of(x, 0)
+            shift = full(x, load_one(shifts, r))
             rest, ones = _exponentials(p, q, goal_row, x.shape[1], shift, ahead)
             store(square, r * width, rest)
             store_one(counts, r, ones)
