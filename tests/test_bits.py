@@ -132,6 +132,25 @@ def test_samples_side_by_side(classes, dtype, name, rng):
             assert_same_bits(a, e, layout)
 
 
+@ALL_CASES
+@pytest.mark.parametrize("dtype", [*WIDE, np.float16], ids=name_of)
+def test_samples_side_by_side_anywhere_in_a_cache_line(dtype, name, rng):
+    """Values begin where cache lines do, if that is the same for all classes.
+
+    Seen to fail: with sums that begin at the first sample, and with panels that end too early.
+    """
+    run = CASES[name].run
+    x = np.ascontiguousarray(suited(name, logits(rng, (2096, 5), dtype)).T)
+    expected = run(x, 0)
+    for part, whole in zip(run(np.ascontiguousarray(x[:, :50]), 0), expected, strict=True):
+        assert_same_bits(part, whole[..., :50], "few samples")
+    for shift in range(1, 16):
+        moved = np.empty(x.size + shift, dtype)[shift:].reshape(x.shape)
+        moved[...] = x
+        for a, e in zip(run(moved, 0), expected, strict=True):
+            assert_same_bits(a, e, f"{shift} elements on")
+
+
 @WIDE_DTYPES
 def test_one_very_long_row(dtype, rng):
     """Alone, where threads might share it, and in a batch."""

@@ -68,6 +68,7 @@ for dtype in (np.float32, np.float64):
             check((5003, 10), -1, dtype, at_end)
             check((1, 70_001), -1, dtype, at_end)
             check((2, 37, 501), 1, dtype, at_end)
+        check((3, 2064), 0, dtype, at_end)  # values may begin before the first sample
 print("done")
 """
 

@@ -9,6 +9,7 @@ from fastce.kernels.jit import inline
 from fastce.kernels.memory import (
     gather,
     load,
+    load_between,
     load_labels,
     load_n,
     load_one,
@@ -246,6 +247,19 @@ def test_tails_touch_their_lanes_only(dtype):
         loaded = np.empty(width(dtype), dtype)
         all_lanes(x, n, loaded)
         np.testing.assert_array_equal(loaded, np.where(np.arange(loaded.size) < n, x[2 : 2 + loaded.size], -7))
+
+
+def test_lanes_between_two(dtype):
+    @numba.njit
+    def run(x, start, stop, out):
+        store(row(out, 0), 0, load_between(row(x, 0), 2, start, stop, -7.0))
+
+    x, lane = np.arange(100, 140).astype(dtype), np.arange(width(dtype))
+    out = np.empty(width(dtype), dtype)
+    for start in range(-2, width(dtype) + 2):
+        for stop in range(width(dtype) + 3):
+            run(x, start, stop, out)
+            np.testing.assert_array_equal(out, np.where((lane >= start) & (lane < stop), x[2 + lane], -7))
 
 
 def test_single_elements(dtype):

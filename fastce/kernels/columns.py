@@ -15,11 +15,13 @@ from fastce.kernels.jit import block, inline
 from fastce.kernels.memory import (
     load,
     load_as,
+    load_between,
     load_n,
     offset,
     row,
     scratch,
     store,
+    until_aligned,
     will_read,
     will_touch,
 )
@@ -39,6 +41,8 @@ from fastce.kernels.simd import (
 from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 64  # values across
+ROOM = PANEL + 1  # values of per-sample terms, of a panel that begins anywhere in the first one
+WIDE = 16  # values across from which on an end more is little
 NEAR = 4  # values across that are asked for before they are read
 AHEAD = 2  # classes that are asked for before they are read again, and those of the result
 LAG = 8.0  # of what is subtracted before exp behind the maximum
@@ -53,11 +57,20 @@ def block_count(x, panel):
 
 @inline
 def block_range(x, b, panel):
-    """Return (the first sample of panel ``b``, the number of its samples)."""
-    inner = x.shape[2]
-    across = -(-inner // (panel * lanes(x)))
-    i = (b % across) * (panel * lanes(x))
-    return (b // across) * inner + i, min(panel * lanes(x), inner - i)
+    """Return (the first sample of panel ``b``, the number of its samples, lanes before it).
+
+    Panels begin where cache lines do, but for the first of a row of samples, whose first value has
+    lanes before it; the last is that much longer.
+    """
+    inner, size = x.shape[2], panel * lanes(x)
+    across = -(-inner // size)
+    i, k = b // across, b % across
+    lead = 0
+    if panel >= WIDE and class_step(x) % lanes(x) == 0:
+        lead = -until_aligned(row(x, i)) % lanes(x)
+    start = max(k * size - lead, 0)
+    stop = inner if k == across - 1 else (k + 1) * size - lead
+    return i * inner + start, stop - start, 0 if k else lead
 
 
 @inline
@@ -73,8 +86,10 @@ def class_step(x):
 
 
 @block
-def stats(p, step, classes, n, tops, rests):
+def stats(p, step, classes, n, lead, tops, rests):
     """Write (maximum, rest) of every sample; rest sums exp(x - maximum) over all but one greatest class.
+
+    The first value begins ``lead`` lanes before the first sample, and so do those of ``tops`` and ``rests``.
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
     loss of a confident sample would be rounded away. Without a finite maximum, and with NaN
@@ -85,15 +100,16 @@ def stats(p, step, classes, n, tops, rests):
     it, however far apart its classes lie, and its maximum taken.
     """
     width = lanes(p)
+    p, tops, rests, n = offset(p, -lead), offset(tops, -lead), offset(rests, -lead), n + lead
     across = -(-n // width) * width
-    shifts, losts, ones = scratch(p, PANEL), scratch(p, PANEL), scratch(p, PANEL)  # ones holds the bits of integers
+    shifts, losts, ones = scratch(p, ROOM), scratch(p, ROOM), scratch(p, ROOM)  # ones holds the bits of integers
     for j in range(0, across, width):
         for terms, start in ((tops, -np.inf), (shifts, -np.inf), (rests, 0.0), (losts, 0.0), (ones, 0.0)):
             store(terms, j, full(p, start))
     near, far = scratch(p, BLOCK), scratch(p, BLOCK)
     higher = full(p, -np.inf)  # the maximum up to and with the block at hand
     for c in range(min(BLOCK, classes)):
-        higher = _copied(p, step, c, 0, n, far, higher)
+        higher = _copied(p, step, c, 0, n, lead, far, higher)
     for start in range(0, classes, BLOCK):
         count = min(BLOCK, classes - start)
         for j in range(0, across, width):
@@ -105,7 +121,7 @@ def stats(p, step, classes, n, tops, rests):
             top, higher, below = higher, load(tops, k), bits(full(p, 0.0))
             for c in range(ahead):
                 part, below = _add(load(near, c * width), top, shift, part, below)
-                higher = _copied(following, step, c, k, n, far, higher)
+                higher = _copied(following, step, c, k, n, lead, far, higher)
             for c in range(ahead, count):
                 part, below = _add(load(near, c * width), top, shift, part, below)
             _add_part(rests, losts, j, part)
@@ -115,15 +131,15 @@ def stats(p, step, classes, n, tops, rests):
 
 
 @inline
-def _copied(p, step, c, j, n, q, higher):
-    """Copy a value, samples j and on of class c, and return its maximum with ``higher``.
+def _copied(p, step, c, j, n, lead, q, higher):
+    """Copy a value, lanes j and on of class c, and return its maximum with ``higher``.
 
     What comes next is asked for, which is no access behind the panel or the last class.
     """
     k = c * step + j
     will_read(p, k + NEAR * lanes(p))
     will_touch(p, k + BLOCK * step)
-    x = load_n(p, k, n - j, 0.0)
+    x = load_between(p, k, lead - j, n - j, 0.0)
     store(q, c * lanes(p), x)
     return maximum(x, higher)
 
@@ -278,7 +294,7 @@ def gap_sums(p, step, class_weight, classes, n, tops, results):
     """Write the sums of w (top - x) over the classes."""
     width = lanes(p)
     wide = widen(full(p, 0.0))
-    sums, losts = scratch(wide, PANEL), scratch(wide, PANEL)
+    sums, losts = scratch(wide, ROOM), scratch(wide, ROOM)
     _clear(sums, losts, wide, n)
     for c in range(classes):
         source = offset(p, c * step)
@@ -295,8 +311,8 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
     """Write the sums of t and of t (top - x), for targets after smoothing and weights."""
     width = lanes(p)
     wide = widen(full(p, 0.0))
-    amount_sums, amount_losts = scratch(wide, PANEL), scratch(wide, PANEL)
-    dot_sums, dot_losts = scratch(wide, PANEL), scratch(wide, PANEL)
+    amount_sums, amount_losts = scratch(wide, ROOM), scratch(wide, ROOM)
+    dot_sums, dot_losts = scratch(wide, ROOM), scratch(wide, ROOM)
     _clear(amount_sums, amount_losts, wide, n)
     _clear(dot_sums, dot_losts, wide, n)
     for c in range(classes):
@@ -353,7 +369,7 @@ def dots(p, step, g, g_step, classes, n, results):
     """Write the sums of p g over the classes, of g where ``p`` is None."""
     width = lanes(g)
     wide = widen(full(g, 0.0))
-    sums, losts = scratch(wide, PANEL), scratch(wide, PANEL)
+    sums, losts = scratch(wide, ROOM), scratch(wide, ROOM)
     _clear(sums, losts, wide, n)
     for c in range(classes):
         for j in range(0, n, width):

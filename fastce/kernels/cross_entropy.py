@@ -24,7 +24,7 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels import columns, rows, short_rows, tiles
-from fastce.kernels.columns import PANEL
+from fastce.kernels.columns import ROOM
 from fastce.kernels.jit import inline, kernel
 from fastce.kernels.memory import (
     gather,
@@ -37,6 +37,7 @@ from fastce.kernels.memory import (
     offset,
     row,
     scratch,
+    scratch_from,
     store,
     store_n,
     store_one,
@@ -322,12 +323,12 @@ def hard_columns(
     width = lanes(x)
     step = columns.class_step(x)
     for b in prange(columns.block_count(x, panel)):
-        start, n = columns.block_range(x, b, panel)
-        tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
-        marks, minuses = scratch(x, PANEL), scratch(x, PANEL)
+        start, n, lead = columns.block_range(x, b, panel)
+        tops, rests, terms = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
+        marks, minuses = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
         p = columns.origin(x, start)
         if loss is not None:
-            columns.stats(p, step, classes, n, tops, rests)
+            columns.stats(p, step, classes, n, lead, tops, rests)
         elif found is not None:
             for j in range(0, n, width):
                 store(tops, j, load_n(row(found, 0), start + j, n - j, 0.0))

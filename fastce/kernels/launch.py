@@ -49,7 +49,7 @@ ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the thread
 SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element: 16-bit floats are float32 there
-STREAMED_BYTES = 1 << 26  # of a given result of long rows, which then goes past the caches
+STREAMED_BYTES = {2: 1 << 26, 3: 3 << 23}  # of a given result of long rows, or columns, which then goes past the caches
 
 Array = npt.NDArray[Any]
 _Checked = tuple[int, float, float]  # (position of a bad label or -1, kept weight, sum of losses)
@@ -229,9 +229,10 @@ def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
     """Tell whether a result of long rows goes past the caches: one too large for them, whose lines none of them holds.
 
     The lines of ``x`` are held by the cache that has just read them, those of a fresh array
-    by the one through which the system has cleared it.
+    by the one through which the system has cleared it. Where the class axis is not last, ``x``
+    is read twice, and takes as much of the caches as the result.
     """
-    if out is None or fresh or out.nbytes < STREAMED_BYTES:
+    if out is None or fresh or out.nbytes < STREAMED_BYTES[x.ndim]:
         return False
     is_long = x.ndim == 3 or x.shape[1] > LANES[x.itemsize] * VALUES
     return is_long and not np.may_share_memory(out, x)

@@ -116,11 +116,28 @@ def scratch(typingctx, like, values):
         return None
 
     def codegen(context, builder, sig, args):
-        size = ir.Constant(I64, values.literal_value)
-        memory = cgutils.alloca_once(builder, llvm_type(simd), size=size)
-        return builder.bitcast(memory, IR[simd.element].as_pointer())
+        return _reserve(builder, simd, values)
 
     return types.CPointer(simd.element)(like, values), codegen
+
+
+@intrinsic(prefer_literal=True)
+def scratch_from(typingctx, like, values, k):
+    """Reserve memory as ``scratch`` does, and return a pointer ``k`` elements into it."""
+    simd = value_type(like)
+    if not isinstance(values, types.IntegerLiteral):
+        return None
+
+    def codegen(context, builder, sig, args):
+        return builder.gep(_reserve(builder, simd, values), [args[2]])
+
+    return types.CPointer(simd.element)(like, values, types.intp), codegen
+
+
+def _reserve(builder, simd, values):
+    size = ir.Constant(I64, values.literal_value)
+    memory = cgutils.alloca_once(builder, llvm_type(simd), size=size)
+    return builder.bitcast(memory, IR[simd.element].as_pointer())
 
 
 # --- loads and stores --------------------------------------------------------
@@ -184,22 +201,39 @@ will_write = _prefetch(1, 3)  # the same in a state to be written to
 will_touch = _prefetch(0, 2)  # no further than the second-level cache: the first can ask for few lines at a time
 
 
+def _load_masked(context, builder, sig, args, mask):
+    """Load ``args[0][args[1]]`` under a mask, ``args[-1]`` in the other lanes."""
+    dtype, simd = sig.args[0].dtype, sig.return_type
+    vector = raw_type(simd, dtype)
+    pointer = place(builder, args[0], args[1], vector)
+    others = meet(context, builder, args[-1], sig.args[-1], simd)
+    if vector == others.type:
+        return masked_load(builder, pointer, mask, others)
+    raw = masked_load(builder, pointer, mask, constant(vector, 0))
+    return builder.select(mask, from_memory(builder, raw, dtype), others)
+
+
 @intrinsic
 def load_n(typingctx, p, k, n, fill):
     """Load the first ``n`` lanes and put ``fill`` into the others."""
     simd = value_type(p)
 
     def codegen(context, builder, sig, args):
-        vector = raw_type(simd, p.dtype)
-        pointer = place(builder, args[0], args[1], vector)
-        mask = first(builder, args[2], simd)
-        others = meet(context, builder, args[3], fill, simd)
-        if vector == others.type:
-            return masked_load(builder, pointer, mask, others)
-        raw = masked_load(builder, pointer, mask, constant(vector, 0))
-        return builder.select(mask, from_memory(builder, raw, p.dtype), others)
+        return _load_masked(context, builder, sig, args, first(builder, args[2], simd))
 
     return simd(p, types.intp, types.intp, fill), codegen
+
+
+@intrinsic
+def load_between(typingctx, p, k, start, stop, fill):
+    """Load lanes ``start`` to ``stop`` and put ``fill`` into the others."""
+    simd = value_type(p)
+
+    def codegen(context, builder, sig, args):
+        start, stop = (first(builder, n, simd) for n in args[2:4])
+        return _load_masked(context, builder, sig, args, builder.and_(stop, builder.not_(start)))
+
+    return simd(p, types.intp, types.intp, types.intp, fill), codegen
 
 
 @intrinsic

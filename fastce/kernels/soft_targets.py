@@ -8,10 +8,10 @@ losses.
 from numba import prange
 
 from fastce.kernels import columns, rows, short_rows, tiles
-from fastce.kernels.columns import PANEL
+from fastce.kernels.columns import ROOM
 from fastce.kernels.cross_entropy import keep_found, sample_scales, z_slope, z_term
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import load, row, scratch, store, store_n, store_one
+from fastce.kernels.memory import load, row, scratch, scratch_from, store, store_n, store_one
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.samples import total_of
 from fastce.kernels.simd import full, get_lane, lanes
@@ -119,11 +119,11 @@ def soft_columns(x, target, class_weight, sample_factors, smoothing, z_loss, sca
     width = lanes(x)
     step, t_step = columns.class_step(x), columns.class_step(target)
     for b in prange(columns.block_count(x, panel)):
-        start, n = columns.block_range(x, b, panel)
-        tops, rests, slopes = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
-        amounts, dots = scratch(x, PANEL), scratch(x, PANEL)
+        start, n, lead = columns.block_range(x, b, panel)
+        tops, rests, slopes = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
+        amounts, dots = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
         p, t = columns.origin(x, start), columns.origin(target, start)
-        columns.stats(p, step, classes, n, tops, rests)
+        columns.stats(p, step, classes, n, lead, tops, rests)
         columns.soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amounts, dots)
         for j in range(0, n, width):
             weight, slope = sample_scales(x, sample_factors, scale, start + j, n - j)

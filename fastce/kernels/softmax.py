@@ -8,9 +8,9 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels import columns, rows, short_rows, tiles
-from fastce.kernels.columns import PANEL
+from fastce.kernels.columns import ROOM
 from fastce.kernels.jit import inline, kernel
-from fastce.kernels.memory import either, given, load, offset, row, scratch, store, store_n, store_one
+from fastce.kernels.memory import either, given, load, offset, row, scratch, scratch_from, store, store_n, store_one
 from fastce.kernels.rows import MAXIMA
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
@@ -129,10 +129,10 @@ def softmax_columns(x, lse, probs, logs, panel, streamed):
     width = lanes(x)
     step = columns.class_step(x)
     for b in prange(columns.block_count(x, panel)):
-        start, n = columns.block_range(x, b, panel)
-        tops, rests, terms = scratch(x, PANEL), scratch(x, PANEL), scratch(x, PANEL)
+        start, n, lead = columns.block_range(x, b, panel)
+        tops, rests, terms = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
         p = columns.origin(x, start)
-        columns.stats(p, step, classes, n, tops, rests)
+        columns.stats(p, step, classes, n, lead, tops, rests)
         if lse is not None:
             for j in range(0, n, width):
                 value = _lse(load(tops, j), load(rests, j))

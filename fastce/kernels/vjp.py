@@ -12,9 +12,9 @@ For an upstream gradient g, p = softmax(x) and l = log_softmax(x):
 from numba import prange
 
 from fastce.kernels import columns, rows, tiles
-from fastce.kernels.columns import PANEL
+from fastce.kernels.columns import ROOM
 from fastce.kernels.jit import kernel
-from fastce.kernels.memory import load, load_n, row, scratch, store
+from fastce.kernels.memory import load, load_n, row, scratch, scratch_from, store
 from fastce.kernels.simd import lanes
 from fastce.kernels.streams import settle, write
 from fastce.kernels.tiles import MAX_CLASSES
@@ -34,8 +34,8 @@ def lse_columns(x, g, lse, out, panel, streamed):
     """``x`` is (outer, C, inner); ``g`` and ``lse`` hold one value a sample."""
     width = lanes(x)
     for b in prange(columns.block_count(x, panel)):
-        start, n = columns.block_range(x, b, panel)
-        tops, factors = scratch(x, PANEL), scratch(x, PANEL)
+        start, n, lead = columns.block_range(x, b, panel)
+        tops, factors = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
         for j in range(0, n, width):
             store(tops, j, load_n(row(lse, start + j), 0, n - j, 0.0))
             store(factors, j, load_n(row(g, start + j), 0, n - j, 0.0))
@@ -79,8 +79,8 @@ def softmax_columns(p, g, out, panel, streamed):
     classes = p.shape[1]
     step, g_step, q_step = columns.class_step(p), columns.class_step(g), columns.class_step(out)
     for b in prange(columns.block_count(p, panel)):
-        start, n = columns.block_range(p, b, panel)
-        dots = scratch(p, PANEL)
+        start, n, lead = columns.block_range(p, b, panel)
+        dots = scratch_from(p, ROOM, lead)
         source, upstream, q = columns.origin(p, start), columns.origin(g, start), columns.origin(out, start)
         columns.dots(source, step, upstream, g_step, classes, n, dots)
         terms = (upstream, g_step, dots)
@@ -122,8 +122,8 @@ def log_softmax_columns(logp, g, out, panel, streamed):
     classes = logp.shape[1]
     step, g_step, q_step = columns.class_step(logp), columns.class_step(g), columns.class_step(out)
     for b in prange(columns.block_count(logp, panel)):
-        start, n = columns.block_range(logp, b, panel)
-        totals = scratch(logp, PANEL)
+        start, n, lead = columns.block_range(logp, b, panel)
+        totals = scratch_from(logp, ROOM, lead)
         source, upstream, q = columns.origin(logp, start), columns.origin(g, start), columns.origin(out, start)
         columns.dots(None, 0, upstream, g_step, classes, n, totals)
         terms = (upstream, g_step, totals)
