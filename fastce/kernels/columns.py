@@ -2,8 +2,9 @@
 
 Arrays are (outer, C, inner) with a contiguous last axis, so that neighbouring samples are
 neighbours in memory. A *panel* is a pointer to class 0 of the first sample, the distance
-``step`` from class to class, and ``n`` samples, contiguous in memory, up to ``PANEL`` values
-of them. Per-sample terms (maxima, factors) lie in scratch memory, one value after the other.
+``step`` from class to class, and ``n`` samples, contiguous in memory, that ``ROOM`` values hold
+wherever the first of them begins. Per-sample terms (maxima, factors) lie in scratch memory, one
+value after the other.
 
 The loops run over the samples inside those over the classes: memory is read in streaks.
 """
@@ -41,8 +42,8 @@ from fastce.kernels.simd import (
 from fastce.kernels.vecmath import exp, two_sum
 
 PANEL = 64  # values across
-ROOM = PANEL + 1  # values of per-sample terms, of a panel that begins anywhere in the first one
-WIDE = 16  # values across from which on an end more is little
+ROOM = PANEL + 1  # values of a panel that begins anywhere in the first one, and ends as much later
+WIDE = 16  # values across, so many that one more is little
 NEAR = 4  # values across that are asked for before they are read
 AHEAD = 2  # classes that are asked for before they are read again, and those of the result
 LAG = 8.0  # of what is subtracted before exp behind the maximum
