@@ -96,8 +96,7 @@ def as_real(values: npt.ArrayLike, name: str) -> Array:
     """Return an array of real numbers that fastce computes with, or raise TypeError."""
     if type(values) is np.ndarray and (values.dtype is _FLOAT32 or values.dtype is _FLOAT64):
         return values
-    refuse_masked(values, name)
-    array = np.asarray(values)
+    array = as_array(values, name)
     if _rule(array.dtype) is None:
         raise TypeError(
             f"{name} must hold real numbers (float16, bfloat16, float32, float64, integers or booleans), "
@@ -106,10 +105,14 @@ def as_real(values: npt.ArrayLike, name: str) -> Array:
     return array
 
 
-def refuse_masked(values: object, name: str) -> None:
-    """Raise TypeError for a masked array, whose mask would be lost."""
+def as_array(values: npt.ArrayLike, name: str) -> Array:
+    """Return an array; raise TypeError for a masked one, whose mask would be lost, and ValueError for ragged lists."""
     if isinstance(values, np.ma.MaskedArray):
         raise TypeError(f"{name} must not be a masked array: fill it or drop what is masked")
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array, or lists of equal lengths: {error}") from None
 
 
 def rule(array: Array) -> Rule:
@@ -141,7 +144,7 @@ def normalize_axes(axis: int | Sequence[int] | None, ndim: int, name: str) -> tu
 
 def as_mask(where: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
     """Return ``where`` as a boolean view of this shape, or raise."""
-    mask = np.asarray(where)
+    mask = as_array(where, "where")
     if mask.dtype != np.bool_:
         raise TypeError(f"where must be boolean, got dtype {mask.dtype}")
     try:

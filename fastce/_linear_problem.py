@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_index, as_real, check_out, refuse_masked, rule, share_memory
+from fastce._arrays import Array, as_array, as_index, as_real, check_out, rule, share_memory
 from fastce._linear_chunks import make_plan, run
 from fastce._linear_layer import Backward, Layer
 from fastce._linear_losses import Terms
@@ -158,8 +158,7 @@ def _check_shapes(hidden: Array, weight: Array) -> None:
 
 def _as_target(target: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
     """Return class indices of this shape."""
-    refuse_masked(target, "target")
-    array = np.asarray(target)
+    array = as_array(target, "target")
     if array.shape != shape:
         message = f"target has shape {array.shape}, expected {shape}, a class index for each row of hidden"
         fits = array.size == math.prod(shape)

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from fastce._arrays import (
     Array,
     Block,
+    as_array,
     as_mask,
     as_real,
     direct,
     is_apart,
     is_matrix,
     normalize_axis,
-    refuse_masked,
     result_like,
     rows_of,
     rule,
@@ -112,8 +112,7 @@ class Problem:
             return
         self.logits = logits = as_real(logits, self.what)
         self.axis = axis = normalize_axis(axis, logits.ndim, self.what)
-        refuse_masked(target, "target")
-        self.target = target = np.asarray(target)
+        self.target = target = as_array(target, "target")
         self.dtype = rule(logits).compute
         self.shape = without_axis(logits.shape, axis)
         self.classes = logits.shape[axis]

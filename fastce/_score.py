@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_index, as_real, normalize_axis, refuse_masked, row_blocks, rule, without_axis
+from fastce._arrays import Array, as_array, as_index, as_real, normalize_axis, row_blocks, rule, without_axis
 from fastce._targets import are_probabilities, as_ignore_index, as_labels, raise_label
 from fastce.kernels import launch
 
@@ -135,8 +135,7 @@ def score(
     """
     logits = as_real(logits, "logits")
     axis = normalize_axis(axis, logits.ndim, "logits")
-    refuse_masked(target, "target")
-    target = np.asarray(target)
+    target = as_array(target, "target")
     shape = without_axis(logits.shape, axis)
     first = as_top_k(top_k)
     labels = _labels(logits, target, axis, as_ignore_index(ignore_index))

@@ -46,6 +46,10 @@ def test_family(function):
         raises(np.exceptions.AxisError, [str(axis), "2"], function, X, axis)
     raises(TypeError, ["axis", "integer", "0.5"], function, X, 0.5)
     raises(TypeError, ["axis", "integer", "'x'"], function, X, "x")
+    raises(TypeError, ["x", "masked array"], function, np.ma.array(X))
+    raises(ValueError, ["x", "equal lengths", "inhomogeneous"], function, [[1.0, 2.0], [3.0]])
+    raises(TypeError, ["where", "masked array"], function, X, where=np.ma.array(X > 0))
+    raises(ValueError, ["where", "equal lengths"], function, X, where=[[True, True], [True]])
     with pytest.raises(TypeError, match="positional"):
         function(X, 0, None)
 
@@ -56,6 +60,8 @@ def test_first_argument(function):
     raises(ValueError, ["dimension", "scalar"], function, 1.0, 0)
     raises(TypeError, [name, "real", "complex128"], function, X.astype(complex), Y)
     raises(TypeError, [name, "real", "object"], function, X.astype(object), Y)
+    raises(ValueError, [name, "equal lengths"], function, [[1.0, 2.0], [3.0]], [0, 1])
+    raises(ValueError, ["target", "equal lengths"], function, X, [[1.0, 0.0, 0.0], [1.0]])
     raises(TypeError, [name, "real", "<U1"], function, [["a", "b"]], [0])
     raises(np.exceptions.AxisError, ["2"], function, X, Y, axis=2)
     raises(TypeError, ["axis", "integer"], function, X, Y, axis=None)
