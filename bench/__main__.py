@@ -14,7 +14,7 @@ import psutil
 from rich.console import Console
 
 from bench import full, linear, report, scoreboard, tables
-from bench.cases import BATCHES, CLASSES, MAX_ELEMENTS, OPS, TRAINING_BATCHES, Plan
+from bench.cases import BATCHES, CLASSES, MAX_ELEMENTS, OPS, TRAINING_BATCHES, VJPS, Plan
 from bench.contenders import CONTENDERS, LIMIT, STANDARD, missing
 from bench.progress import Display
 from bench.results import collect
@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     several = {"nargs": "+", "metavar": "X"}
     names = [name for name, contender in CONTENDERS.items() if not contender.yardstick]
     parser.add_argument("--contenders", choices=names, default=STANDARD, help=f"of {' '.join(names)}", **several)
-    parser.add_argument("--ops", choices=OPS, default=OPS, help=f"of {' '.join(OPS)}", **several)
+    parser.add_argument("--ops", choices=(*OPS, *VJPS), default=OPS, help=f"of {' '.join((*OPS, *VJPS))}", **several)
     parser.add_argument("--batch", type=positive, default=BATCHES, help=f"({_listed(BATCHES)})", **several)
     parser.add_argument("--classes", type=positive, default=CLASSES, help=f"({_listed(CLASSES)})", **several)
     parser.add_argument(

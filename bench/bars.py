@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench.cases import FORTRAN, IMAGES, INPLACE, LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, ROWS, SOFTMAX, Case
+from bench.cases import FORTRAN, IMAGES, INPLACE, LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, ROWS, SOFTMAX, VJPS, Case
 from bench.contenders import LIMIT, REFERENCE
 from bench.results import Row, by_case
 from bench.tables import BEST, Cell, Table, shape, three_digits
@@ -88,7 +88,7 @@ def verdicts(run: dict[str, Any]) -> list[Verdict]:
 
 def _bars() -> Iterator[tuple[Any, ...]]:
     plain = _is(dtypes=("float32", "float64"))
-    others = _is((LOSS, SOFTMAX, LOG_SOFTMAX, LSE), dtypes=("float32", "float64"))
+    others = _is((LOSS, SOFTMAX, LOG_SOFTMAX, LSE, *VJPS), dtypes=("float32", "float64"))
     yield "loss+grad ≥ 2 × the best of torch, torch.compile, JAX", 2, times(*FUSED), lambda c: plain(c) and _grad(c)
     yield "other operations ≥ 1.2 × the best of torch, torch.compile, JAX", 1.2, times(*FUSED), others
     yield "loss+grad at 65,536 × 10 ≥ 25 × torch eager", 25, times("torch"), _is((LOSS_GRAD,), TILES)

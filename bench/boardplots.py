@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.cases import OPS, READING, Case
+from bench.cases import ADDING, COPYING, OPS, PATTERNS, READING, VJPS, Case
 from bench.contenders import LIMIT, REFERENCE, is_rival
 from bench.plots import LOOK, plt, write_figure
 from bench.results import Row, by_case
@@ -27,7 +27,7 @@ def heat_map(contests: Contests) -> Any:
     """Show fastce's time as a share of that of its fastest rival, named in each field; below 1 fastce is faster."""
     shares = {(_line(c), c.op): (ours["median"] / rival["median"], rival) for c, ours, rival in contests}
     lines = list(dict.fromkeys(line for line, _ in shares))
-    ops = [op for op in OPS if any(op == found for _, found in shares)]
+    ops = [op for op in (*OPS, *VJPS) if any(op == found for _, found in shares)]
     field = np.array([[shares.get((line, op), (np.nan,))[0] for op in ops] for line in lines])
     figure, ax = plt.subplots(figsize=(3.2 + 1.35 * len(ops), 1.6 + 0.42 * len(lines)), layout="constrained")
     span = max(2.0, np.nanmax(np.abs(np.log2(field))))
@@ -62,14 +62,15 @@ def _short(value: float) -> str:
 
 
 def roofline(run: dict[str, Any]) -> Any:
-    """GB/s moved, against the logits' size, under what reading and copying reach at best."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
+    """GB/s moved, against the logits' size, under what reading, copying and adding reach at best."""
+    figure, axes = plt.subplots(1, 3, figsize=(14, 5), sharey=True, layout="constrained")
     panels = (
-        (axes[0], "reading: loss, logsumexp", True),
-        (axes[1], "copying: loss+grad, softmax, log_softmax", False),
+        (axes[0], "reading: loss, logsumexp", READING),
+        (axes[1], "copying: loss+grad, softmax, log_softmax, logsumexp_vjp", COPYING),
+        (axes[2], "adding: softmax_vjp, log_softmax_vjp", ADDING),
     )
-    for ax, title, reading in panels:
-        _roof(ax, [(c, rows) for c, rows in by_case(run["speed"]) if (c.op in READING) == reading])
+    for ax, title, pattern in panels:
+        _roof(ax, [(c, rows) for c, rows in by_case(run["speed"]) if PATTERNS[c.op] == pattern])
         ax.axvline(run["facts"]["cache_bytes"] / 1e6, color="#999999", linewidth=0.8, linestyle=":")
         ax.set_title(title)
         ax.set_xlabel("MB of logits (dotted: the last-level cache)")

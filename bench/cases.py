@@ -8,7 +8,8 @@ import numpy as np
 
 LOSS, LOSS_GRAD, SOFTMAX, LOG_SOFTMAX, LSE = "loss", "loss+grad", "softmax", "log_softmax", "logsumexp"
 OPS = (LOSS, LOSS_GRAD, SOFTMAX, LOG_SOFTMAX, LSE)
-READING = (LOSS, LSE)  # need not write an array
+SOFTMAX_VJP, LOG_SOFTMAX_VJP, LSE_VJP = "softmax_vjp", "log_softmax_vjp", "logsumexp_vjp"
+VJPS = (SOFTMAX_VJP, LOG_SOFTMAX_VJP, LSE_VJP)
 INPLACE = "in-place"  # loss and gradient, the gradient over the logits
 SCALE = "scale"  # not a contest: the memory limit of working in place, measured at the largest shape
 
@@ -16,6 +17,15 @@ BATCHES = (1, 32, 256, 1024, 4096, 16384, 65536)
 CLASSES = (10, 1000, 50257)
 MAX_ELEMENTS = 67_000_000
 TRAINING_BATCHES = (32, 256)
+
+READING, COPYING, ADDING, SCALING = "reading", "copying", "adding", "scaling in place"
+PATTERNS = {  # the memory traffic that an operation cannot do without
+    **dict.fromkeys((LOSS, LSE), READING),
+    **dict.fromkeys((LOSS_GRAD, SOFTMAX, LOG_SOFTMAX, LSE_VJP, INPLACE), COPYING),
+    **dict.fromkeys((SOFTMAX_VJP, LOG_SOFTMAX_VJP), ADDING),
+    SCALE: SCALING,
+}
+ARRAYS = {READING: 1, COPYING: 2, ADDING: 3, SCALING: 2}  # read or written
 
 # Where the elements of a case lie: classes last; in Fortran order; (batch / 4096, classes, 64, 64), as of images.
 ROWS, FORTRAN, IMAGES = "rows", "fortran", "images"
@@ -58,8 +68,8 @@ class Case:
 
     @property
     def traffic(self) -> int:
-        """The fewest bytes the operation can move: the logits read, and for array results also written."""
-        return self.nbytes * (1 if self.op in READING else 2)
+        """The fewest bytes the operation can move."""
+        return self.nbytes * ARRAYS[PATTERNS[self.op]]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from bench import peers
-from bench.cases import INPLACE, LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, SOFTMAX
+from bench import backward, peers, roofline
+from bench.cases import INPLACE, LOG_SOFTMAX, LOSS, LOSS_GRAD, LSE, PATTERNS, SOFTMAX, VJPS
 from bench.inputs import Calls, Inputs
 
 Step = Callable[[np.ndarray, np.ndarray], tuple[Any, np.ndarray]]
@@ -27,11 +27,16 @@ class Contender:
 
     label: str
     bind: Callable[[Inputs], Calls]
+    backward: Callable[[str, Inputs], backward.Call] = lambda op, inputs: None
     step: Callable[[], Step] | None = None  # makes (logits, target) -> (loss, gradient) for the training loop
     checked: bool = True
     needs: str = ""  # an optional package: without it, or where it fails, the contender is left out
     yardstick: bool = False  # fastce itself under other conditions: compared with, not competed with
     to_numpy: Callable[[Any], np.ndarray] = np.asarray
+
+    def call(self, op: str, inputs: Inputs) -> backward.Call:
+        """Return what is timed, None where the library has no such function."""
+        return self.backward(op, inputs) if op in VJPS else self.bind(inputs).get(op)
 
 
 def _fastce(inputs: Inputs) -> Calls:
@@ -145,6 +150,9 @@ def _scipy(inputs: Inputs) -> Calls:
     }
 
 
+_numpy_step = partial(partial, _numpy_loss_and_grad, _textbook_softmax)
+
+
 def _torch(inputs: Inputs) -> Calls:
     import torch
     import torch.nn.functional as F
@@ -180,30 +188,44 @@ def _torch_step() -> Step:
     return step
 
 
-def _limit(inputs: Inputs) -> Calls:
-    from bench import roofline
+def _elsewhere(label: str, arranged: Callable[[Inputs], Inputs]) -> Contender:
+    """Make a yardstick of fastce on the inputs in another arrangement."""
 
-    return roofline.bind(inputs)
+    def bind(inputs: Inputs) -> Calls:
+        other = arranged(inputs)
+        return _fastce(other) | _fastce_out(other)
+
+    def bind_backward(op: str, inputs: Inputs) -> backward.Call:
+        return backward.fastce_out(op, arranged(inputs))
+
+    return Contender(label, bind, bind_backward, checked=False, yardstick=True)
+
+
+def _limit(inputs: Inputs) -> Calls:
+    limits = roofline.limits(inputs, inputs.logits)
+    return {op: limits[pattern] for op, pattern in PATTERNS.items()}
 
 
 LIMIT = "limit"
 REFERENCE = ("fastce-out", "fastce")  # what the others are compared with: the first that has the operation
 CONTENDERS = {
-    "fastce-out": Contender("fastce out=", _fastce_out, _fastce_step),
-    "fastce": Contender("fastce", _fastce),
-    "numpy": Contender("NumPy textbook", _numpy_textbook, lambda: partial(_numpy_loss_and_grad, _textbook_softmax)),
+    "fastce-out": Contender("fastce out=", _fastce_out, backward.fastce_out, _fastce_step),
+    "fastce": Contender("fastce", _fastce, backward.fastce),
+    "numpy": Contender("NumPy textbook", _numpy_textbook, backward.numpy, _numpy_step),
     "numpy-stable": Contender("NumPy stable", _numpy_stable),
     "scipy": Contender("SciPy", _scipy),
-    "torch": Contender("torch eager", _torch, _torch_step, to_numpy=peers.torch_to_numpy),
-    "torch-out": Contender("torch eager out=", peers.torch_out, to_numpy=peers.torch_to_numpy),
-    "torch-compile": Contender("torch.compile", peers.torch_compile, needs="torch", to_numpy=peers.torch_to_numpy),
-    "jax": Contender("JAX jit", peers.jax, needs="jax"),
+    "torch": Contender("torch eager", _torch, backward.torch, _torch_step, to_numpy=peers.torch_to_numpy),
+    "torch-out": Contender("torch eager out=", peers.torch_out, backward.torch_out, to_numpy=peers.torch_to_numpy),
+    "torch-compile": Contender(
+        "torch.compile", peers.torch_compile, backward.torch_compile, needs="torch", to_numpy=peers.torch_to_numpy
+    ),
+    "jax": Contender("JAX jit", peers.jax, backward.jax, needs="jax"),
     "sklearn": Contender("scikit-learn loss", peers.sklearn_loss, needs="sklearn"),
     "mygrad": Contender("MyGrad", peers.mygrad, needs="mygrad"),
     "autograd": Contender("autograd", peers.autograd, needs="autograd"),
-    "fastce-rows": Contender("fastce, classes last", peers.fastce_rows, checked=False, yardstick=True),
-    "fastce-float32": Contender("fastce, float32", peers.fastce_float32, checked=False, yardstick=True),
-    LIMIT: Contender("memory limit", _limit, checked=False, yardstick=True),
+    "fastce-rows": _elsewhere("fastce, classes last", Inputs.as_rows),
+    "fastce-float32": _elsewhere("fastce, float32", Inputs.as_float32),
+    LIMIT: Contender("memory limit", _limit, backward.limit, checked=False, yardstick=True),
 }
 STANDARD = ("fastce-out", "fastce", "numpy", "numpy-stable", "scipy", "torch")  # of ``make bench``
 

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from bench import linear, memory, results
-from bench.cases import FORTRAN, IMAGES, INPLACE, LOSS_GRAD, LSE, OPS, SOFTMAX, Case, Plan
+from bench.cases import FORTRAN, IMAGES, INPLACE, LOSS_GRAD, LSE, OPS, SOFTMAX, VJPS, Case, Plan
 from bench.contenders import LIMIT, missing
 from bench.runner import Notes, Runner, weight
 
@@ -41,12 +41,24 @@ FLOAT32 = (
 )
 FLOAT64 = ((4096, 1000), (512, 50257))
 LARGE, LONG = (1024, 50257), (1, 1000003)
+ALL = (*OPS, *VJPS)
 LAYOUTS = ((IMAGES, 65536, 100), (FORTRAN, 4096, 1000))
 GROWTH_N = tuple((n, 1000) for n in (256, 1024, 4096, 16384))
 GROWTH_C = tuple((256, c) for c in (1000, 4000, 16000, 64000))
 SMOKE = {(256, 32000): (16, 3200), (512, 50257): (8, 5025), LARGE: (16, 5025)}  # instead of; larger ones left out
 ROOT = Path(__file__).parents[1]
-TIMING = ("cases", "contenders", "full", "inputs", "linear", "linear_contenders", "memory", "peers", "roofline")
+TIMING = (
+    "backward",
+    "cases",
+    "contenders",
+    "full",
+    "inputs",
+    "linear",
+    "linear_contenders",
+    "memory",
+    "peers",
+    "roofline",
+)
 TIMING += ("runner", "test_speed", "worker")
 SAME = ("cpu", "vectors", "cores", "threads", "cache_bytes", "memory_gb", "python", "versions")
 
@@ -90,15 +102,15 @@ def _contests(threads: int, smoke: bool) -> Iterator[tuple[str, str, tuple[str, 
 
     for dtype, shapes in (("float32", FLOAT32), ("float64", FLOAT64)):
         for n, c in sized(shapes):
-            ops = (*OPS, INPLACE) if (n, c) in sized([LARGE]) else OPS
-            yield f"{dtype}-{n}x{c}", "speed", (*FASTCE, *RIVALS, LIMIT), _cases(ops, [(n, c)], dtype)
+            more = (INPLACE,) if (n, c) in sized([LARGE]) else ()
+            yield f"{dtype}-{n}x{c}", "speed", (*FASTCE, *RIVALS, LIMIT), _cases((*ALL, *more), [(n, c)], dtype)
     for dtype in ("float16", "bfloat16"):
         players = (*FASTCE, "fastce-float32", *FUSED, LIMIT)
-        yield f"{dtype}-large", "speed", players, _cases(OPS, sized([LARGE]), dtype)
+        yield f"{dtype}-large", "speed", players, _cases(ALL, sized([LARGE]), dtype)
     for layout, n, c in LAYOUTS:
         # JAX has no layouts: it copies what it is given
         players = (*FASTCE, "fastce-rows", *(p for p in FUSED if p != "jax" or layout == IMAGES), LIMIT)
-        yield layout, "speed", players, _cases(OPS, [(min(n, 4096), 10) if smoke else (n, c)], "float32", layout)
+        yield layout, "speed", players, _cases(ALL, [(min(n, 4096), 10) if smoke else (n, c)], "float32", layout)
     counts = [2**i for i in range(10) if 2**i < threads]
     players = tuple(
         name if count is None else f"{name}@{count}"

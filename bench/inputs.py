@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -14,12 +15,15 @@ from bench.cases import (
     IMAGES,
     INPLACE,
     LOG_SOFTMAX,
+    LOG_SOFTMAX_VJP,
     LOSS,
     LOSS_GRAD,
     LSE,
+    LSE_VJP,
     PIXELS,
     ROWS,
     SOFTMAX,
+    SOFTMAX_VJP,
     Case,
     dtype_of,
 )
@@ -44,6 +48,17 @@ class Inputs:
     def flat(self, array: np.ndarray) -> np.ndarray:
         """Return an array laid out like the logits as (samples, classes)."""
         return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
+
+    def as_rows(self) -> Inputs:
+        """Return the same elements with the classes last."""
+        return self._with(self.flat(self.logits).copy())
+
+    def as_float32(self) -> Inputs:
+        """Return the same elements in float32."""
+        return self._with(self.logits.astype(np.float32))
+
+    def _with(self, logits: np.ndarray) -> Inputs:
+        return Inputs(logits, self.target.reshape(-1), np.empty(logits.size, logits.dtype))
 
     @cached_property
     def lse(self) -> np.ndarray:
@@ -86,6 +101,23 @@ def make_inputs(batch: int, classes: int, dtype: str, layout: str, largest: int)
     return Inputs(logits, target.reshape(logits.shape[:1] + logits.shape[2:]), room, layout)
 
 
+def forward(op: str, inputs: Inputs) -> np.ndarray:
+    """Return what a forward pass leaves to the backward pass ``op``, computed in float64 and rounded."""
+    x, lse = inputs.logits, inputs.lse.reshape(inputs.target.shape)
+    if op == LSE_VJP:
+        return lse.astype(x.dtype)
+    result = np.empty_like(x)
+    for samples in row_blocks(x):
+        logs = x[samples].astype(np.float64) - np.expand_dims(lse[samples], 1)
+        result[samples] = np.exp(logs, out=logs) if op == SOFTMAX_VJP else logs
+    return result
+
+
+def upstream_rows(inputs: Inputs) -> np.ndarray:
+    """Return the gradient of the log-sum-exps, that of their mean."""
+    return np.full(inputs.target.shape, 1 / inputs.target.size, inputs.logits.dtype)
+
+
 def inputs_of(case: Case, largest: int) -> Inputs:
     """Return the inputs of a case; of all operations on a shape the same."""
     return make_inputs(case.batch, case.classes, case.dtype, case.layout, largest)
@@ -93,7 +125,7 @@ def inputs_of(case: Case, largest: int) -> Inputs:
 
 def row_blocks(logits: np.ndarray, elements: int = 1 << 18) -> list[slice]:
     """Row slices of about ``elements`` logits, so that the oracle's float64 scratch stays in cache."""
-    step = max(1, elements // logits.shape[1])
+    step = max(1, elements // math.prod(logits.shape[1:]))
     return [slice(i, min(i + step, len(logits))) for i in range(0, len(logits), step)]
 
 
@@ -106,10 +138,23 @@ def expected_rows(op: str, inputs: Inputs, rows: slice) -> np.ndarray:
     if op == LOG_SOFTMAX:
         return x
     p = np.exp(x, out=x)
+    if op == LSE_VJP:
+        p /= inputs.target.size
     if op == LOSS_GRAD:
         p[np.arange(len(p)), inputs.target.reshape(-1)[rows]] -= 1
         p /= inputs.target.size
     return p
+
+
+def expected_vjp(op: str, inputs: Inputs, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return some rows of a gradient that is a difference, in float64, and the sum of the magnitudes of its terms."""
+    g = inputs.flat(inputs.logits)[rows].astype(np.float64)
+    p = np.exp(g - inputs.lse[rows, None])
+    if op == SOFTMAX_VJP:
+        dot, size = (np.sum(p * a, axis=1, keepdims=True) for a in (g, abs(g)))
+        return p * (g - dot), p * (abs(g) + size)
+    total, size = (np.sum(a, axis=1, keepdims=True) for a in (g, abs(g)))
+    return g - p * total, abs(g) + p * size
 
 
 def expected_loss(inputs: Inputs) -> float:
@@ -139,12 +184,14 @@ def check(op: str, inputs: Inputs, result: Any, to_numpy: Callable[[Any], np.nda
     if array.shape != shape or array.dtype != inputs.logits.dtype:
         raise ArithmeticError(f"{op}: {array.dtype}{array.shape} instead of {inputs.logits.dtype}{shape}")
     found = array.reshape(-1) if op == LSE else inputs.flat(array)
-    scale = {LOSS_GRAD: 1 / inputs.target.size, SOFTMAX: 0.0}.get(op, 1.0)
-    scale += _smallest(inputs.logits.dtype)  # below it digits get lost
+    scale = {LOSS_GRAD: 1 / inputs.target.size, SOFTMAX: 0.0, LSE_VJP: 0.0}.get(op, 1.0)
+    smallest = _smallest(inputs.logits.dtype)  # below it digits get lost
     for rows in row_blocks(inputs.flat(inputs.logits)):
-        want = expected_rows(op, inputs, rows)
-        error = np.abs(found[rows] - want)
-        _require(op, error, 100 * eps * (scale + np.abs(want)))
+        if op in (SOFTMAX_VJP, LOG_SOFTMAX_VJP):
+            want, scale = expected_vjp(op, inputs, rows)
+        else:
+            want = expected_rows(op, inputs, rows)
+        _require(op, np.abs(found[rows] - want), 100 * eps * (scale + smallest + np.abs(want)))
 
 
 def _epsilon(dtype: np.dtype) -> float:

@@ -66,7 +66,7 @@ def main() -> None:
     found = {}
     for op in OPS:
         case = Case(op, options.batch, options.classes, options.dtype)
-        call = contender(options.name).bind(inputs_of(case, case.elements)).get(op)
+        call = contender(options.name).call(op, inputs_of(case, case.elements))
         if call is not None:
             found[op] = extra_bytes(call)
     print(json.dumps(found))

@@ -1,4 +1,4 @@
-"""The optional contenders, of the extra ``peers``, and the yardsticks that only the full run needs.
+"""The optional contenders, of the extra ``peers``.
 
 As in :mod:`bench.contenders`, each ``bind`` function takes a case's inputs and returns ``{operation: call}``.
 """
@@ -163,20 +163,3 @@ def autograd(inputs: Inputs) -> Calls:
 
     both = value_and_grad(cross_entropy)
     return {LOSS: lambda: cross_entropy(x), LOSS_GRAD: lambda: both(x)}
-
-
-def fastce_rows(inputs: Inputs) -> Calls:
-    """Time the same elements with the classes last."""
-    return _fastce_on(inputs.flat(inputs.logits).copy(), inputs)
-
-
-def fastce_float32(inputs: Inputs) -> Calls:
-    """Time the same elements in float32."""
-    return _fastce_on(inputs.logits.astype(np.float32), inputs)
-
-
-def _fastce_on(x: np.ndarray, inputs: Inputs) -> Calls:
-    from bench.contenders import CONTENDERS
-
-    copied = Inputs(x, inputs.target.reshape(-1), np.empty(x.size, x.dtype))
-    return CONTENDERS["fastce"].bind(copied) | CONTENDERS["fastce-out"].bind(copied)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.cases import INPLACE, READING, ROWS, SCALE, Case
+from bench.cases import ARRAYS, INPLACE, PATTERNS, ROWS, SCALE, Case
 from bench.contenders import CONTENDERS, LIMIT, contender, is_rival, split
 from bench.results import Row, by_case, case_of
 
@@ -121,25 +121,21 @@ def time_cell(rows: dict[str, Row], name: str) -> Cell:
     return Cell(text, BEST if name == fastest(rows) else AHEAD if ahead else "")
 
 
-def limit_kind(op: str) -> str:
-    """Name the limit that an operation is held to."""
-    return "reading" if op in READING else "scaling in place" if op == SCALE else "copying"
-
-
 def limits_table(results: Results) -> Table:
     """Show what the memory gives, by the size of the array."""
-    table = Table("Memory limits, same number of threads", ["array", "reading", "copying", "scaling in place"])
+    kinds = [kind for kind in ARRAYS if any(PATTERNS[row["op"]] == kind for row in results["speed"])]
+    table = Table("Memory limits, same number of threads", ["array", *kinds])
     found: dict[tuple[int, str], float] = {}
     for row in results["speed"]:
         if row["contender"] == LIMIT:
-            kind = limit_kind(row["op"])
+            kind = PATTERNS[row["op"]]
             key = (case_of(row).nbytes, kind)
             found[key] = max(found.get(key, 0.0), row["gb_per_s"])
     for size in sorted({size for size, _ in found if size >= 1e6}):
-        cells = [Cell(f"{found[size, kind]:.1f} GB/s" if (size, kind) in found else "–") for kind in table.header[1:]]
+        cells = [Cell(f"{found[size, kind]:.1f} GB/s" if (size, kind) in found else "–") for kind in kinds]
         cached = "" if size > results["facts"]["cache_bytes"] else " (in cache)"
         table.rows.append([Cell(f"{size / 1e6:.1f} MB{cached}"), *cells])
-    table.note = "Copying and scaling count the bytes read and the bytes written."
+    table.note = "Bytes read and bytes written count."
     return table
 
 
@@ -152,8 +148,9 @@ def share_table(results: Results) -> Table:
             if beyond_cache(results, case) and LIMIT in rows:
                 table.rows.append([Cell(f"{op} {shape(case)} {dtype}"), *(share_cell(rows, n) for n in names)])
     table.note = (
-        "The limit is the fastest round of reading the logits (loss, logsumexp) or copying them (the others), measured "
-        "in turn with the contenders. The JSON has the share for every case; it means little within the caches."
+        "The limit is the fastest round of reading the logits (loss, logsumexp), copying them, or adding two arrays "
+        "(vjps of array results), measured in turn with the contenders. The JSON has the share for every case; it "
+        "means little within the caches."
     )
     return table
 

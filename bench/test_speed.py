@@ -36,7 +36,7 @@ def prepared(case, contender, largest, turns):
     """Return the case's call, its result held to the oracle; an optional library that cannot do it declines."""
     inputs = inputs_of(case, largest)
     try:
-        call = contender.bind(inputs).get(case.op)
+        call = contender.call(case.op, inputs)
         if call is not None:
             result = call()
             if contender.checked:
