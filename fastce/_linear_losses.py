@@ -188,7 +188,7 @@ class Merged:
                 raw = None if cap is None else y.copy()
                 if raw is not None:
                     launch.run_bend(raw, 1.0, cap, y)
-                launch.run_vjp(launch.LOGSUMEXP_VJP, y, factor[part], top[part], y)
+                launch.run_lse_vjp(y, factor[part], top[part], y)
                 if minus is not None:
                     y -= minus[part] * shares
                 chosen, columns = _in_tile(self.labels[part], classes)

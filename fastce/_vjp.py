@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard, cast
+
 import numpy as np
 import numpy.typing as npt
 
@@ -60,16 +62,20 @@ def logsumexp_vjp(
     >>> fastce.logsumexp_vjp([1.0], x, fastce.logsumexp(x)).round(4)
     array([[0.09  , 0.2447, 0.6652]])
     """
+    if is_matrix(x, axis) and _is_vector(g, x) and _is_vector(lse, x) and _is_ready(out, x, (x, g, lse)):
+        result = np.empty(x.shape, x.dtype) if out is None else out
+        launch.run_lse_vjp(x, g, lse, result, fresh=out is None)
+        return result
     x = as_real(x, "x")
     axis = normalize_axis(axis, x.ndim, "x")
     given = {"g": as_real(g, "g"), "x": x, "lse": as_real(lse, "lse")}
     result = _result(x, out, given)
     dtype = rule(x).compute
-    per_sample = [_flat(given[name], name, x.shape, axis).astype(dtype) for name in ("g", "lse")]
+    g, lse = (_flat(given[name], name, x.shape, axis).astype(dtype) for name in ("g", "lse"))
     if x.size:
         for block in blocks(axis, dtype, (x,), result):
-            parts = [values[block.start : block.stop] for values in per_sample]
-            launch.run_vjp(launch.LOGSUMEXP_VJP, block.inputs[0], *parts, block.out, fresh=out is None)
+            samples = slice(block.start, block.stop)
+            launch.run_lse_vjp(block.inputs[0], g[samples], lse[samples], cast(Array, block.out), fresh=out is None)
     return result
 
 
@@ -109,7 +115,7 @@ def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Arra
     >>> fastce.softmax_vjp([1.0, 0.0, 0.0], fastce.softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.0819, -0.022 , -0.0599])
     """
-    return _like_result(g, p, "p", axis, out, launch.SOFTMAX_VJP)
+    return _like_result(g, p, "p", axis, out)
 
 
 def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -149,20 +155,15 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
     >>> fastce.log_softmax_vjp([1.0, 0.0, 0.0], fastce.log_softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.91  , -0.2447, -0.6652])
     """
-    return _like_result(g, logp, "logp", axis, out, launch.LOG_SOFTMAX_VJP)
+    return _like_result(g, logp, "logp", axis, out)
 
 
-def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, op: launch.Vjp) -> Array:
-    fresh = out is None
-    if (
-        (is_matrix(y, axis) and is_matrix(g, axis))
-        and (g.dtype is y.dtype and g.shape == y.shape and y.size)
-        and (out is None or is_apart(out, y.shape, y.dtype, (g, y)))
-    ):
-        if out is None:
-            out = np.empty(y.shape, y.dtype)
-        launch.run_vjp(op, y, g, out, fresh=fresh)
-        return out
+def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None) -> Array:
+    fresh, are_logs = out is None, name == "logp"
+    if is_matrix(y, axis) and _is_like(g, y) and _is_ready(out, y, (g, y)):
+        result = np.empty(y.shape, y.dtype) if out is None else out
+        launch.run_softmax_vjp(y, g, result, are_logs, fresh)
+        return result
     y = as_real(y, name)
     g = as_real(g, "g")
     axis = normalize_axis(axis, y.ndim, name)
@@ -171,8 +172,25 @@ def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: 
     result = _result(y, out, {"g": g, name: y})
     if y.size:
         for block in blocks(axis, rule(y).compute, (y, g), result):
-            launch.run_vjp(op, *block.inputs, block.out, fresh=fresh)
+            launch.run_softmax_vjp(block.inputs[0], block.inputs[1], cast(Array, block.out), are_logs, fresh)
     return result
+
+
+def _is_like(g: object, y: Array) -> TypeGuard[Array]:
+    """Tell whether this is a matrix of the shape and dtype of ``y`` that kernels take as it is."""
+    return is_matrix(g) and g.dtype is y.dtype and g.shape == y.shape
+
+
+def _is_vector(values: object, x: Array) -> TypeGuard[Array]:
+    """Tell whether these are one value a row of ``x``, in its dtype, as kernels take them."""
+    if type(values) is not np.ndarray or values.dtype is not x.dtype:
+        return False
+    return values.shape == x.shape[:1] and values.flags.carray
+
+
+def _is_ready(out: object, x: Array, inputs: tuple[object, ...]) -> bool:
+    """Tell whether there is something to write, and ``out``, if given, fits without further checks."""
+    return x.size > 0 and (out is None or is_apart(out, x.shape, x.dtype, inputs))
 
 
 def _result(x: Array, out: Array | None, given: dict[str, Array]) -> Array:

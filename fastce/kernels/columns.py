@@ -31,6 +31,7 @@ from fastce.kernels.simd import (
     add_where,
     any_lane,
     bits,
+    fma,
     full,
     lanes,
     maximum,
@@ -365,29 +366,43 @@ def soft_gradient(e, share, factor, rest, amount, slope):
     return where(near, (amount - share) * slope - factor * rest, e * factor - share * slope)
 
 
-@inline
+@block
 def dots(p, step, g, g_step, classes, n, results):
-    """Write the sums of p g over the classes, of g where ``p`` is None."""
+    """Write the sums of p g over the classes, of g where ``p`` is None, in blocks of classes as in ``stats``."""
     width = lanes(g)
-    wide = widen(full(g, 0.0))
-    sums, losts = scratch(wide, ROOM), scratch(wide, ROOM)
-    _clear(sums, losts, wide, n)
-    for c in range(classes):
+    losts = scratch(g, ROOM)
+    for j in range(0, n, width):
+        store(results, j, full(g, 0.0))
+        store(losts, j, full(g, 0.0))
+    for start in range(0, classes, BLOCK):
+        stop = min(start + BLOCK, classes)
         for j in range(0, n, width):
-            term = load_n(g, c * g_step + j, n - j, 0.0)
-            if p is not None:
-                term = term * load_n(p, c * step + j, n - j, 0.0)
-            _add_to(sums, losts, j, term)
-    _write_sums(sums, losts, n, g, results)
+            part = full(g, 0.0)
+            for c in range(start, stop):
+                term = _asked(g, g_step, c, j, n)
+                if p is None:
+                    part = part + term
+                else:
+                    part = fma(_asked(p, step, c, j, n), term, part)
+            total, rounded = two_sum(load(results, j), part)
+            store(results, j, total)
+            store(losts, j, load(losts, j) + where(total - total == 0.0, rounded, 0.0))
+    for j in range(0, n, width):
+        store(results, j, load(results, j) + load(losts, j))
 
 
 @inline
-def softmax_vjp(j, n, c, p, step, g, g_step, dots):
-    """Return p (g - dot)."""
-    return reload(p, step, c, j, n) * (load_n(g, c * g_step + j, n, 0.0) - load_n(dots, j, n, 0.0))
+def _asked(p, step, c, j, n):
+    """Load a value of class c, and ask for that of the next block."""
+    k = c * step + j
+    will_touch(p, k + BLOCK * step)
+    return load_n(p, k, n - j, 0.0)
 
 
 @inline
-def log_softmax_vjp(j, n, c, p, step, g, g_step, totals):
-    """Return g - exp(p) total."""
-    return load_n(g, c * g_step + j, n, 0.0) - exp(reload(p, step, c, j, n)) * load_n(totals, j, n, 0.0)
+def vjp(j, n, c, y, step, g, g_step, dots, probs):
+    """Return p (g - dot), or g - exp(l) dot where ``probs`` is None and ``y`` holds logarithms."""
+    value, upstream, dot = reload(y, step, c, j, n), reload(g, g_step, c, j, n), load_n(dots, j, n, 0.0)
+    if probs is None:
+        return upstream - exp(value) * dot
+    return value * (upstream - dot)

@@ -41,7 +41,8 @@ from fastce.kernels import (
 from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
 from fastce.kernels.rows import CHUNK, chunk_length
-from fastce.kernels.short_rows import KEPT, VALUES
+from fastce.kernels.short_rows import FEW, KEPT, VALUES
+from fastce.kernels.simd import has_avx512
 from fastce.kernels.tiles import MAX_CLASSES
 
 PARALLEL_ELEMENTS = 3 << 13  # below, starting threads costs more than it brings
@@ -49,7 +50,8 @@ ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the thread
 SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element: 16-bit floats are float32 there
-STREAMED_BYTES = {2: 1 << 26, 3: 3 << 23}  # of a given result of long rows, or columns, which then goes past the caches
+# of a given result, which goes past the caches, by the number of inputs shaped like it and its dimensions
+STREAMED_BYTES = {(1, 2): 1 << 26, (1, 3): 3 << 23, (2, 2): 1 << 23, (2, 3): 1 << 24}
 
 Array = npt.NDArray[Any]
 _Checked = tuple[int, float, float]  # (position of a bad label or -1, kept weight, sum of losses)
@@ -69,14 +71,13 @@ class Vjp(NamedTuple):
     """The drivers of a backward pass, by regime."""
 
     columns: Kernel
-    tiles: Kernel  # the same as that of rows where nothing is summed
+    short_rows: Kernel
     rows: Kernel
 
 
+LSE_VJP = Vjp(vjp.lse_columns, vjp.lse_short_rows, vjp.lse_rows)
+SOFTMAX_VJP = Vjp(vjp.softmax_columns, vjp.softmax_short_rows, vjp.softmax_rows)
 SOFT = Op(soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows)
-LOGSUMEXP_VJP = Vjp(vjp.lse_columns, vjp.lse_rows, vjp.lse_rows)
-SOFTMAX_VJP = Vjp(vjp.softmax_columns, vjp.softmax_tiles, vjp.softmax_rows)
-LOG_SOFTMAX_VJP = Vjp(vjp.log_softmax_columns, vjp.log_softmax_tiles, vjp.log_softmax_rows)
 
 
 def threading_layer() -> str | None:
@@ -129,7 +130,7 @@ def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | 
 
 def _softmax_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> None:
     x = args[0]
-    _launch(softmax.softmax_split, *args, _is_streamed(x, out, fresh), _split_stats(x))
+    _launch(softmax.softmax_split, *args, _is_streamed((x,), out, fresh), _split_stats(x))
 
 
 SOFTMAX = Op(
@@ -178,7 +179,7 @@ def _hard_split(args: tuple[Any, ...], grad: Array | None, fresh: bool) -> tuple
     if is_mean:
         with np.errstate(divide="ignore", invalid="ignore"):  # as in kernels: where all samples are ignored
             scale = float(np.divide(scale, denominator))
-    arrays = (loss, grad, _is_streamed(x, grad, fresh), stats, at_labels)
+    arrays = (loss, grad, _is_streamed((x,), grad, fresh), stats, at_labels)
     _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
 
@@ -206,8 +207,13 @@ def _is_split(x: Array) -> bool:
     return x.shape[1] >= SPLIT_CLASSES and x.ndim == 2 and len(x) < ROWS_A_THREAD * _threads.count()
 
 
+def _chunk_count(x: Array) -> int:
+    count: int = -(-x.shape[1] // chunk_length.py_func(x.shape[1]))
+    return count
+
+
 def _split_stats(x: Array, stats: Array | None = None) -> Array:
-    parts = np.empty((len(x), -(-x.shape[1] // chunk_length.py_func(x.shape[1])), 3))
+    parts = np.empty((len(x), _chunk_count(x), 3))
     if stats is None:
         stats = np.empty((2, len(x)), _computed(x))
     _launch(split.split_stats, x, parts)
@@ -215,27 +221,58 @@ def _split_stats(x: Array, stats: Array | None = None) -> Array:
     return stats
 
 
-def run_vjp(op: Vjp, x: Array, *args: Any, fresh: bool = False) -> None:
-    """Run a backward pass of the softmax family; see ``kernels.vjp``."""
-    if x.ndim == 3:
-        _launch(op.columns, x, *args, _panel(x), _is_streamed(x, args[-1], fresh))
-    elif x.shape[1] <= MAX_CLASSES and op.tiles is not op.rows:
-        _launch(op.tiles, x, *args)
+def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, fresh: bool = False) -> None:
+    """Run the backward pass of softmax, whose result is ``y``, or of log-softmax; see ``kernels.vjp``."""
+    args = y, g, out, _chosen(not are_logs)
+    if _is_narrow(y):
+        _launch(vjp.softmax_tiles, *args)
+    elif _is_split(y):
+        parts = np.empty((len(y), _chunk_count(y)))
+        _launch(split.split_dots, g, None if are_logs else y, parts)
+        _launch(vjp.softmax_split, *args, _is_streamed(args[:2], out, fresh), parts)
     else:
-        _launch(op.rows, x, *args, _is_streamed(x, args[-1], fresh))
+        _run_vjp(SOFTMAX_VJP, args, args[:2], out, fresh)
 
 
-def _is_streamed(x: Array, out: Array | None, fresh: bool) -> bool:
-    """Tell whether a result of long rows goes past the caches: one too large for them, whose lines none of them holds.
+def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, fresh: bool = False) -> None:
+    """Run the backward pass of log-sum-exp; see ``kernels.vjp``."""
+    args = x, g, lse, out
+    if _is_narrow(x):
+        _launch(vjp.lse_tiles, *args)
+    elif _is_split(x):
+        _launch(vjp.lse_split, *args, _is_streamed((x,), out, fresh))
+    else:
+        _run_vjp(LSE_VJP, args, (x,), out, fresh)
 
-    The lines of ``x`` are held by the cache that has just read them, those of a fresh array
-    by the one through which the system has cleared it. Where the class axis is not last, ``x``
-    is read twice, and takes as much of the caches as the result.
-    """
-    if out is None or fresh or out.nbytes < STREAMED_BYTES[x.ndim]:
+
+def _run_vjp(op: Vjp, args: tuple[Any, ...], inputs: tuple[Array, ...], out: Array, fresh: bool) -> None:
+    x = inputs[0]
+    if x.ndim == 3:
+        _launch(op.columns, *args, _panel(x), _is_streamed(inputs, out, fresh))
+    elif x.shape[1] <= FEW * LANES[x.itemsize]:
+        _launch(op.short_rows, *args)
+    else:
+        _launch(op.rows, *args, _is_streamed(inputs, out, fresh))
+
+
+def _is_narrow(y: Array) -> bool:
+    """Tell whether a backward pass goes by tiles: rows alone would leave most lanes idle, or end in slow masks."""
+    classes, lanes = y.shape[1], LANES[y.itemsize]
+    if y.ndim == 3 or classes > MAX_CLASSES:
         return False
-    is_long = x.ndim == 3 or x.shape[1] > LANES[x.itemsize] * VALUES
-    return is_long and not np.may_share_memory(out, x)
+    return 2 * classes <= lanes or (classes % lanes != 0 and not has_avx512())
+
+
+def _is_streamed(inputs: Sequence[Array], out: Array | None, fresh: bool) -> bool:
+    """Tell whether a result of long rows, or of columns, goes past the caches: one too large for them and the inputs.
+
+    None of them may hold its lines: those of the inputs are held by the cache that has just read them, those of a
+    fresh array by the one through which the system has cleared it. Where the class axis is not last, inputs
+    are read twice, and take as much of the caches as the result.
+    """
+    if out is None or fresh or out.nbytes < STREAMED_BYTES[len(inputs), out.ndim]:
+        return False
+    return not any(np.may_share_memory(out, x) for x in inputs)
 
 
 def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool:
@@ -286,12 +323,12 @@ def _driver(
     x = args[0]
     classes = x.shape[1]
     if x.ndim == 3:
-        return op.columns, (_panel(x), _is_streamed(x, out, fresh))
+        return op.columns, (_panel(x), _is_streamed((x,), out, fresh))
     if classes <= MAX_CLASSES:
         return op.tiles, ()
     if classes <= LANES[x.itemsize] * VALUES:
         return op.short_rows, ()
-    streamed = _is_streamed(x, out, fresh)
+    streamed = _is_streamed(args[:1], out, fresh)
     per_block = min(-(-len(x) // _threads_for(x)), ROWS_TOGETHER)
     is_kept = _is_kept(args[:inputs], out, streamed)
     return op.rows, (per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))

@@ -31,6 +31,7 @@ from fastce.kernels.simd import (
     any_lane,
     count_true,
     first_lanes,
+    fma,
     full,
     get_lane,
     lanes,
@@ -38,6 +39,7 @@ from fastce.kernels.simd import (
     reduce_add,
     reduce_max,
     where,
+    widen,
 )
 from fastce.kernels.vecmath import exp, two_sum
 
@@ -485,29 +487,51 @@ def soft_share_of(t, j, n, class_weight, smoothing):
 
 @block
 def dot(p, g, classes):
-    """Return the sum of p g over the classes in float64, of g where ``p`` is None."""
-    width = lanes(g)
+    """Return the sum of p g over the classes in float64, of g where ``p`` is None.
+
+    Long rows are summed in chunks, so that several threads that share a row come to the same bits.
+    """
     total = 0.0
-    size = VALUES * width
-    for start in range(0, classes, size):
-        stop = min(start + size, classes)
-        part = full(g, 0.0)
-        for j in range(start, stop, width):
-            term = load_n(g, j, stop - j, 0.0)
-            if p is not None:
-                term = term * load_n(p, j, stop - j, 0.0)
-            part = part + term
-        total += reduce_add(part)
+    length = chunk_length(classes)
+    for start in range(0, classes, length):
+        total += chunk_dot(offset(p, start), offset(g, start), min(length, classes - start))
     return total
 
 
-@inline
-def softmax_vjp(j, n, p, g, dot):
-    """Return p (g - dot)."""
-    return load_n(p, j, n, 0.0) * (load_n(g, j, n, 0.0) - dot)
+@block
+def chunk_dot(p, g, classes):
+    """Return `dot` of one chunk."""
+    width = lanes(g)
+    size = 2 * TERMS * width
+    total = widen(full(g, 0.0))
+    for start in range(0, classes, size):
+        stop = min(start + size, classes)
+        a = b = full(g, 0.0)
+        j = start
+        while j + 2 * width <= stop:
+            a = add_product(p, g, j, width, a)
+            b = add_product(p, g, j + width, width, b)
+            j += 2 * width
+        while j < stop:
+            a = add_product(p, g, j, stop - j, a)
+            j += width
+        total = total + widen(a + b)
+    return reduce_add(total)
 
 
 @inline
-def log_softmax_vjp(j, n, p, g, total):
-    """Return g - exp(p) total."""
-    return load_n(g, j, n, 0.0) - exp(load_n(p, j, n, 0.0)) * total
+def add_product(p, g, j, n, total):
+    """Add the products of ``n`` classes from j on to ``total``, those of ``g`` where ``p`` is None."""
+    term = load_n(g, j, n, 0.0)
+    if p is None:
+        return total + term
+    return fma(load_n(p, j, n, 0.0), term, total)
+
+
+@inline
+def vjp(j, n, y, g, dot, probs):
+    """Return p (g - dot), or g - exp(l) dot where ``probs`` is None and ``y`` holds logarithms."""
+    value, upstream = load_n(y, j, n, 0.0), load_n(g, j, n, 0.0)
+    if probs is None:
+        return upstream - exp(value) * dot
+    return value * (upstream - dot)

@@ -28,6 +28,7 @@ from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.vecmath import exp, two_sum
 
 VALUES = 64  # a row: values whose exponentials are added in the logits' precision
+FEW = 2 * rows.TERMS  # a row: values of products that are added in two sums
 KEPT = 256  # values of exponentials that wait: 16 KB
 
 
@@ -187,6 +188,22 @@ def soft_sums(x, target, start, n, class_weight, top, smoothing):
         store_one(amounts, r, reduce_add(amount + lost))
         store_one(dots, r, reduce_add(dot))
     return load(amounts, 0), load(dots, 0)
+
+
+@inline
+def dot(p, g, classes):
+    """Return the sum of p g over at most `FEW` values of classes, of g where ``p`` is None."""
+    width = lanes(g)
+    whole = classes // width * width
+    a = b = full(g, 0.0)
+    for j in range(0, whole - width, 2 * width):
+        a = rows.add_product(p, g, j, width, a)
+        b = rows.add_product(p, g, j + width, width, b)
+    if whole // width % 2:
+        a = rows.add_product(p, g, whole - width, width, a)
+    if whole < classes:
+        b = rows.add_product(p, g, whole, classes - whole, b)
+    return reduce_add(a + b)
 
 
 @inline

@@ -14,6 +14,7 @@ Rules of the type:
 ``memory`` moves values between registers and arrays.
 """
 
+import functools
 import operator
 
 from llvmlite import ir
@@ -138,6 +139,7 @@ def first(builder, n, simd):
     return builder.icmp_signed("<", iota, splat(builder, builder.trunc(n, I32), simd.lanes))
 
 
+@functools.cache
 def has_avx512():
     """Return whether the machine works under masks as fast as without, and finds lanes by index in an instruction."""
     return _has("avx512f")

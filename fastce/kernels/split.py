@@ -38,6 +38,23 @@ def split_stats(x, parts):
 
 
 @kernel
+def split_dots(g, p, parts):
+    """Write `rows.dot` of every chunk to ``parts``, float64 of shape (N, chunks)."""
+    for task in prange(g.shape[0] * chunk_count(g)):
+        i, start, n = chunk_of(g, task)
+        parts[i, task % parts.shape[1]] = rows.chunk_dot(offset(row(p, i), start), offset(row(g, i), start), n)
+
+
+@inline
+def merged_dot(parts, i):
+    """Return the sum of a row's parts, in their order."""
+    total = 0.0
+    for chunk in range(parts.shape[1]):
+        total += parts[i, chunk]
+    return total
+
+
+@kernel
 def merge_stats(x, parts, stats):
     """Write the maxima and rests of all rows to ``stats``, of shape (2, N)."""
     for i in range(x.shape[0]):

@@ -6,19 +6,45 @@ For an upstream gradient g, p = softmax(x) and l = log_softmax(x):
     softmax        p (g - sum_j g_j p_j)
     log-softmax    g - exp(l) sum_j g_j
 
+The latter two have one source: ``probs`` is True where ``y`` is p, None where it is l.
 ``out`` may be any of the inputs.
 """
 
 from numba import prange
 
-from fastce.kernels import columns, rows, tiles
+from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import ROOM
 from fastce.kernels.jit import kernel
-from fastce.kernels.memory import load, load_n, row, scratch, scratch_from, store
+from fastce.kernels.memory import given, load, load_n, offset, row, scratch, scratch_from, store
 from fastce.kernels.simd import lanes
-from fastce.kernels.streams import settle, write
+from fastce.kernels.split import chunk_count, chunk_of, merged_dot
+from fastce.kernels.streams import settle, write, write_short
 from fastce.kernels.tiles import MAX_CLASSES
 from fastce.kernels.vecmath import exp
+
+
+@kernel
+def lse_tiles(x, g, lse, out):
+    """``x`` is (N, C) with contiguous rows of few classes; ``g`` and ``lse`` hold one value a row."""
+    count, classes = x.shape
+    width = lanes(x)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile = scratch(x, MAX_CLASSES)
+        tiles.announce(out, start, n)
+        tiles.fetch(x, start, n, tile)
+        shift, factor = load_n(row(lse, start), 0, n, 0.0), load_n(row(g, start), 0, n, 0.0)
+        for c in range(0, classes * width, width):
+            store(tile, c, exp(load(tile, c) - shift) * factor)
+        tiles.put(out, start, n, tile)
+
+
+@kernel
+def lse_short_rows(x, g, lse, out):
+    """``x`` is (N, C) with contiguous rows; ``g`` and ``lse`` hold one value a row."""
+    for i in prange(x.shape[0]):
+        write_short(row(out, i), x.shape[1], rows.gradient, (row(x, i), lse[i], g[i], None, None))
 
 
 @kernel
@@ -26,6 +52,16 @@ def lse_rows(x, g, lse, out, streamed):
     """``x`` is (N, C) with contiguous rows; ``g`` and ``lse`` hold one value a row."""
     for i in prange(x.shape[0]):
         write(row(out, i), x.shape[1], streamed, rows.gradient, (row(x, i), lse[i], g[i], None, None))
+        settle(streamed)
+
+
+@kernel
+def lse_split(x, g, lse, out, streamed):
+    """``x`` is (N, C) with contiguous long rows; ``g`` and ``lse`` hold one value a row."""
+    for task in prange(x.shape[0] * chunk_count(x)):
+        i, start, n = chunk_of(x, task)
+        terms = (offset(row(x, i), start), lse[i], g[i], None, None)
+        write(offset(row(out, i), start), n, streamed, rows.gradient, terms)
         settle(streamed)
 
 
@@ -46,86 +82,67 @@ def lse_columns(x, g, lse, out, panel, streamed):
 
 
 @kernel
-def softmax_rows(p, g, out, streamed):
-    """``p`` and ``g`` are (N, C) with contiguous rows."""
-    classes = p.shape[1]
-    for i in prange(p.shape[0]):
-        dot = rows.dot(row(p, i), row(g, i), classes)
-        write(row(out, i), classes, streamed, rows.softmax_vjp, (row(p, i), row(g, i), dot))
-        settle(streamed)
-
-
-@kernel
-def softmax_tiles(p, g, out):
-    """``p`` and ``g`` are (N, C) with contiguous rows of few classes."""
-    count, classes = p.shape
-    width = lanes(p)
+def softmax_tiles(y, g, out, probs):
+    """``y`` and ``g`` are (N, C) with contiguous rows of few classes."""
+    count, classes = y.shape
+    width = lanes(y)
     for b in prange(-(-count // width)):
         start = b * width
         n = min(width, count - start)
-        tile, upstream = scratch(p, MAX_CLASSES), scratch(p, MAX_CLASSES)
+        tile, upstream = scratch(y, MAX_CLASSES), scratch(y, MAX_CLASSES)
         tiles.announce(out, start, n)
-        tiles.fetch(p, start, n, tile)
+        tiles.fetch(y, start, n, tile)
         tiles.fetch(g, start, n, upstream)
-        dot = tiles.dot(tile, upstream, classes)
+        dot = tiles.dot(given(probs, tile), upstream, classes)
         for c in range(0, classes * width, width):
-            store(tile, c, load(tile, c) * (load(upstream, c) - dot))
+            if probs is None:
+                store(tile, c, load(upstream, c) - exp(load(tile, c)) * dot)
+            else:
+                store(tile, c, load(tile, c) * (load(upstream, c) - dot))
         tiles.put(out, start, n, tile)
 
 
 @kernel
-def softmax_columns(p, g, out, panel, streamed):
-    """``p`` and ``g`` are (outer, C, inner)."""
-    classes = p.shape[1]
-    step, g_step, q_step = columns.class_step(p), columns.class_step(g), columns.class_step(out)
-    for b in prange(columns.block_count(p, panel)):
-        start, n, lead = columns.block_range(p, b, panel)
-        dots = scratch_from(p, ROOM, lead)
-        source, upstream, q = columns.origin(p, start), columns.origin(g, start), columns.origin(out, start)
-        columns.dots(source, step, upstream, g_step, classes, n, dots)
-        terms = (upstream, g_step, dots)
-        columns.write(source, step, q, q_step, classes, n, streamed, columns.softmax_vjp, terms)
+def softmax_short_rows(y, g, out, probs):
+    """``y`` and ``g`` are (N, C) with contiguous rows of at most `short_rows.FEW` values."""
+    classes = y.shape[1]
+    for i in prange(y.shape[0]):
+        p, upstream = row(y, i), row(g, i)
+        dot = short_rows.dot(given(probs, p), upstream, classes)
+        write_short(row(out, i), classes, rows.vjp, (p, upstream, dot, probs))
+
+
+@kernel
+def softmax_rows(y, g, out, probs, streamed):
+    """``y`` and ``g`` are (N, C) with contiguous rows."""
+    classes = y.shape[1]
+    for i in prange(y.shape[0]):
+        p, upstream = row(y, i), row(g, i)
+        dot = rows.dot(given(probs, p), upstream, classes)
+        write(row(out, i), classes, streamed, rows.vjp, (p, upstream, dot, probs))
         settle(streamed)
 
 
 @kernel
-def log_softmax_rows(logp, g, out, streamed):
-    """``logp`` and ``g`` are (N, C) with contiguous rows."""
-    classes = logp.shape[1]
-    for i in prange(logp.shape[0]):
-        total = rows.dot(None, row(g, i), classes)
-        write(row(out, i), classes, streamed, rows.log_softmax_vjp, (row(logp, i), row(g, i), total))
+def softmax_split(y, g, out, probs, streamed, parts):
+    """``y`` and ``g`` are (N, C) with contiguous long rows, of whose chunks the dots are in ``parts``."""
+    for task in prange(y.shape[0] * chunk_count(y)):
+        i, start, n = chunk_of(y, task)
+        terms = (offset(row(y, i), start), offset(row(g, i), start), merged_dot(parts, i), probs)
+        write(offset(row(out, i), start), n, streamed, rows.vjp, terms)
         settle(streamed)
 
 
 @kernel
-def log_softmax_tiles(logp, g, out):
-    """``logp`` and ``g`` are (N, C) with contiguous rows of few classes."""
-    count, classes = logp.shape
-    width = lanes(logp)
-    for b in prange(-(-count // width)):
-        start = b * width
-        n = min(width, count - start)
-        tile, upstream = scratch(logp, MAX_CLASSES), scratch(logp, MAX_CLASSES)
-        tiles.announce(out, start, n)
-        tiles.fetch(logp, start, n, tile)
-        tiles.fetch(g, start, n, upstream)
-        total = tiles.dot(None, upstream, classes)
-        for c in range(0, classes * width, width):
-            store(tile, c, load(upstream, c) - exp(load(tile, c)) * total)
-        tiles.put(out, start, n, tile)
-
-
-@kernel
-def log_softmax_columns(logp, g, out, panel, streamed):
-    """``logp`` and ``g`` are (outer, C, inner)."""
-    classes = logp.shape[1]
-    step, g_step, q_step = columns.class_step(logp), columns.class_step(g), columns.class_step(out)
-    for b in prange(columns.block_count(logp, panel)):
-        start, n, lead = columns.block_range(logp, b, panel)
-        totals = scratch_from(logp, ROOM, lead)
-        source, upstream, q = columns.origin(logp, start), columns.origin(g, start), columns.origin(out, start)
-        columns.dots(None, 0, upstream, g_step, classes, n, totals)
-        terms = (upstream, g_step, totals)
-        columns.write(source, step, q, q_step, classes, n, streamed, columns.log_softmax_vjp, terms)
+def softmax_columns(y, g, out, probs, panel, streamed):
+    """``y`` and ``g`` are (outer, C, inner)."""
+    classes = y.shape[1]
+    step, g_step, q_step = columns.class_step(y), columns.class_step(g), columns.class_step(out)
+    for b in prange(columns.block_count(y, panel)):
+        start, n, lead = columns.block_range(y, b, panel)
+        dots = scratch_from(y, ROOM, lead)
+        p, upstream, q = columns.origin(y, start), columns.origin(g, start), columns.origin(out, start)
+        columns.dots(given(probs, p), step, upstream, g_step, classes, n, dots)
+        terms = (upstream, g_step, dots, probs)
+        columns.write(p, step, q, q_step, classes, n, streamed, columns.vjp, terms)
         settle(streamed)
