@@ -66,7 +66,7 @@ def test_same_bits(name, offset, shape, dtype, monkeypatch):
     streamed = plain.copy()
     expected = CALLS[name](x, plain[offset : offset + size].reshape(shape))
     asked = []
-    monkeypatch.setattr(launch, "STREAMED_BYTES", {2: 0, 3: 0})
+    monkeypatch.setattr(launch, "STREAMED_BYTES", dict.fromkeys(launch.STREAMED_BYTES, 0))
     decide = launch._is_streamed
     monkeypatch.setattr(launch, "_is_streamed", lambda *args: asked.append(decide(*args)) or asked[-1])
     result = CALLS[name](x, streamed[offset : offset + size].reshape(shape))
@@ -79,15 +79,14 @@ def test_same_bits(name, offset, shape, dtype, monkeypatch):
 def test_only_large_results_that_no_cache_holds(monkeypatch):
     x = np.zeros((4, 5000), np.float32)
     out = np.empty_like(x)
-    assert not launch._is_streamed(x, out, fresh=False)
-    monkeypatch.setattr(launch, "STREAMED_BYTES", {2: out.nbytes})
-    assert launch._is_streamed(x, out, fresh=False)
-    assert not launch._is_streamed(x, out, fresh=True)
-    assert not launch._is_streamed(x, x, fresh=False)
-    assert not launch._is_streamed(x, x[:], fresh=False)
-    assert not launch._is_streamed(x, None, fresh=False)
-    short = np.empty((200, 100), np.float32)
-    assert not launch._is_streamed(short, np.empty_like(short), fresh=False)
+    assert not launch._is_streamed((x,), out, fresh=False)
+    monkeypatch.setattr(launch, "STREAMED_BYTES", {(1, 2): out.nbytes, (2, 2): out.nbytes})
+    assert launch._is_streamed((x,), out, fresh=False)
+    assert launch._is_streamed((x, x), out, fresh=False)
+    assert not launch._is_streamed((x,), out, fresh=True)
+    assert not launch._is_streamed((x,), x, fresh=False)
+    assert not launch._is_streamed((out.copy(), x), x[:], fresh=False)
+    assert not launch._is_streamed((x,), None, fresh=False)
 
 
 @inline

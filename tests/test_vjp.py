@@ -9,10 +9,11 @@ from tests import reference
 from tests.layouts import LAYOUTS
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-# tiles, rows, columns, several panels, and what has to be staged
+# tiles, packed ones too, rows of one value and of more, columns, several panels, and what has to be staged
+MATRICES = [(70, classes) for classes in (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 32, 100, 512, 513, 1500)]
 SHAPES = pytest.mark.parametrize(
     ("shape", "axis"),
-    [((5, 7), 1), ((33, 100), 1), ((9, 1500), -1), ((4, 10, 6, 5), 1), ((2, 40, 70), 1), ((300, 3), 0), ((6,), 0)],
+    [*((shape, 1) for shape in MATRICES), ((4, 10, 6, 5), 1), ((2, 40, 70), 1), ((300, 3), 0), ((6,), 0)],
     ids=str,
 )
 
@@ -97,7 +98,7 @@ def test_layouts(name, layout, shape):
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax"])
-@pytest.mark.parametrize("shape", [(40, 10), (20, 80), (3, 40, 70)], ids=str)
+@pytest.mark.parametrize("shape", [(40, 3), (40, 10), (20, 80), (40, 600), (3, 40, 70)], ids=str)
 def test_out_may_be_an_argument(name, shape):
     axis = 1
     g, x = arguments(name, shape, axis, np.float32)
@@ -114,6 +115,31 @@ def test_lse_may_keep_its_axis():
     g, x = arguments("logsumexp", (5, 7), 1, np.float64)
     lse = fastce.logsumexp(x)
     np.testing.assert_array_equal(fastce.logsumexp_vjp(g[:, None], x, lse[:, None]), fastce.logsumexp_vjp(g, x, lse))
+
+
+def test_values_of_each_row_in_other_layouts():
+    """What the function for plain arrays does not take comes to the same."""
+    g, x = arguments("logsumexp", (40, 10), 1, np.float32)
+    lse = fastce.logsumexp(x)
+    want = fastce.logsumexp_vjp(g, x, lse)
+    for layout in ("every other row", "rows reversed", "unaligned", "read-only"):
+        for given in ((LAYOUTS[layout](g), lse), (g, LAYOUTS[layout](lse))):
+            np.testing.assert_array_equal(fastce.logsumexp_vjp(given[0], x, given[1]), want)
+
+
+def test_one_matrix_with_infinities_and_nan():
+    """As in the formula, wherever in a row they are."""
+    for classes in (3, 10, 40, 600):
+        p = np.full((20, classes), 1 / classes, np.float32)
+        g = np.ones_like(p)
+        g[1, 0], g[2, -1], g[3, classes // 2] = np.inf, -np.inf, np.nan
+        with np.errstate(invalid="ignore"):
+            want = p * (g - np.sum(p * g, axis=1, keepdims=True))
+        got = fastce.softmax_vjp(g, p)
+        columns = fastce.softmax_vjp(g.T.copy(), p.T.copy(), 0).T
+        for found in (got, columns):
+            np.testing.assert_array_equal(np.isnan(found), np.isnan(want))
+            np.testing.assert_array_equal(found[np.isinf(want)], want[np.isinf(want)])
 
 
 def test_empty():

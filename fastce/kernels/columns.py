@@ -49,6 +49,7 @@ NEAR = 4  # values across that are asked for before they are read
 AHEAD = 2  # classes that are asked for before they are read again, and those of the result
 LAG = 8.0  # of what is subtracted before exp behind the maximum
 BLOCK = 16  # classes added before what rounding takes off their sum is kept
+FEW = 4  # the same of products: of two arrays the first-level cache keeps so many, however far apart they lie
 
 
 @inline
@@ -368,14 +369,14 @@ def soft_gradient(e, share, factor, rest, amount, slope):
 
 @block
 def dots(p, step, g, g_step, classes, n, results):
-    """Write the sums of p g over the classes, of g where ``p`` is None, in blocks of classes as in ``stats``."""
+    """Write the sums of p g over the classes, of g where ``p`` is None, a block of classes at a time."""
     width = lanes(g)
     losts = scratch(g, ROOM)
     for j in range(0, n, width):
         store(results, j, full(g, 0.0))
         store(losts, j, full(g, 0.0))
-    for start in range(0, classes, BLOCK):
-        stop = min(start + BLOCK, classes)
+    for start in range(0, classes, FEW):
+        stop = min(start + FEW, classes)
         for j in range(0, n, width):
             part = full(g, 0.0)
             for c in range(start, stop):
@@ -395,7 +396,7 @@ def dots(p, step, g, g_step, classes, n, results):
 def _asked(p, step, c, j, n):
     """Load a value of class c, and ask for that of the next block."""
     k = c * step + j
-    will_touch(p, k + BLOCK * step)
+    will_touch(p, k + FEW * step)
     return load_n(p, k, n - j, 0.0)
 
 

@@ -51,7 +51,7 @@ SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element: 16-bit floats are float32 there
 # of a given result, which goes past the caches, by the number of inputs shaped like it and its dimensions
-STREAMED_BYTES = {(1, 2): 1 << 26, (1, 3): 3 << 23, (2, 2): 1 << 23, (2, 3): 1 << 24}
+STREAMED_BYTES = {(1, 2): 1 << 26, (1, 3): 3 << 23, (2, 2): 1 << 23, (2, 3): 1 << 23}
 
 Array = npt.NDArray[Any]
 _Checked = tuple[int, float, float]  # (position of a bad label or -1, kept weight, sum of losses)
@@ -67,16 +67,6 @@ class Op(NamedTuple):
     split: Callable[..., Any] | None = None  # (args, out, fresh): runs those of few rows of very many classes
 
 
-class Vjp(NamedTuple):
-    """The drivers of a backward pass, by regime."""
-
-    columns: Kernel
-    short_rows: Kernel
-    rows: Kernel
-
-
-LSE_VJP = Vjp(vjp.lse_columns, vjp.lse_short_rows, vjp.lse_rows)
-SOFTMAX_VJP = Vjp(vjp.softmax_columns, vjp.softmax_short_rows, vjp.softmax_rows)
 SOFT = Op(soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows)
 
 
@@ -226,12 +216,20 @@ def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, fresh: bool 
     args = y, g, out, _chosen(not are_logs)
     if _is_narrow(y):
         _launch(vjp.softmax_tiles, *args)
-    elif _is_split(y):
-        parts = np.empty((len(y), _chunk_count(y)))
-        _launch(split.split_dots, g, None if are_logs else y, parts)
-        _launch(vjp.softmax_split, *args, _is_streamed(args[:2], out, fresh), parts)
+    elif _is_few(y):
+        _launch(vjp.softmax_short_rows, *args)
     else:
-        _run_vjp(SOFTMAX_VJP, args, args[:2], out, fresh)
+        streamed = _is_streamed((y, g), out, fresh)
+        if y.ndim == 3:
+            _launch(vjp.softmax_columns, *args, _panel(y), streamed)
+        elif _is_split(y):
+            parts = np.empty((len(y), _chunk_count(y)))
+            _launch(split.split_dots, g, None if are_logs else y, parts)
+            _launch(vjp.softmax_split, *args, streamed, parts)
+        elif streamed or y.shape[1] > CHUNK:
+            _launch(vjp.softmax_long_rows, *args, streamed)
+        else:
+            _launch(vjp.softmax_rows, *args, _rows_together(y))
 
 
 def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, fresh: bool = False) -> None:
@@ -239,20 +237,19 @@ def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, fresh: bool = False)
     args = x, g, lse, out
     if _is_narrow(x):
         _launch(vjp.lse_tiles, *args)
-    elif _is_split(x):
-        _launch(vjp.lse_split, *args, _is_streamed((x,), out, fresh))
+    elif _is_few(x):
+        _launch(vjp.lse_short_rows, *args)
     else:
-        _run_vjp(LSE_VJP, args, (x,), out, fresh)
+        streamed = _is_streamed((x,), out, fresh)
+        if x.ndim == 3:
+            _launch(vjp.lse_columns, *args, _panel(x), streamed)
+        else:
+            _launch(vjp.lse_split if _is_split(x) else vjp.lse_rows, *args, streamed)
 
 
-def _run_vjp(op: Vjp, args: tuple[Any, ...], inputs: tuple[Array, ...], out: Array, fresh: bool) -> None:
-    x = inputs[0]
-    if x.ndim == 3:
-        _launch(op.columns, *args, _panel(x), _is_streamed(inputs, out, fresh))
-    elif x.shape[1] <= FEW * LANES[x.itemsize]:
-        _launch(op.short_rows, *args)
-    else:
-        _launch(op.rows, *args, _is_streamed(inputs, out, fresh))
+def _is_few(x: Array) -> bool:
+    """Tell whether rows of a backward pass are summed at once."""
+    return x.ndim == 2 and x.shape[1] <= FEW * LANES[x.itemsize]
 
 
 def _is_narrow(y: Array) -> bool:
@@ -260,7 +257,7 @@ def _is_narrow(y: Array) -> bool:
     classes, lanes = y.shape[1], LANES[y.itemsize]
     if y.ndim == 3 or classes > MAX_CLASSES:
         return False
-    return 2 * classes <= lanes or (classes % lanes != 0 and not has_avx512())
+    return 4 * classes <= lanes or (classes % lanes != 0 and not has_avx512())
 
 
 def _is_streamed(inputs: Sequence[Array], out: Array | None, fresh: bool) -> bool:
@@ -329,9 +326,13 @@ def _driver(
     if classes <= LANES[x.itemsize] * VALUES:
         return op.short_rows, ()
     streamed = _is_streamed(args[:1], out, fresh)
-    per_block = min(-(-len(x) // _threads_for(x)), ROWS_TOGETHER)
     is_kept = _is_kept(args[:inputs], out, streamed)
-    return op.rows, (per_block, streamed, _chosen(classes > CHUNK), _chosen(is_kept))
+    return op.rows, (_rows_together(x), streamed, _chosen(classes > CHUNK), _chosen(is_kept))
+
+
+def _rows_together(x: Array) -> int:
+    """Return how many long rows a thread takes at a time."""
+    return min(-(-len(x) // _threads_for(x)), ROWS_TOGETHER)
 
 
 def _threads_for(x: Array) -> int:

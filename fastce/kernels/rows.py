@@ -501,6 +501,15 @@ def dot(p, g, classes):
 @block
 def chunk_dot(p, g, classes):
     """Return `dot` of one chunk."""
+    return dot_while_writing(p, g, classes, None, None)
+
+
+@inline
+def dot_while_writing(p, g, classes, q, args):
+    """Return `chunk_dot`, and meanwhile write ``vjp(j, n, *args)`` of another row to ``q``, unless that is None.
+
+    So one row comes from the caches while another goes there.
+    """
     width = lanes(g)
     size = 2 * TERMS * width
     total = widen(full(g, 0.0))
@@ -511,9 +520,14 @@ def chunk_dot(p, g, classes):
         while j + 2 * width <= stop:
             a = add_product(p, g, j, width, a)
             b = add_product(p, g, j + width, width, b)
+            if q is not None:
+                store(q, j, vjp(j, width, *args))
+                store(q, j + width, vjp(j + width, width, *args))
             j += 2 * width
         while j < stop:
             a = add_product(p, g, j, stop - j, a)
+            if q is not None:
+                store_n(q, j, stop - j, vjp(j, stop - j, *args))
             j += width
         total = total + widen(a + b)
     return reduce_add(total)

@@ -107,6 +107,53 @@ def store_group(typingctx, p, step, classes, values):
     return types.void(p, types.intp, classes, values), codegen
 
 
+def _gathered(builder, vectors, places):
+    """Return a vector of lanes from anywhere: ``places`` are (vector, lane)."""
+    n = len(places)
+    result = vectors[0]
+    for k in range(1, len(vectors)):  # lanes of what comes later are open still
+        before = [lane if k == 1 else i for i, (_, lane) in enumerate(places)]
+        lanes = [n + lane if v == k else before[i] for i, (v, lane) in enumerate(places)]
+        result = shuffle(builder, result, vectors[k], lanes)
+    return result
+
+
+@intrinsic(prefer_literal=True)
+def load_packed(typingctx, p, classes, values):
+    """Transpose rows of so few classes that lie one behind the other into values, one a class."""
+    simd, dtype, size = value_type(p), p.dtype, classes.literal_value
+
+    def codegen(context, builder, sig, args):
+        p, _, values = args
+        raw = raw_type(simd, dtype)
+        vectors = []
+        for k in range(size):
+            at = place(builder, p, ir.Constant(I64, k * simd.lanes), raw)
+            vectors.append(from_memory(builder, builder.load(at, align=alignment(raw)), dtype))
+        for c in range(size):
+            column = _gathered(builder, vectors, [divmod(r * size + c, simd.lanes) for r in range(simd.lanes)])
+            builder.store(column, place(builder, values, ir.Constant(I64, c * simd.lanes), column.type), align=BYTES)
+
+    return types.void(p, classes, values), codegen
+
+
+@intrinsic(prefer_literal=True)
+def store_packed(typingctx, p, classes, values):
+    """Transpose values back into memory: the inverse of ``load_packed``."""
+    simd, dtype, size = value_type(p), p.dtype, classes.literal_value
+
+    def codegen(context, builder, sig, args):
+        p, _, values = args
+        columns = _read(builder, values, simd, size)
+        for k in range(size):
+            places = [divmod(k * simd.lanes + i, size)[::-1] for i in range(simd.lanes)]
+            raw = to_memory(builder, _gathered(builder, columns, places), dtype)
+            at = place(builder, p, ir.Constant(I64, k * simd.lanes), raw.type)
+            builder.store(raw, at, align=alignment(raw.type))
+
+    return types.void(p, classes, values), codegen
+
+
 @intrinsic
 def store_square(typingctx, p, step, classes, square):
     """Transpose as many values as they have lanes into memory; of each row, write the first ``classes`` lanes."""

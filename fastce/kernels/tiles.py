@@ -13,7 +13,7 @@ from fastce.kernels.jit import inline
 from fastce.kernels.memory import load, load_one, offset, row, step_of, store, store_one, will_read, will_write
 from fastce.kernels.rows import TERMS
 from fastce.kernels.simd import add_true, add_where, bits, full, lanes, maximum, narrow, to_float, where, widen
-from fastce.kernels.squares import load_group, store_group, store_square, stores_masked
+from fastce.kernels.squares import load_group, load_packed, store_group, store_packed, store_square, stores_masked
 from fastce.kernels.vecmath import exp, two_sum
 
 MAX_CLASSES = 32
@@ -39,12 +39,22 @@ def fetch(x, start, n, tile):
         for k in range(0, classes, 4):
             c = min(k, classes - 4)
             load_group(offset(p, c), step, 4, offset(tile, c * width))
+    elif classes == 3 and _is_packed(x):
+        load_packed(p, 3, tile)
+    elif classes == 2 and _is_packed(x):
+        load_packed(p, 2, tile)
     elif classes >= 2:
         for k in range(0, classes, 2):
             c = min(k, classes - 2)
             load_group(offset(p, c), step, 2, offset(tile, c * width))
     else:
         load_group(p, step, 1, tile)
+
+
+@inline
+def _is_packed(x):
+    """Tell whether rows lie one behind the other, and lanes of two values of 16 are found in one instruction."""
+    return lanes(x) == 16 and stores_masked(x) and step_of(x, 0) == x.shape[1]
 
 
 @inline
@@ -63,6 +73,10 @@ def put(x, start, n, tile):
         for k in range(0, classes, 4):
             c = min(k, classes - 4)
             store_group(offset(p, c), step, 4, offset(tile, c * width))
+    elif classes == 3 and _is_packed(x):
+        store_packed(p, 3, tile)
+    elif classes == 2 and _is_packed(x):
+        store_packed(p, 2, tile)
     elif classes >= 2:
         for k in range(0, classes, 2):
             c = min(k, classes - 2)

@@ -15,8 +15,8 @@ from numba import prange
 from fastce.kernels import columns, rows, short_rows, tiles
 from fastce.kernels.columns import ROOM
 from fastce.kernels.jit import kernel
-from fastce.kernels.memory import given, load, load_n, offset, row, scratch, scratch_from, store
-from fastce.kernels.simd import lanes
+from fastce.kernels.memory import given, load, load_n, offset, row, scratch, scratch_from, store, store_n
+from fastce.kernels.simd import full, lanes, reduce_add
 from fastce.kernels.split import chunk_count, chunk_of, merged_dot
 from fastce.kernels.streams import settle, write, write_short
 from fastce.kernels.tiles import MAX_CLASSES
@@ -108,12 +108,30 @@ def softmax_short_rows(y, g, out, probs):
     classes = y.shape[1]
     for i in prange(y.shape[0]):
         p, upstream = row(y, i), row(g, i)
-        dot = short_rows.dot(given(probs, p), upstream, classes)
-        write_short(row(out, i), classes, rows.vjp, (p, upstream, dot, probs))
+        if classes <= lanes(y):
+            dot = reduce_add(rows.add_product(given(probs, p), upstream, 0, classes, full(y, 0.0)))
+            store_n(row(out, i), 0, classes, rows.vjp(0, classes, p, upstream, dot, probs))
+        else:
+            dot = short_rows.dot(given(probs, p), upstream, classes)
+            write_short(row(out, i), classes, rows.vjp, (p, upstream, dot, probs))
 
 
 @kernel
-def softmax_rows(y, g, out, probs, streamed):
+def softmax_rows(y, g, out, probs, per_block):
+    """``y`` and ``g`` are (N, C) with contiguous rows of one chunk, of which a thread takes ``per_block`` at a time."""
+    count, classes = y.shape
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        stop = min(start + per_block, count)
+        dot = rows.chunk_dot(given(probs, row(y, start)), row(g, start), classes)
+        for i in range(start, stop):
+            following = min(i + 1, stop - 1)
+            p, upstream, terms = row(y, following), row(g, following), (row(y, i), row(g, i), dot, probs)
+            dot = rows.dot_while_writing(given(probs, p), upstream, classes, row(out, i), terms)
+
+
+@kernel
+def softmax_long_rows(y, g, out, probs, streamed):
     """``y`` and ``g`` are (N, C) with contiguous rows."""
     classes = y.shape[1]
     for i in prange(y.shape[0]):
