@@ -64,11 +64,11 @@ def torch(op: str, inputs: Inputs) -> Call:
 
 
 def torch_out(op: str, inputs: Inputs) -> Call:
-    """Call the kernel beneath autograd; log-sum-exp has none of its own."""
+    """Call the kernel beneath autograd, which writes in C order; log-sum-exp has none of its own."""
     import torch
 
     kernels = {SOFTMAX_VJP: "_softmax_backward_data", LOG_SOFTMAX_VJP: "_log_softmax_backward_data"}
-    if op not in kernels:
+    if op not in kernels or not inputs.out.flags.c_contiguous:
         return None
     g, y, out = map(torch_tensor, (*_arguments(op, inputs), inputs.out))
     kernel, given = getattr(torch.ops.aten, kernels[op]).out, "grad_input" if op == SOFTMAX_VJP else "out"

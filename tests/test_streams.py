@@ -79,14 +79,14 @@ def test_same_bits(name, offset, shape, dtype, monkeypatch):
 def test_only_large_results_that_no_cache_holds(monkeypatch):
     x = np.zeros((4, 5000), np.float32)
     out = np.empty_like(x)
-    assert not launch._is_streamed((x,), out, fresh=False)
-    monkeypatch.setattr(launch, "STREAMED_BYTES", {(1, 2): out.nbytes, (2, 2): out.nbytes})
-    assert launch._is_streamed((x,), out, fresh=False)
-    assert launch._is_streamed((x, x), out, fresh=False)
-    assert not launch._is_streamed((x,), out, fresh=True)
-    assert not launch._is_streamed((x,), x, fresh=False)
-    assert not launch._is_streamed((out.copy(), x), x[:], fresh=False)
-    assert not launch._is_streamed((x,), None, fresh=False)
+    assert not launch._is_streamed("rows", (x,), out, fresh=False)
+    monkeypatch.setattr(launch, "STREAMED_BYTES", {"rows": out.nbytes})
+    assert launch._is_streamed("rows", (x,), out, fresh=False)
+    assert launch._is_streamed("rows", (x, x), out, fresh=False)
+    assert not launch._is_streamed("rows", (x,), out, fresh=True)
+    assert not launch._is_streamed("rows", (x,), x, fresh=False)
+    assert not launch._is_streamed("rows", (out.copy(), x), x[:], fresh=False)
+    assert not launch._is_streamed("rows", (x,), None, fresh=False)
 
 
 @inline

@@ -50,8 +50,8 @@ ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the thread
 SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element: 16-bit floats are float32 there
-# of a given result, which goes past the caches, by the number of inputs shaped like it and its dimensions
-STREAMED_BYTES = {(1, 2): 1 << 26, (1, 3): 3 << 23, (2, 2): 1 << 23, (2, 3): 1 << 23}
+# of a given result, which goes past the caches; where there are two inputs, or one is read twice, they hold less of it
+STREAMED_BYTES = {"rows": 1 << 26, "columns": 3 << 23, "lse_vjp": 3 << 23, "softmax_vjp": 1 << 23}
 
 Array = npt.NDArray[Any]
 _Checked = tuple[int, float, float]  # (position of a bad label or -1, kept weight, sum of losses)
@@ -120,7 +120,7 @@ def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | 
 
 def _softmax_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> None:
     x = args[0]
-    _launch(softmax.softmax_split, *args, _is_streamed((x,), out, fresh), _split_stats(x))
+    _launch(softmax.softmax_split, *args, _is_streamed("rows", (x,), out, fresh), _split_stats(x))
 
 
 SOFTMAX = Op(
@@ -169,7 +169,7 @@ def _hard_split(args: tuple[Any, ...], grad: Array | None, fresh: bool) -> tuple
     if is_mean:
         with np.errstate(divide="ignore", invalid="ignore"):  # as in kernels: where all samples are ignored
             scale = float(np.divide(scale, denominator))
-    arrays = (loss, grad, _is_streamed((x,), grad, fresh), stats, at_labels)
+    arrays = (loss, grad, _is_streamed("rows", (x,), grad, fresh), stats, at_labels)
     _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
 
@@ -219,7 +219,7 @@ def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, fresh: bool 
     elif _is_few(y):
         _launch(vjp.softmax_short_rows, *args)
     else:
-        streamed = _is_streamed((y, g), out, fresh)
+        streamed = _is_streamed("softmax_vjp", (y, g), out, fresh)
         if y.ndim == 3:
             _launch(vjp.softmax_columns, *args, _panel(y), streamed)
         elif _is_split(y):
@@ -240,7 +240,7 @@ def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, fresh: bool = False)
     elif _is_few(x):
         _launch(vjp.lse_short_rows, *args)
     else:
-        streamed = _is_streamed((x,), out, fresh)
+        streamed = _is_streamed("lse_vjp", (x,), out, fresh)
         if x.ndim == 3:
             _launch(vjp.lse_columns, *args, _panel(x), streamed)
         else:
@@ -260,14 +260,13 @@ def _is_narrow(y: Array) -> bool:
     return 4 * classes <= lanes or (classes % lanes != 0 and not has_avx512())
 
 
-def _is_streamed(inputs: Sequence[Array], out: Array | None, fresh: bool) -> bool:
-    """Tell whether a result of long rows, or of columns, goes past the caches: one too large for them and the inputs.
+def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, fresh: bool) -> bool:
+    """Tell whether a result of long rows, or of columns, goes past the caches: one too large for them.
 
     None of them may hold its lines: those of the inputs are held by the cache that has just read them, those of a
-    fresh array by the one through which the system has cleared it. Where the class axis is not last, inputs
-    are read twice, and take as much of the caches as the result.
+    fresh array by the one through which the system has cleared it.
     """
-    if out is None or fresh or out.nbytes < STREAMED_BYTES[len(inputs), out.ndim]:
+    if out is None or fresh or out.nbytes < STREAMED_BYTES[kind]:
         return False
     return not any(np.may_share_memory(out, x) for x in inputs)
 
@@ -320,12 +319,12 @@ def _driver(
     x = args[0]
     classes = x.shape[1]
     if x.ndim == 3:
-        return op.columns, (_panel(x), _is_streamed((x,), out, fresh))
+        return op.columns, (_panel(x), _is_streamed("columns", (x,), out, fresh))
     if classes <= MAX_CLASSES:
         return op.tiles, ()
     if classes <= LANES[x.itemsize] * VALUES:
         return op.short_rows, ()
-    streamed = _is_streamed(args[:1], out, fresh)
+    streamed = _is_streamed("rows", args[:1], out, fresh)
     is_kept = _is_kept(args[:inputs], out, streamed)
     return op.rows, (_rows_together(x), streamed, _chosen(classes > CHUNK), _chosen(is_kept))
 
