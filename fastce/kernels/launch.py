@@ -51,7 +51,7 @@ SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
 LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element: 16-bit floats are float32 there
 # of a given result, which goes past the caches; where there are two inputs, or one is read twice, they hold less of it
-STREAMED_BYTES = {"rows": 1 << 26, "columns": 3 << 23, "lse_vjp": 3 << 23, "softmax_vjp": 1 << 23}
+STREAMED_BYTES = {"rows": 1 << 26, "logs": 3 << 23, "columns": 3 << 23, "lse_vjp": 3 << 23, "softmax_vjp": 1 << 23}
 
 Array = npt.NDArray[Any]
 _Checked = tuple[int, float, float]  # (position of a bad label or -1, kept weight, sum of losses)
@@ -65,6 +65,7 @@ class Op(NamedTuple):
     short_rows: Kernel
     rows: Kernel
     split: Callable[..., Any] | None = None  # (args, out, fresh): runs those of few rows of very many classes
+    kind: str = "rows"  # of results of long rows, see `STREAMED_BYTES`
 
 
 SOFT = Op(soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows)
@@ -115,7 +116,7 @@ _threads = _Threads()
 def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None, fresh: bool = False) -> None:
     """Run the softmax family; see ``kernels.softmax``. ``fresh`` results have never been written to."""
     form = lse is None, probs is None, logs is None
-    _run(SOFTMAX, form, (x, lse, probs, logs), logs if probs is None else probs, fresh)
+    _run(SOFTMAX if logs is None else LOG_SOFTMAX, form, (x, lse, probs, logs), logs if probs is None else probs, fresh)
 
 
 def _softmax_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> None:
@@ -126,6 +127,7 @@ def _softmax_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> Non
 SOFTMAX = Op(
     softmax.softmax_columns, softmax.softmax_tiles, softmax.softmax_short_rows, softmax.softmax_rows, _softmax_split
 )  # fmt: skip
+LOG_SOFTMAX = SOFTMAX._replace(kind="logs")  # in whose results no exponentials wait
 
 
 def run_hard(
@@ -324,7 +326,7 @@ def _driver(
         return op.tiles, ()
     if classes <= LANES[x.itemsize] * VALUES:
         return op.short_rows, ()
-    streamed = _is_streamed("rows", args[:1], out, fresh)
+    streamed = _is_streamed(op.kind, args[:1], out, fresh)
     is_kept = _is_kept(args[:inputs], out, streamed)
     return op.rows, (_rows_together(x), streamed, _chosen(classes > CHUNK), _chosen(is_kept))
 
