@@ -89,6 +89,14 @@ def test_only_large_results_that_no_cache_holds(monkeypatch):
     assert not launch._is_streamed("rows", (x,), None, fresh=False)
 
 
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "hard", "soft", "logsumexp_vjp", "softmax_vjp"])
+def test_short_rows_are_not_streamed(name, monkeypatch):
+    monkeypatch.setattr(launch, "STREAMED_BYTES", dict.fromkeys(launch.STREAMED_BYTES, 0))
+    monkeypatch.setattr(launch, "_is_streamed", lambda *_: pytest.fail("asked whether to stream short rows"))
+    short = np.zeros((200, 100), np.float32)
+    CALLS[name](short, np.empty_like(short))
+
+
 @inline
 def _same(j, n, p):
     return load_n(p, j, n, 0.0)

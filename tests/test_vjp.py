@@ -10,10 +10,19 @@ from tests.layouts import LAYOUTS
 
 DTYPES = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 # tiles, packed ones too, rows of one value and of more, columns, several panels, and what has to be staged
-MATRICES = [(70, classes) for classes in (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 32, 100, 512, 513, 1500)]
+MATRICES = [(5, 7), (33, 100)] + [
+    (70, classes) for classes in (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 32, 100, 512, 513, 1500)
+]
 SHAPES = pytest.mark.parametrize(
     ("shape", "axis"),
-    [*((shape, 1) for shape in MATRICES), ((4, 10, 6, 5), 1), ((2, 40, 70), 1), ((300, 3), 0), ((6,), 0)],
+    [
+        *((shape, 1) for shape in MATRICES),
+        ((9, 1500), -1),
+        ((4, 10, 6, 5), 1),
+        ((2, 40, 70), 1),
+        ((300, 3), 0),
+        ((6,), 0),
+    ],
     ids=str,
 )
 
