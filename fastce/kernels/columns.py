@@ -402,8 +402,13 @@ def _asked(p, step, c, j, n):
 
 @inline
 def vjp(j, n, c, y, step, g, g_step, dots, probs):
-    """Return p (g - dot), or g - exp(l) dot where ``probs`` is None and ``y`` holds logarithms."""
-    value, upstream, dot = reload(y, step, c, j, n), reload(g, g_step, c, j, n), load_n(dots, j, n, 0.0)
+    """Return `pulled_back` of ``n`` samples of class c."""
+    return pulled_back(reload(y, step, c, j, n), reload(g, g_step, c, j, n), load_n(dots, j, n, 0.0), probs)
+
+
+@inline
+def pulled_back(y, g, dot, probs):
+    """Return p (g - dot), or g - exp(l) dot where ``probs`` is None and ``y`` is l."""
     if probs is None:
-        return upstream - exp(value) * dot
-    return value * (upstream - dot)
+        return g - exp(y) * dot
+    return y * (g - dot)

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from numba import types
 
-from fastce.kernels.columns import soft_gradient, soft_share
+from fastce.kernels.columns import pulled_back, soft_gradient, soft_share
 from fastce.kernels.jit import block, inline, inline_for
 from fastce.kernels.memory import (
     either,
@@ -544,8 +544,5 @@ def add_product(p, g, j, n, total):
 
 @inline
 def vjp(j, n, y, g, dot, probs):
-    """Return p (g - dot), or g - exp(l) dot where ``probs`` is None and ``y`` holds logarithms."""
-    value, upstream = load_n(y, j, n, 0.0), load_n(g, j, n, 0.0)
-    if probs is None:
-        return upstream - exp(value) * dot
-    return value * (upstream - dot)
+    """Return `columns.pulled_back` of ``n`` classes."""
+    return pulled_back(load_n(y, j, n, 0.0), load_n(g, j, n, 0.0), dot, probs)

@@ -95,10 +95,7 @@ def softmax_tiles(y, g, out, probs):
         tiles.fetch(g, start, n, upstream)
         dot = tiles.dot(given(probs, tile), upstream, classes)
         for c in range(0, classes * width, width):
-            if probs is None:
-                store(tile, c, load(upstream, c) - exp(load(tile, c)) * dot)
-            else:
-                store(tile, c, load(tile, c) * (load(upstream, c) - dot))
+            store(tile, c, columns.pulled_back(load(tile, c), load(upstream, c), dot, probs))
         tiles.put(out, start, n, tile)
 
 
