@@ -20,11 +20,14 @@ from bench.peers import torch_tensor
 Call = Callable[[], Any] | None
 
 
+def _upstream(op: str, inputs: Inputs) -> np.ndarray:
+    return upstream_rows(inputs) if op == LSE_VJP else inputs.logits
+
+
 def _arguments(op: str, inputs: Inputs) -> tuple[np.ndarray, ...]:
     """Return what fastce's function takes: the gradient, the logits for log-sum-exp, and what the forward pass left."""
-    if op == LSE_VJP:
-        return upstream_rows(inputs), inputs.logits, forward(op, inputs)
-    return inputs.logits, forward(op, inputs)
+    x = (inputs.logits,) if op == LSE_VJP else ()
+    return _upstream(op, inputs), *x, forward(op, inputs)
 
 
 def fastce(op: str, inputs: Inputs) -> Call:
@@ -59,7 +62,7 @@ def torch(op: str, inputs: Inputs) -> Call:
     leaf = torch_tensor(inputs.logits).detach().requires_grad_()
     function = {SOFTMAX_VJP: torch.softmax, LOG_SOFTMAX_VJP: torch.log_softmax, LSE_VJP: torch.logsumexp}[op]
     result = function(leaf, 1)
-    upstream = torch_tensor(upstream_rows(inputs) if op == LSE_VJP else inputs.logits)
+    upstream = torch_tensor(_upstream(op, inputs))
     return lambda: torch.autograd.grad(result, leaf, upstream, retain_graph=True)[0]
 
 
@@ -94,7 +97,7 @@ def jax(op: str, inputs: Inputs) -> Call:
     import jax.numpy as jnp
 
     functions = {SOFTMAX_VJP: jax.nn.softmax, LOG_SOFTMAX_VJP: jax.nn.log_softmax, LSE_VJP: jax.nn.logsumexp}
-    x, upstream = jnp.asarray(inputs.logits), jnp.asarray(_arguments(op, inputs)[0])
+    x, upstream = jnp.asarray(inputs.logits), jnp.asarray(_upstream(op, inputs))
     _, pull_back = jax.vjp(partial(functions[op], axis=1), x)
     compiled = jax.jit(lambda pull_back, g: pull_back(g)[0])
     return lambda: jax.block_until_ready(compiled(pull_back, upstream))

@@ -47,19 +47,8 @@ GROWTH_N = tuple((n, 1000) for n in (256, 1024, 4096, 16384))
 GROWTH_C = tuple((256, c) for c in (1000, 4000, 16000, 64000))
 SMOKE = {(256, 32000): (16, 3200), (512, 50257): (8, 5025), LARGE: (16, 5025)}  # instead of; larger ones left out
 ROOT = Path(__file__).parents[1]
-TIMING = (
-    "backward",
-    "cases",
-    "contenders",
-    "full",
-    "inputs",
-    "linear",
-    "linear_contenders",
-    "memory",
-    "peers",
-    "roofline",
-)
-TIMING += ("runner", "test_speed", "worker")
+TIMING = ("backward", "cases", "contenders", "full", "inputs", "linear", "linear_contenders", "memory", "peers")
+TIMING += ("roofline", "runner", "test_speed", "worker")
 SAME = ("cpu", "vectors", "cores", "threads", "cache_bytes", "memory_gb", "python", "versions")
 
 
