@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fastce._arrays import as_dtype, as_integers, as_real, normalize_axis, rule
 from fastce.kernels import launch
 from fastce.kernels.jit import cache_place
+from fastce.kernels.threads import given_up, started, threading_layer
 
 _VECTORS = {"avx512f": "512 bits (AVX-512)", "avx2": "256 bits (AVX2)", "avx": "256 bits (AVX)", "sve": "SVE"}
 
@@ -63,7 +64,7 @@ def _machine() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
         ("processor", numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()),
         ("vectors", _vectors()),
-        ("threads", f"{_threads()}, of {numba.config.NUMBA_NUM_THREADS}; numba.set_num_threads changes them"),
+        ("threads", _threads()),
         ("threading layer", _layer()),
         ("kernel cache", cache_place() or "none: no writable place; NUMBA_CACHE_DIR names one"),
     ]
@@ -78,12 +79,17 @@ def _vectors() -> str:
     return next((text for name, text in _VECTORS.items() if f"+{name}" in has), "128 bits")
 
 
-def _threads() -> int:
-    return launch.started_threads() or numba.config.NUMBA_NUM_THREADS
+def _threads() -> str:
+    most = numba.config.NUMBA_NUM_THREADS
+    text = f"{started() or most}, of {most}; numba.set_num_threads changes them"
+    without, kinds = given_up()
+    if without:
+        text += f"; for {without} of {kinds} kinds of calls not in use, as one thread was faster: are the cores busy?"
+    return text
 
 
 def _layer() -> str:
-    return launch.threading_layer() or f"none started yet; {numba.config.THREADING_LAYER} is asked for"
+    return threading_layer() or f"none started yet; {numba.config.THREADING_LAYER} is asked for"
 
 
 def _regime(shape: tuple[int, ...], dtype: np.dtype, axis: int) -> list[tuple[str, str]]:

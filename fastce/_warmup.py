@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastce._arrays import as_dtype, as_integers
 from fastce._cross_entropy import cross_entropy, cross_entropy_and_grad
 from fastce._softmax import log_softmax, logsumexp, softmax
-from fastce.kernels.launch import PARALLEL_ELEMENTS
+from fastce.kernels.threads import PARALLEL_ELEMENTS
 
 
 def warmup(

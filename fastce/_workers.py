@@ -11,7 +11,7 @@ import numba
 import numpy as np
 
 from fastce._arrays import Array
-from fastce.kernels import launch
+from fastce.kernels.threads import PARALLEL_ELEMENTS
 
 PARTS_A_THREAD = 4  # so that one thread that comes late does not hold up all
 
@@ -36,7 +36,7 @@ class Workers:
 
     def run(self, work: Callable[[slice], None], x: Array) -> None:
         """Call ``work`` for slices that make up the rows of ``x``, in no order; at once if that is not worth it."""
-        most = min(PARTS_A_THREAD * self.count, x.size // launch.PARALLEL_ELEMENTS)
+        most = min(PARTS_A_THREAD * self.count, x.size // PARALLEL_ELEMENTS)
         if self.count == 1 or most < 2 or len(x) < self.count:
             work(slice(0, len(x)))
         else:

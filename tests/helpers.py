@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.kernels.launch import PARALLEL_ELEMENTS
+from fastce.kernels.threads import PARALLEL_ELEMENTS
 from tests import ENVIRONMENT, reference
 
 ROOT = Path(__file__).parent.parent
@@ -28,8 +28,8 @@ SIZES = [HALF[0], *WIDE]  # bfloat16 differs from float16 in loads and stores al
 ROWS = [1, 7, 8, 9, 15, 16, 17, 33]
 NARROW = list(range(1, 41))
 WIDE_CLASSES = [47, 48, 49, 63, 64, 65, 511, 512, 513, 1023, 1024, 1025, 1535, 1536, 1537, 2047, 2048, 2049, 2600]
-# more than 24,576 elements: the parallel kernels
-PARALLEL = [(5003, 10), (1501, 33), (37, 1031), (1, 70001)]
+# enough elements for the parallel kernels
+PARALLEL = [(5003, 10), (1501, 33), (50, 1031), (1, 70001)]
 
 
 def name_of(value):
@@ -46,7 +46,7 @@ def in_parallel(shape):
 
 def large_batch(classes, parallel=True):
     """How many rows a large batch has, which the kernels take in parallel or, by choice, not."""
-    return 40_000 // classes + 40 if parallel else min(60, (PARALLEL_ELEMENTS - 1) // classes)
+    return 50_000 // classes + 40 if parallel else min(60, (PARALLEL_ELEMENTS - 1) // classes)
 
 
 def shapes_and_dtypes(shapes):

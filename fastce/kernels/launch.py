@@ -1,4 +1,4 @@
-"""The only place that decides: which regime a shape takes, and serial twin or parallel twin.
+"""The only place that decides which regime a shape takes; ``threads`` decides by how many threads.
 
 Regimes, by the shape of the array that arrives:
 
@@ -11,19 +11,17 @@ Regimes, by the shape of the array that arrives:
 The serial twin runs where threads would cost more than they bring, and where they would take
 the process down: in a child forked after threads had started, and, with Numba's workqueue
 layer, while there are other Python threads: one of them might be inside a parallel kernel, of
-this package or another.
+this package or another. Where the parallel twin may run, ``threads`` has it run by one thread
+while other programs use the cores.
 """
 
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba.np.ufunc import parallel
 
 from fastce.kernels import (
     bend,
@@ -43,9 +41,9 @@ from fastce.kernels.jit import Kernel
 from fastce.kernels.rows import CHUNK, chunk_length
 from fastce.kernels.short_rows import FEW, KEPT, VALUES
 from fastce.kernels.simd import has_avx512
+from fastce.kernels.threads import PARALLEL_ELEMENTS, run, started, threads
 from fastce.kernels.tiles import MAX_CLASSES
 
-PARALLEL_ELEMENTS = 3 << 13  # below, starting threads costs more than it brings
 ROWS_A_THREAD = 4  # fewer rows of very many classes are shared among the threads
 SPLIT_CLASSES = 2 * CHUNK  # are very many
 ROWS_TOGETHER = 16  # long rows that a thread takes at a time
@@ -69,48 +67,6 @@ class Op(NamedTuple):
 
 
 SOFT = Op(soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows)
-
-
-def threading_layer() -> str | None:
-    """Return the name of Numba's threading layer, None before threads have started."""
-    try:
-        return str(numba.threading_layer())
-    except ValueError:
-        return None
-
-
-class _Threads:
-    """Whether Numba's threads may be used now."""
-
-    def __init__(self) -> None:
-        self.forked = self.is_settled = self.is_workqueue = False
-        self.count: Callable[[], int] = numba.get_num_threads  # that a parallel kernel would have; starts them
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.after_fork)
-
-    def after_fork(self) -> None:
-        """Stay away from threads that the parent had, whoever started them, and the child has not."""
-        if threading_layer():
-            self.forked, self.count = True, lambda: 1
-
-    def _settle(self) -> None:
-        """Take note of what is settled now that threads have started."""
-        self.is_workqueue = threading_layer() == "workqueue"
-        # the same without the locks around starting them, which take longer than a small kernel
-        self.count = getattr(parallel, "_get_num_threads", self.count)
-        self.is_settled = True  # last: other Python threads may be here too
-
-    def may_serve(self, x: Array) -> bool:
-        """Tell whether the parallel twin is to run: where it brings more than it costs, and threads are to be had."""
-        if x.size < PARALLEL_ELEMENTS or self.count() == 1:
-            return False
-        if not self.is_settled:
-            self._settle()
-        # who is alone is alone until the kernel is done: nobody else is there to start a thread
-        return not self.is_workqueue or len(sys._current_frames()) == 1
-
-
-_threads = _Threads()
 
 
 def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None, fresh: bool = False) -> None:
@@ -196,7 +152,7 @@ def _computed(x: Array) -> np.dtype[Any]:
 
 def _is_split(x: Array) -> bool:
     """Tell whether rows are too few and too long to give the threads one each."""
-    return x.shape[1] >= SPLIT_CLASSES and x.ndim == 2 and len(x) < ROWS_A_THREAD * _threads.count()
+    return x.shape[1] >= SPLIT_CLASSES and x.ndim == 2 and len(x) < ROWS_A_THREAD * threads.count()
 
 
 def _chunk_count(x: Array) -> int:
@@ -297,7 +253,7 @@ def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None
     types of all. The first so many are the ``inputs`` that are shaped like ``out``.
     """
     x = args[0]
-    in_parallel = _threads.may_serve(x)
+    in_parallel = threads.may_serve(x)
     key = op.tiles, form, in_parallel, x.dtype, x.shape[1:]
     entry = _known.get(key)
     if entry is None:
@@ -306,9 +262,10 @@ def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None
         kernel, more = _driver(op, args, out, fresh, inputs)
         entry = kernel.entry(in_parallel, (*args, *more))
         if more:
-            return entry(*args, *more)
-        _known[key] = entry
-    return entry(*args)
+            args = *args, *more
+        else:
+            _known[key] = entry
+    return run(entry, args, x, fresh) if in_parallel else entry(*args)
 
 
 def _driver(
@@ -338,7 +295,7 @@ def _rows_together(x: Array) -> int:
 
 def _threads_for(x: Array) -> int:
     """Return how many threads a kernel has for an array; asking for those of small ones would start them."""
-    return _threads.count() if x.size >= PARALLEL_ELEMENTS else 1
+    return threads.count() if x.size >= PARALLEL_ELEMENTS else 1
 
 
 def _chosen(choice: bool) -> bool | None:
@@ -349,27 +306,30 @@ def _chosen(choice: bool) -> bool | None:
 def _panel(x: Array) -> int:
     """Return how many values wide the panels of ``x`` are: wide, and equally many for each thread."""
     values: int = -(-x.shape[2] // LANES[x.itemsize])
-    threads = _threads_for(x)
+    count = _threads_for(x)
     across = -(-values // PANEL)
-    while x.shape[0] * across % threads and across < values:
+    while x.shape[0] * across % count and across < values:
         across += 1
     return -(-values // across)
 
 
 def _launch(kernel: Kernel, *args: Any) -> Any:
     """Run a kernel that there is one of."""
-    return kernel(_threads.may_serve(args[0]), args)
+    x = args[0]
+    in_parallel = threads.may_serve(x)
+    entry = kernel.entry(in_parallel, args)
+    return run(entry, args, x) if in_parallel else entry(*args)
 
 
 def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
     """Return in words (regime, twin) of an array of this shape; ``itemsize`` is that computed in."""
     classes, lanes = shape[1], LANES[itemsize]
-    threads = started_threads() or numba.config.NUMBA_NUM_THREADS
+    count = started() or numba.config.NUMBA_NUM_THREADS
     if len(shape) == 3:
         regime = f"columns: the class axis is not last; panels of up to {PANEL * lanes} neighbouring samples"
     elif classes <= MAX_CLASSES:
         regime = f"tiles: at most {MAX_CLASSES} classes; {lanes} rows at a time, transposed in registers"
-    elif classes >= SPLIT_CLASSES and shape[0] < ROWS_A_THREAD * threads:
+    elif classes >= SPLIT_CLASSES and shape[0] < ROWS_A_THREAD * count:
         length = chunk_length.py_func(classes)
         regime = f"split: fewer than {ROWS_A_THREAD} rows a thread; chunks of {length} classes go to the threads"
     elif classes <= VALUES * lanes:
@@ -379,14 +339,9 @@ def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
     size = math.prod(shape)
     if size < PARALLEL_ELEMENTS:
         return regime, f"serial: {size} elements, fewer than {PARALLEL_ELEMENTS}"
-    if threads == 1:
-        return regime, "serial: forked after threads had started" if _threads.forked else "serial: one thread"
-    return regime, f"parallel: {threads} threads"
-
-
-def started_threads() -> int:
-    """Return how many threads kernels use, 0 while none was started."""
-    return _threads.count() if threading_layer() else 0
+    if count == 1:
+        return regime, "serial: forked after threads had started" if threads.forked else "serial: one thread"
+    return regime, f"parallel: {count} threads, or one while threads lose time"
 
 
 def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:
