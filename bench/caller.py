@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 Call = Callable[[], Any]
-WARM_UP = 0.004  # seconds
+WARM_UP, REST = 0.004, 0.02  # seconds, the last what threads need to come to rest
 ROOT = str(Path(__file__).parents[1])
 
 
@@ -57,6 +57,7 @@ def measure(call: Call, seconds: float) -> dict[str, float]:
     repeat(call, WARM_UP)
     stamps = np.array(repeat(call, seconds))
     times = np.diff(stamps)
+    time.sleep(REST)  # others take their turn next
     return {
         "calls": len(times),
         "seconds": stamps[-1] - stamps[0],

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ n = 0
 while True:
     n = (n + 1) % 1000003
 """
+PATIENCE = 180.0  # seconds for one answer; the first one includes compiling
 POLICIES = ("OMP_", "GOMP_", "KMP_", "NUMBA_NUM", "NUMBA_THREADING")  # variables that would decide what is measured
 
 
@@ -76,9 +78,12 @@ class Caller:
         self.process.stdin.flush()
 
     def hear(self) -> Any:
-        """Return the answer to what was said."""
+        """Return the answer to what was said; wait for it, but not for ever."""
         assert self.process.stdout
+        watch = threading.Timer(PATIENCE, self.process.kill)
+        watch.start()
         line = self.process.stdout.readline()
+        watch.cancel()
         if not line:
             raise RuntimeError(f"the process of {self.name} ended with status {self.process.wait()}")
         return json.loads(line)
