@@ -13,12 +13,12 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from bench import full, linear, report, scoreboard, tables
-from bench.cases import BATCHES, CLASSES, MAX_ELEMENTS, OPS, TRAINING_BATCHES, VJPS, Plan
+from bench import busy_stage, full, linear, report, scoreboard, tables
+from bench.cases import BATCHES, CLASSES, LOSS_GRAD, MAX_ELEMENTS, OPS, TRAINING_BATCHES, VJPS, Plan
 from bench.contenders import CONTENDERS, LIMIT, STANDARD, missing
 from bench.progress import Display
-from bench.results import collect
-from bench.runner import Runner
+from bench.results import Row, collect
+from bench.runner import Notes, Runner
 
 HERE = Path(__file__).parent
 SMOKE = {"batches": (1, 64), "classes": (10, 1000), "rounds": (3, 3), "epochs": 3, "smoke": True}
@@ -59,6 +59,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--max-elements", type=positive, default=MAX_ELEMENTS, help="no larger logits (67 million)")
     parser.add_argument("--no-training", action="store_true", help="without the training loop")
+    parser.add_argument("--no-busy", action="store_true", help="without loss+grad beside a busy process a core")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, all machinery, about 20 s")
     parser.add_argument(
         "--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; 50 minutes"
@@ -99,6 +100,15 @@ def play(plan: Plan, folder: Path, console: Console):
         return runner.run(display.tell)
 
 
+def play_busy(plan: Plan, notes: Notes, console: Console) -> list[Row]:
+    """Measure loss and gradient beside busy processes."""
+    names = tuple(name for name in busy_stage.CONTENDERS if name in plan.contenders and LOSS_GRAD in plan.ops)
+    if not names:
+        return []
+    with Display(console) as display:
+        return busy_stage.play(names, plan.threads, plan.smoke, notes, display.tell)
+
+
 def play_full(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """Play what is left of the full run, then put all together."""
     kept = options.out / ("full-smoke" if options.smoke else "full")
@@ -122,7 +132,9 @@ def play_standard(options: argparse.Namespace, console: Console) -> dict[str, An
     plan = make_plan(options)
     busy = psutil.cpu_percent(1.0)
     notes = play(plan, raw, console)
-    return collect(plan, raw, notes, {"busy_before": busy, "seconds": time.monotonic() - start})
+    rows = [] if options.no_busy else play_busy(plan, notes, console)
+    facts = {"busy_before": busy, "seconds": time.monotonic() - start}
+    return collect(plan, raw, notes, facts) | {"busy": rows}
 
 
 def main() -> int:

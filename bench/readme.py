@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import linear_report, scoreboard, tables
+from bench import busy_stage, linear_report, scoreboard, tables
 from bench.linear import MAIN
 from bench.report import facts_line
 
@@ -37,6 +37,7 @@ def section(run: dict[str, Any]) -> str:
         "A two-layer NumPy network on scikit-learn's digits, trained with each loss:",
         "",
         _untitled(tables.training_table(run)),
+        *busy_stage.readme_lines(run.get("busy", [])),
         f"Measured by `make bench`, reported in full in [bench/results/report.md](bench/results/report.md): "
         f"{facts_line(run)}",
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import plots, results, tables
+from bench import busy_stage, plots, results, tables
 
 METHOD = """\
 Each contender runs in a process of its own, with the same number of threads, and they take turns: one round of the
@@ -39,6 +39,7 @@ def busy_line(run: dict[str, Any]) -> str:
 
 def all_tables(run: dict[str, Any]) -> list[tables.Table]:
     found = [*tables.speed_tables(run), tables.share_table(run), tables.limits_table(run), tables.training_table(run)]
+    found.append(busy_stage.table(run.get("busy", [])))
     return [table for table in found if table.rows]
 
 
