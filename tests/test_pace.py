@@ -50,7 +50,7 @@ def test_stalls(monkeypatch, single, stall):
 
 @pytest.mark.parametrize("single", [28e-6, 343e-6, 5e-3, 0.1])
 def test_a_lasting_small_loss(monkeypatch, single):
-    """As of threads that have to be woken up: no call is suspicious, and all together still cost more than one thread."""
+    """As of threads that have to be woken up for each call: none is suspicious, and all together cost too much."""
     machine = Machine(monkeypatch, single, lambda now: 1.3 * single)
     machine.run(200 * single)
     machine.run(0.5)
