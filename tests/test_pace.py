@@ -99,6 +99,16 @@ def test_threads_come_back(monkeypatch):
     assert alone < 0.02
 
 
+def test_what_was_saved_is_not_lost(monkeypatch):
+    """After hours of quiet, stalls are noticed as soon as after seconds."""
+    busy = False
+    machine = Machine(monkeypatch, 500e-6, lambda now: 8e-3 if busy else 250e-6)
+    machine.run(60.0)
+    busy = True
+    mean, _ = machine.run(1.5)
+    assert mean < 1.1 * 500e-6
+
+
 def test_a_stopped_process(monkeypatch):
     """An hour in a debugger, or stopped by a signal, is no hour's stall."""
     stop = [3600.0]

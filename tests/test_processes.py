@@ -167,6 +167,24 @@ def test_python_threads(layer):
     assert run(THREADS, layer) == layer
 
 
+ALONE = """
+x = np.random.default_rng(0).standard_normal((64, 1000), np.float32)
+expected = fastce.softmax(x).tobytes()
+for pace in kernel_threads._paces.values():
+    pace.saved = -1.0
+assert fastce.softmax(x).tobytes() == expected
+assert all(pace.single > 0.0 for pace in kernel_threads._paces.values())
+assert numba.get_num_threads() == 2
+print(numba.threading_layer())
+"""
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_parallel_kernel_run_by_one_thread(layer):
+    """As it is while threads lose time: with the same bits, and the caller's number of threads afterwards."""
+    assert run(f"from fastce.kernels import threads as kernel_threads\n{ALONE}", layer) == layer
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_python_threads_beside_another_librarys_kernels(layer):
     """Under workqueue it has to be one thread: two would end the process without fastce.
