@@ -2,8 +2,9 @@
 
 from llvmlite import ir
 
-from fastce.kernels.simd import BFLOAT16, BYTES, FLOAT16, I32, call, has_bfloat16, llvm_type
+from fastce.kernels.simd import BFLOAT16, BYTES, FLOAT16, I32, call, has_avx512, has_bfloat16, llvm_type
 
+_NEAREST = 8  # rounding of vcvtps2ph, to even, without exceptions
 _SUBNORMAL = 0x20  # among the classes of llvm.x86.avx512.fpclass
 
 
@@ -48,13 +49,23 @@ def from_memory(builder, raw, dtype):
 
 def to_memory(builder, value, dtype):
     """Round to what memory holds, to nearest even; NaN stays NaN."""
+    is_value = isinstance(value.type, ir.VectorType) and value.type.count * 4 == BYTES
     if dtype == FLOAT16:
+        if is_value and has_avx512():
+            return _to_float16(builder, value)
         half = builder.fptrunc(value, _like(value.type, ir.HalfType()))
         return builder.bitcast(half, _like(value.type, ir.IntType(16)))
     if dtype == BFLOAT16:
-        is_value = isinstance(value.type, ir.VectorType) and value.type.count * 4 == BYTES
         return (_to_bfloat16 if is_value and has_bfloat16() else _to_bfloat16_by_bits)(builder, value)
     return value
+
+
+def _to_float16(builder, value):
+    """Round to integers at once: LLVM would store vectors of half type, and knows no such store past the caches."""
+    lanes = value.type.count
+    halves, mask = ir.VectorType(ir.IntType(16), lanes), ir.IntType(lanes)
+    arguments = [value, ir.Constant(I32, _NEAREST), ir.Constant(halves, [0] * lanes), ir.Constant(mask, -1)]
+    return call(builder, "llvm.x86.avx512.mask.vcvtps2ph.512", halves, arguments)
 
 
 def _to_bfloat16(builder, value):
