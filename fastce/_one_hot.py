@@ -22,7 +22,7 @@ def one_hot_labels(target: Array, axis: int) -> Array:
     for start, stop, index in boxes(lead, max(BLOCK_ELEMENTS // max(classes, 1), 1)):
         # a copy, so that what is checked is what is used, whoever writes to the target meanwhile
         block = np.array(rows[index], order="C").reshape(stop - start, classes)
-        places = np.flatnonzero(block)
+        places = np.flatnonzero(block != 0)  # of booleans: several times as fast as of integers
         found = places - np.arange(0, block.size, classes) if len(places) == len(block) else places[:0]
         is_in_place = len(found) > 0 and found.min() >= 0 and found.max() < classes
         if not is_in_place or not np.all(block.reshape(-1)[places] == 1):
