@@ -318,15 +318,6 @@ def _sums_and_next_maxima(p, classes, top, tops, q, ahead, next_tops):
 
 
 @inline
-def next_of(target, ignore_index, i, stop):
-    """Return the first row from ``i`` on whose target is not ``ignore_index``, or ``stop``; ``target`` may be None."""
-    if target is not None:
-        while i < stop and target[i] == ignore_index:
-            i += 1
-    return i
-
-
-@inline
 def look_at(x, i, stop, tops, chunked):
     """Return the maximum of row ``i``, and leave those of its blocks in ``tops``, before the first of `stats_of`."""
     if chunked is None and i < stop:

@@ -53,7 +53,7 @@ def softmax_short_rows(x, lse, probs, logs):
         start = b * per_block
         n = min(per_block, count - start)
         exps = scratch(x, KEPT)
-        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), goal, None, 0, None, None)
+        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), goal, None, None, None)
         if lse is not None:
             store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
         if probs is not None:
