@@ -201,7 +201,7 @@ def hard_rows(
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(kept, b)
         following, next_label = next_kept(target, start, stop, ignore_index, classes)
         next_top = rows.no_class(x)
         if found is None or loss is not None:

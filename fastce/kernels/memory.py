@@ -31,6 +31,8 @@ from fastce.kernels.simd import (
     value_type,
 )
 
+MAX_STACK = 1 << 16
+
 
 @intrinsic
 def row(typingctx, x, i):
@@ -109,7 +111,8 @@ def offset(typingctx, p, k):
 def scratch(typingctx, like, values):
     """Reserve uninitialised stack memory for a literal number of values.
 
-    It lives until the function that asked for it returns.
+    It lives until the function that asked for it returns. A kernel and its blocks together take at most
+    `MAX_STACK` bytes: callers may have threads of little stack. What needs more comes from the caller.
     """
     simd = value_type(like)
     if not isinstance(values, types.IntegerLiteral):
@@ -359,7 +362,7 @@ def store_one(typingctx, p, k, scalar):
 
 @intrinsic
 def load_labels(typingctx, p, n, fill, like):
-    """Load ``n`` int64 labels for the lanes of ``like``; ``fill`` in the other lanes. Kernels call `samples.labels_at`."""
+    """Load ``n`` int64 labels for the lanes of ``like``, for `samples.labels_at`; ``fill`` in the other lanes."""
     simd = Simd(types.int64, value_type(like).lanes)
 
     def codegen(context, builder, sig, args):

@@ -62,7 +62,7 @@ def soft_rows(
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(kept, b)
         next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
             exps = rows.exponentials(kept, wide, grad, i)
