@@ -189,13 +189,13 @@ class _Focal(Problem):
     def _fill(
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
     ) -> tuple[float, float]:
-        assert loss is not None
+        assert loss is not None and self.labels is not None
         if self.gamma == 0.0:
             return super()._fill(loss, grad, scale, upstream)
+        self._own_labels()
         kept = self._kept()
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
-        assert self.labels is not None
         labels = self.labels.reshape(self.shape)
         plain = Problem(self.logits, labels, self.axis, None, None, self.ignore_index, 0.0, "none")
         if grad is not None:

@@ -140,6 +140,7 @@ class _FromProbs(Problem):
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
     ) -> tuple[float, float]:
         assert loss is not None
+        self._own_labels()
         kept = self._kept()
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
@@ -178,7 +179,7 @@ class _FromProbs(Problem):
         labels = self.labels
         assert labels is not None
         kept = labels != self.ignore_index
-        safe = np.where(kept, labels, 0)
+        safe = labels if kept.all() else np.where(kept, labels, 0)
         shares = np.ones_like(loss) if self.weight is None else self.weight[safe]
         places = np.expand_dims(safe.reshape(self.shape), self.axis)
         picked = np.take_along_axis(self.logits, places, self.axis).reshape(-1).astype(self.dtype)

@@ -113,7 +113,7 @@ class LinearProblem:
     ) -> Any:
         """Return the reduced loss; write the gradients where arrays for them are given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.target.shape, self.dtype)
-        labels = self.labels
+        labels = self.labels.copy()  # another thread may change the caller's
         kept = self._kept(labels)
         denominator = kept if self.normalizer is None else self.normalizer
         if self.reduction == "mean":
