@@ -2,6 +2,9 @@
 #
 #   make test [ARGS="-k softmax"]     the tests, with coverage of the public layer
 #   make test-oldest                  the tests with the oldest numpy and numba that are supported
+#   make bits [ARGS="--only softmax"] digests of all functions in portable mode, here and as AVX2 code
+#   make test-arm64                   a part of the tests on an emulated 64-bit ARM; needs Debian, qemu-user-static
+#   make test-arm64-smoke             a small part of those
 #   make try-wheel                    builds the wheel and tries it in an environment with nothing else
 #   make try-sdist                    builds the source distribution, and runs tests from it unpacked
 #   make fuzz [ARGS="--seconds 600"]  random calls against the oracle
@@ -20,9 +23,11 @@ READY = $(VENV)/.ready
 OLDEST = .venv-oldest
 WHEEL = .venv-wheel
 SDIST = .venv-sdist
+ARM = .venv-arm64
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
-.PHONY: test test-oldest try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke readme lint types clean
+.PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke
+.PHONY: readme lint types clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -40,6 +45,20 @@ $(OLDEST)/.ready: pyproject.toml
 
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
+
+bits: $(READY)
+	FASTCE_PORTABLE=1 $(BIN)/python -m tests.bits_digest $(ARGS)
+	FASTCE_PORTABLE=1 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= $(BIN)/python -m tests.bits_digest $(ARGS)
+
+$(ARM)/.ready: tools/arm64.sh
+	PYTHON=$(PYTHON) bash tools/arm64.sh $(ARM)
+	touch $@
+
+test-arm64: $(ARM)/.ready
+	$(ARM)/python -m pytest -q -p no:cacheprovider $(ARM_TESTS) $(ARGS)
+
+test-arm64-smoke: $(ARM)/.ready
+	$(ARM)/python -m pytest -q -p no:cacheprovider $(ARM_SMOKE) $(ARGS)
 
 try-wheel:
 	rm -rf $(WHEEL)
@@ -82,5 +101,5 @@ types: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
+	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) $(ARM) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fastce._arrays import as_dtype, as_integers, as_real, normalize_axis, rule
 from fastce.kernels import launch
 from fastce.kernels.jit import cache_place
+from fastce.kernels.simd import PORTABLE
 from fastce.kernels.threads import given_up, started, threading_layer
 
 _VECTORS = {"avx512f": "512 bits (AVX-512)", "avx2": "256 bits (AVX2)", "avx": "256 bits (AVX)", "sve": "SVE"}
@@ -64,6 +65,7 @@ def _machine() -> list[tuple[str, str]]:
         ("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
         ("processor", numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()),
         ("vectors", _vectors()),
+        ("bits", _bits()),
         ("threads", _threads()),
         ("threading layer", _layer()),
         ("kernel cache", cache_place() or "none: no writable place; NUMBA_CACHE_DIR names one"),
@@ -77,6 +79,12 @@ def _vectors() -> str:
     else:
         has = {f"+{name}" for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
     return next((text for name, text in _VECTORS.items() if f"+{name}" in has), "128 bits")
+
+
+def _bits() -> str:
+    if PORTABLE:
+        return "portable: the same on every processor with fused multiply-add"
+    return "those of this kind of processor; FASTCE_PORTABLE=1 before the import: the same on every one"
 
 
 def _threads() -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._arrays import Array, as_index, as_real, normalize_axis
+from fastce._elementary import exp
 from fastce._score import Score, among_first, as_top_k, score
 from fastce._targets import check_target, mean
 
@@ -72,7 +73,7 @@ class _Sums:
         """Return the means; those of nothing are NaN."""
         loss = mean(self.loss, self.count)
         with np.errstate(all="ignore"):
-            perplexity = float(np.exp(loss))
+            perplexity = float(exp(loss))
         accuracies = mean(self.correct, self.count), mean(self.among_first, self.count)
         return Evaluation(self.count, loss, perplexity, *accuracies, mean(self.entropy, self.count))
 

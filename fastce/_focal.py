@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastce._arrays import Array, cast_to
 from fastce._cross_entropy import LossAndGrad
+from fastce._elementary import expm1, power
 from fastce._problem import Problem
 from fastce._targets import Reduction, as_number, as_weights, mean
 from fastce.kernels import launch
@@ -203,7 +204,7 @@ class _Focal(Problem):
         plain._fill(loss, None, 1.0, None)
         entropy = loss.astype(np.float64)
         with np.errstate(all="ignore"):
-            factor = np.power(-np.expm1(-entropy), self.gamma) * self._class_weights()
+            factor = power(-expm1(-entropy), self.gamma) * self._class_weights()
             if self.sample_weight is not None:
                 factor *= self.sample_weight
             loss[:] = factor * entropy
@@ -216,5 +217,5 @@ class _Focal(Problem):
 
 def _ratio(x: Array) -> Array:
     """Return x / (exp(x) - 1) for x >= 0: 1 at 0, 0 at infinity."""
-    result: Array = np.where(x == 0.0, 1.0, np.where(x == np.inf, 0.0, x / np.expm1(x)))
+    result: Array = np.where(x == 0.0, 1.0, np.where(x == np.inf, 0.0, x / expm1(x)))
     return result

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fastce._arrays import Array, Block, staged
 from fastce._cross_entropy import LossAndGrad
+from fastce._elementary import dots, log
 from fastce._problem import Problem
 from fastce._targets import Reduction, mean
 from fastce.kernels import launch
@@ -164,7 +165,7 @@ class _FromProbs(Problem):
             part = slice(block.start, block.stop)
             shares = self._shares(block)
             probs = np.maximum(block.inputs[0], np.finfo(self.dtype).tiny)
-            loss[part] = weight[part] * -np.einsum("ij,ij->i", shares, np.log(probs), dtype=np.float64)
+            loss[part] = weight[part] * -dots(shares, log(probs))
             if block.out is not None:
                 np.divide(shares, probs, out=block.out)
                 np.multiply(block.out, -slope[part, None], out=block.out)
@@ -184,7 +185,7 @@ class _FromProbs(Problem):
         places = np.expand_dims(safe.reshape(self.shape), self.axis)
         picked = np.take_along_axis(self.logits, places, self.axis).reshape(-1).astype(self.dtype)
         picked = np.maximum(picked, np.finfo(self.dtype).tiny)
-        loss[:] = np.where(kept, -weight * shares * np.log(picked), 0.0)
+        loss[:] = np.where(kept, -weight * shares * log(picked), 0.0)
         if grad is not None:
             values = np.where(kept, -slope * shares / picked, 0.0).reshape(places.shape)
             grad.fill(0.0)

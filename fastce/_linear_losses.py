@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastce._arrays import STAGED_ELEMENTS, Array
+from fastce._elementary import exp, log1p
 from fastce._linear_layer import Backward, Layer
 from fastce._workers import Workers, parts
 from fastce.kernels import launch
@@ -147,14 +148,14 @@ class Merged:
         """Merge maxima and rests as ``kernels.rows.merge`` does."""
         rest[top == -np.inf] = 0.0  # NaN, which it is of a row of nothing else only
         higher = np.maximum(self.top, top)
-        fade, other = (np.where(t == higher, 1.0, np.exp(t - higher)) for t in (self.top, top))
+        fade, other = (np.where(t == higher, 1.0, exp(t - higher)) for t in (self.top, top))
         lower = np.where(self.top >= top, (rest + 1.0) * other + self.rest, (self.rest + 1.0) * fade + rest)
         self.top, self.rest = higher, lower
 
     def losses(self) -> Array:
         """Return the losses, once all tiles are there: `hard_rows` has the formula."""
         self.rest[self.top == -np.inf] = np.nan
-        log_sum = np.log1p(self.rest)
+        log_sum: Array = log1p(self.rest)
         lse = self.top + log_sum
         loss = self.label_weight * ((self.top - self.at_label) + log_sum)
         if self.terms.smoothing is not None:
@@ -165,14 +166,14 @@ class Merged:
     def gradients(self) -> tuple[Array, Array]:
         """Return what exponentials are multiplied by, and the gradients at the labels."""
         keep, spread, spread_total = self.terms.smoothing or (1.0, 0.0, 0.0)
-        of_lse = 2.0 * self.terms.z_loss * (self.top + np.log1p(self.rest))
+        of_lse = 2.0 * self.terms.z_loss * (self.top + log1p(self.rest))
         amount = self.label_weight * keep + spread_total + of_lse
         at_target = self.label_weight * (keep + spread)
         others = spread_total - self.label_weight * spread + of_lse
         factor = amount / (self.rest + 1.0)
         # where both are nearer to all than to nothing, what they lack is compared
         near = (self.at_label == self.top) & (self.rest < 1.0) & (at_target + at_target > amount)
-        far = np.exp(self.at_label - self.top) * factor - at_target
+        far = exp(self.at_label - self.top) * factor - at_target
         return factor * self.slope, np.where(near, others - factor * self.rest, far) * self.slope
 
     def write_gradient(self, x: Array, classes: slice, factor: Array, at_label: Array, workers: Workers) -> None:

@@ -26,6 +26,7 @@ from fastce._arrays import (
     staged_bits,
     without_axis,
 )
+from fastce._elementary import log1p
 from fastce._targets import (
     as_bend,
     as_ignore_index,
@@ -169,7 +170,7 @@ class Problem:
         assert self.found is not None
         top, rest = self.found
         with np.errstate(all="ignore"):
-            lse = np.asarray(top + np.log1p(rest)).reshape(self.shape)
+            lse = np.asarray(top + log1p(rest)).reshape(self.shape)
         if self.mask is not None:  # such samples have zeros for logits
             unseen = ~self.mask.any(axis=self.axis)
             if self.labels is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._arrays import Array, as_real, cast_to, result_like, row_blocks, share_memory, staged
+from fastce._elementary import dots
 from fastce._problem import Problem
 from fastce._targets import Reduction, as_number, mean, raise_label
 from fastce.kernels import launch
@@ -271,6 +272,5 @@ class _Product(Problem):
             return amounts
         weight = np.ones(self.logits.shape[self.axis]) if self.weight is None else self.weight
         for block in staged(self.axis, self.dtype, (self.target,), None):
-            sums = np.einsum("ij,j->i", block.inputs[0], weight, dtype=np.float64, casting="unsafe")
-            amounts[block.start : block.stop] = sums
+            amounts[block.start : block.stop] = dots(block.inputs[0], weight)
         return amounts

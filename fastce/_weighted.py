@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._arrays import Array, as_mask, as_real, check_out, normalize_axes, rows_of, rule, staged
+from fastce._elementary import exp, log, log1p
 
 
 def weighted_logsumexp(
@@ -72,13 +73,13 @@ def _rows(x: Array, w: Array) -> tuple[Array, Array]:
         at_top = x == top[:, np.newaxis]
         main = np.where(at_top & (w != 0.0), w, 0.0).sum(axis=1, dtype=np.float64)
         np.subtract(x, shift[:, np.newaxis], out=x)
-        np.exp(x, out=x)
+        exp(x, out=x)
         np.multiply(x, w, out=x)
         infinite = top == np.inf
         np.copyto(x, 0.0, where=at_top | (w == 0.0))
         rest = x.sum(axis=1, dtype=np.float64)
         total = main + rest
-        size = np.where(main == 0.0, np.log(np.abs(rest)), np.log(np.abs(main)) + np.log1p(_ratio(main, rest)))
+        size = np.where(main == 0.0, log(np.abs(rest)), log(np.abs(main)) + log1p(_ratio(main, rest)))
         lse = np.where(infinite, np.where(main == 0.0, np.nan, np.inf), shift + size)
         nothing = top == -np.inf
         lse = np.where(nothing, -np.inf, lse)

@@ -2,7 +2,17 @@
 
 from llvmlite import ir
 
-from fastce.kernels.simd import BFLOAT16, BYTES, FLOAT16, I32, call, has_avx512, has_bfloat16, llvm_type
+from fastce.kernels.simd import (
+    BFLOAT16,
+    BYTES,
+    FLOAT16,
+    I32,
+    call,
+    has_avx512,
+    has_bfloat16,
+    has_float16,
+    llvm_type,
+)
 
 _NEAREST = 8  # rounding of vcvtps2ph, to even, without exceptions
 _SUBNORMAL = 0x20  # among the classes of llvm.x86.avx512.fpclass
@@ -39,6 +49,8 @@ def _like(example, scalar):
 def from_memory(builder, raw, dtype):
     """Bring what memory holds to what is computed with; scalars and vectors."""
     if dtype == FLOAT16:
+        if not has_float16():
+            return _from_float16_by_bits(builder, raw)
         half = builder.bitcast(raw, _like(raw.type, ir.HalfType()))
         return builder.fpext(half, _like(raw.type, ir.FloatType()))
     if dtype == BFLOAT16:
@@ -53,6 +65,8 @@ def to_memory(builder, value, dtype):
     if dtype == FLOAT16:
         if is_value and has_avx512():
             return _to_float16(builder, value)
+        if not has_float16():
+            return _to_float16_by_bits(builder, value)
         half = builder.fptrunc(value, _like(value.type, ir.HalfType()))
         return builder.bitcast(half, _like(value.type, ir.IntType(16)))
     if dtype == BFLOAT16:
@@ -66,6 +80,45 @@ def _to_float16(builder, value):
     halves, mask = ir.VectorType(ir.IntType(16), lanes), ir.IntType(lanes)
     arguments = [value, ir.Constant(I32, _NEAREST), ir.Constant(halves, [0] * lanes), ir.Constant(mask, -1)]
     return call(builder, "llvm.x86.avx512.mask.vcvtps2ph.512", halves, arguments)
+
+
+def _from_float16_by_bits(builder, raw):
+    wide, floats = _like(raw.type, I32), _like(raw.type, ir.FloatType())
+    bits = builder.zext(raw, wide)
+    magnitude = builder.shl(builder.and_(bits, constant(wide, 0x7FFF)), constant(wide, 13))
+    normal = builder.add(magnitude, constant(wide, (127 - 15) << 23))
+    infinite = builder.add(magnitude, constant(wide, (255 - 31) << 23))  # or NaN
+    # digits behind the leading 1 of 2**-14, which is taken off again
+    tiny = builder.bitcast(builder.add(magnitude, constant(wide, (127 - 14) << 23)), floats)
+    tiny = builder.bitcast(builder.fsub(tiny, constant(floats, 2.0**-14)), wide)
+    result = builder.select(
+        builder.icmp_unsigned(">=", magnitude, constant(wide, 31 << 23)),
+        infinite,
+        builder.select(builder.icmp_unsigned("<", magnitude, constant(wide, 1 << 23)), tiny, normal),
+    )
+    sign = builder.shl(builder.and_(bits, constant(wide, 0x8000)), constant(wide, 16))
+    return builder.bitcast(builder.or_(result, sign), floats)
+
+
+def _to_float16_by_bits(builder, value):
+    wide = _like(value.type, I32)
+    bits = builder.bitcast(value, wide)
+    magnitude = builder.and_(bits, constant(wide, 0x7FFFFFFF))
+    odd = builder.and_(builder.lshr(magnitude, constant(wide, 13)), constant(wide, 1))
+    rounded = builder.add(builder.sub(magnitude, constant(wide, (127 - 15) << 23)), constant(wide, 0xFFF))
+    normal = builder.lshr(builder.add(rounded, odd), constant(wide, 13))  # what is carried over may make it infinite
+    # the last digit of 1/2 is worth as much as that of subnormal numbers
+    tiny = builder.fadd(builder.bitcast(magnitude, value.type), constant(value.type, 0.5))
+    tiny = builder.sub(builder.bitcast(tiny, wide), constant(wide, 126 << 23))
+    beyond = builder.icmp_unsigned(">", magnitude, constant(wide, 0xFF << 23))
+    infinite = builder.select(beyond, constant(wide, 0x7E00), constant(wide, 0x7C00))
+    result = builder.select(
+        builder.icmp_unsigned(">=", magnitude, constant(wide, (127 + 16) << 23)),
+        infinite,
+        builder.select(builder.icmp_unsigned("<", magnitude, constant(wide, (127 - 14) << 23)), tiny, normal),
+    )
+    sign = builder.and_(builder.lshr(bits, constant(wide, 16)), constant(wide, 0x8000))
+    return builder.trunc(builder.or_(result, sign), _like(value.type, ir.IntType(16)))
 
 
 def _to_bfloat16(builder, value):

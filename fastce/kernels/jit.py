@@ -33,6 +33,7 @@ from numba.core.runtime import rtsys
 from numba.extending import overload
 
 from fastce.kernels.assembly import assembled
+from fastce.kernels.simd import PORTABLE
 
 # Python's ZeroDivisionError would put a branch behind every division. fastmath stays off:
 # it breaks NaN, infinities and the range reduction of exp.
@@ -157,7 +158,7 @@ class Kernel:
         source = self.function
         # the cache tells functions apart by their qualified names, not by their flags
         copy = python_types.FunctionType(source.__code__, source.__globals__, source.__name__)
-        copy.__qualname__ = f"{source.__qualname__}_{name}"
+        copy.__qualname__ = f"{source.__qualname__}_{name}" + ("_portable" if PORTABLE else "")
         copy.__module__ = source.__module__
         dispatcher = numba.njit(parallel=parallel, no_cfunc_wrapper=True, **_FLAGS)(copy)
         try:

@@ -38,7 +38,7 @@ from fastce.kernels.simd import (
     where,
 )
 from fastce.kernels.tiles import MAX_CLASSES
-from fastce.kernels.vecmath import exp, log1p
+from fastce.kernels.vecmath import exp, exp_one, log1p
 
 NEAR = 1.0  # |t| up to which the series of exp(t) - 1 - t is used; beyond, it loses at most 3 bits
 # Taylor's, highest power first, as far as 2 / (k + 2)! counts beside 1
@@ -80,7 +80,7 @@ def _stats(p, classes, beta):
         stop = min(start + VALUES * width, classes)
         higher = _greatest(p, start, stop)
         if higher > top:
-            rest = (rest + ones) * math.exp(beta * (np.float64(top) - np.float64(higher)))
+            rest = (rest + ones) * exp_one(beta * (np.float64(top) - np.float64(higher)))
             ones, top = 0.0, higher
         shift = full(p, top if top > -np.inf else 0.0)
         total = full(p, 0.0)

@@ -40,7 +40,7 @@ from fastce.kernels.columns import PANEL
 from fastce.kernels.jit import Kernel
 from fastce.kernels.rows import CHUNK, chunk_length
 from fastce.kernels.short_rows import FEW, KEPT, VALUES
-from fastce.kernels.simd import has_avx512
+from fastce.kernels.simd import has_bits_of_its_own
 from fastce.kernels.threads import PARALLEL_ELEMENTS, run, started, threads
 from fastce.kernels.tiles import MAX_CLASSES
 
@@ -215,7 +215,7 @@ def _is_narrow(y: Array) -> bool:
     classes, lanes = y.shape[1], LANES[y.itemsize]
     if y.ndim == 3 or classes > MAX_CLASSES:
         return False
-    return 4 * classes <= lanes or (classes % lanes != 0 and not has_avx512())
+    return 4 * classes <= lanes or (classes % lanes != 0 and not has_bits_of_its_own())
 
 
 def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, fresh: bool) -> bool:

@@ -4,8 +4,6 @@ A row is a pointer to its first class and their number. Tails shorter than a val
 masked, so that every class goes through the same lanes whatever the row's length.
 """
 
-import math
-
 import numpy as np
 from numba import types
 
@@ -42,7 +40,7 @@ from fastce.kernels.simd import (
     where,
     widen,
 )
-from fastce.kernels.vecmath import exp, two_sum
+from fastce.kernels.vecmath import exp, exp_one, two_sum
 
 VALUES = 32  # whose terms are added in the logits' precision
 BLOCK = 64  # values of which the maximum is known before their exponentials are added, in sums of `TERMS`
@@ -147,7 +145,7 @@ def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
 def _raise(top, higher, rest, ones):
     """Move (rest, ones) from the maximum ``top`` to one that may be higher."""
     if higher > top:
-        return (rest + ones) * math.exp(np.float64(top) - np.float64(higher)), 0.0
+        return (rest + ones) * exp_one(np.float64(top) - np.float64(higher)), 0.0
     return rest, ones
 
 
@@ -189,7 +187,7 @@ def chunk_stats(p, start, stop, q, tops):
         lost += rounded
         ones += block_ones
         if next_top > top:
-            fade = math.exp(np.float64(top) - np.float64(next_top))
+            fade = exp_one(np.float64(top) - np.float64(next_top))
             rest, lost, ones, top = (rest + ones) * fade, lost * fade, 0.0, next_top
         start += size
     if ahead:

@@ -54,7 +54,7 @@ from fastce.kernels.simd import (
 )
 from fastce.kernels.squares import max_rows, sum_rows
 from fastce.kernels.tiles import MAX_CLASSES
-from fastce.kernels.vecmath import exp, log1p, two_sum
+from fastce.kernels.vecmath import exp, exp_one, log1p, two_sum
 
 LOWEST = -1000.0  # exp is 0 from here down, and 0 times this is 0, as it is not of -inf
 
@@ -340,7 +340,7 @@ def _rescale(total, gaps, step):
     """Move the sum of exponentials and ``gaps`` to a maximum higher by ``-step``."""
     if step < LOWEST:  # the product with it may be infinite
         return total * 0.0, 0.0  # NaN stays
-    fade = math.exp(step)
+    fade = exp_one(step)
     return total * fade, (gaps - step * total) * fade
 
 

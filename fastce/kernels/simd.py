@@ -16,7 +16,9 @@ Rules of the type:
 
 import functools
 import operator
+import os
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -30,6 +32,8 @@ from numba.extending import (
 )
 
 BYTES = 64  # of one value; LLVM splits it where registers are narrower
+# whether results are to have the bits that they have on every processor; fixed once the first kernel is there
+PORTABLE = os.environ.get("FASTCE_PORTABLE", "0") not in ("", "0")
 
 IR = {
     types.boolean: ir.IntType(1),
@@ -89,9 +93,11 @@ def llvm_type(simd):
 
 
 def value_type(like):
-    """Return the Simd type of a value, or of what a pointer or an array holds."""
+    """Return the Simd type of a value, of a scalar, or of what a pointer or an array holds."""
     if isinstance(like, Simd):
         return like
+    if isinstance(like, types.Number):
+        return Simd(like, lanes_of(like))
     element = _COMPUTED.get(like.dtype, like.dtype)
     return Simd(element, lanes_of(element))
 
@@ -145,9 +151,34 @@ def has_avx512():
     return _has("avx512f")
 
 
+def has_bits_of_its_own() -> bool:
+    """Return whether code is chosen whose results differ in their last bits from those of other processors."""
+    return has_avx512() and not PORTABLE
+
+
 def has_bfloat16():
     """Return whether the machine rounds to bfloat16 in an instruction."""
     return _has("avx512bf16")
+
+
+@functools.cache
+def has_float16():
+    """Return whether the machine converts float16 in an instruction.
+
+    Elsewhere the compiler calls functions that not every process has, or that pass float16 in other registers. The
+    machine code of a conversion tells, where lists of features may be empty.
+    """
+    module = ir.Module()
+    half = ir.HalfType()
+    for name, given, result in (("widen", half, ir.FloatType()), ("round", ir.FloatType(), half)):
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [given.as_pointer(), result.as_pointer()]), name)
+        builder = ir.IRBuilder(function.append_basic_block())
+        convert = builder.fpext if name == "widen" else builder.fptrunc
+        builder.store(convert(builder.load(function.args[0]), result), function.args[1])
+        builder.ret_void()
+    triple, processor, features = cpu_target.target_context.codegen().magic_tuple()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=processor, features=features)
+    return "hf2" not in machine.emit_assembly(llvm.parse_assembly(str(module)))  # __extendhfsf2, __truncsfhf2
 
 
 def _has(feature):

@@ -6,8 +6,8 @@ domain, and over samples of float64 as dense as that. One ulp is the spacing of 
 format at the exact result.
 """
 
+import math
 from decimal import Decimal
-from math import log as _log
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +15,13 @@ from numba import types
 
 from fastce.kernels.jit import inline, inline_for
 from fastce.kernels.simd import (
+    PORTABLE,
     Simd,
     bits,
     fma,
-    has_avx512,
+    full,
+    get_lane,
+    has_bits_of_its_own,
     less_multiples,
     maximum,
     pick,
@@ -55,7 +58,7 @@ def _powers(dtype: type, steps: int) -> tuple[int, ...]:
     return tuple((values.view(f"i{values.itemsize}") & behind).tolist())
 
 
-_LN2_32, _LN2_64 = float(np.float32(_log(2.0))), _log(2.0)
+_LN2_32, _LN2_64 = float(np.float32(math.log(2.0))), math.log(2.0)
 
 # expm1_over_x: minimax for |x| <= ln(2)/2, weighted for the relative error of exp; small_series: the same for
 # |x| <= ln(2)/2/len(powers).
@@ -132,7 +135,7 @@ def exp(x):
 def _exp(x):
     if not isinstance(x, Simd):
         return None
-    return _exp_of_table(x.element) if has_avx512() else exp_of_series(x.element)
+    return _exp_of_table(x.element) if has_bits_of_its_own() else exp_of_series(x.element)
 
 
 def _exp_of_table(element):
@@ -170,6 +173,17 @@ def exp_of_series(element):
     return impl
 
 
+if PORTABLE:
+
+    @inline
+    def exp_one(x):
+        """Return e**x for one float64 up to some units above 0, as ``exp`` does: C libraries differ."""
+        return get_lane(exp(full(x, x)), 0)
+
+else:
+    exp_one = math.exp
+
+
 def tanh(x):
     """Return (tanh(x), 1 - tanh(x)**2), the slope not as a difference.
 
@@ -183,22 +197,37 @@ def tanh(x):
 def _tanh(x):
     if not isinstance(x, Simd):
         return None
+
+    def impl(x):
+        size = where(x < 0.0, -x, x)
+        below = expm1(size * -2.0)
+        e = below + 1.0
+        t = -below / (e + 1.0)
+        e = exp(size * -2.0)
+        return where(x < 0.0, -t, t), e * 4.0 / ((e + 1.0) * (e + 1.0))
+
+    return impl
+
+
+def expm1(x):
+    """Return e**x - 1 for x up to 0, where a difference would lose what is next to 0. NaN stays NaN."""
+
+
+@inline_for(expm1)
+def _expm1(x):
+    if not isinstance(x, Simd):
+        return None
     f = _FORMATS[x.element]
     log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic(), f.lowest, f.mantissa
     ln2, series = f.ln2, f.expm1_over_x
 
     def impl(x):
-        size = where(x < 0.0, -x, x)
-        y = maximum(lowest, size * -2.0)
-        biased = fma(y, log2e, magic)
+        x = maximum(lowest, x)
+        biased = fma(x, log2e, magic)
         power = bits(bits(biased) << mantissa)
         n = biased - magic
-        r = less_multiples(y, n, ln2)
-        below = fma(power * r, polynomial(r, series), power - 1.0)  # expm1(y)
-        e = below + 1.0
-        t = -below / (e + 1.0)
-        e = exp(size * -2.0)
-        return where(x < 0.0, -t, t), e * 4.0 / ((e + 1.0) * (e + 1.0))
+        r = less_multiples(x, n, ln2)
+        return fma(power * r, polynomial(r, series), power - 1.0)
 
     return impl
 
