@@ -118,9 +118,9 @@ argument: then they may be refused. NumPy's floating-point errors raise in one h
 are errors, tell of them in the other half.
 
 Results are compared with the oracle, those of one-hot integers also, bit for bit, with those of the labels they name.
-Of weights and second arguments that are NaN, infinite or out of the dtype's range, which one case of seven has, the
-dtype and the memory are looked at alone. {GUARD} bytes before and behind every array, the gaps between strided elements,
-and all inputs are compared with what they held before the call.
+Where weights or second arguments are NaN, infinite or out of the dtype's range, as in one case of seven, errors, dtypes
+and memory are looked at, values are not. {GUARD} bytes before and behind every array, the gaps between strided
+elements, and all inputs are compared with what they held before the call.
 
 Beside a writer, a call is made again and again while another thread changes one of its arguments: labels to numbers
 that are huge, negative or just too large, floats to NaN and infinities. The results may then be anything; errors must

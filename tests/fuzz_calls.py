@@ -98,14 +98,16 @@ class Call:
     # --- arguments -------------------------------------------------------------
 
     def _keep(self, name: str, values: np.ndarray, layout: str = "C order") -> np.ndarray:
-        out_choices = [plain(self.case.get(field)) for field in ("out", "more out")]
-        # of a result as large as any
-        room = 8 * (int(np.prod(self.shape)) * max(self.classes, 1) if self.is_layer else int(np.prod(self.shape)))
         backing = "memory map" if self.case["objects"] == "memmap" else "NumPy"
-        self.guarded[name] = Guarded(
-            np.asarray(values), layout, backing, room + 64 if "over an argument" in out_choices else 0
-        )
+        self.guarded[name] = Guarded(np.asarray(values), layout, backing, self._room())
         return self.guarded[name].array
+
+    def _room(self) -> int:
+        """How many bytes any result takes, where one is to begin in the memory of an argument."""
+        if "over an argument" not in (plain(self.case.get("out")), plain(self.case.get("more out"))):
+            return 0
+        layer = self.classes * (self.shape[-1] + 1) if self.is_layer else 0
+        return 8 * (int(np.prod(self.shape)) + layer + 1)
 
     def _strange(self, values: Any) -> Any:
         """The values of an argument beside the first, some of them extreme if the case has it so."""

@@ -1,4 +1,4 @@
-"""The targets that the fuzzer passes: class indices, one-hot integers, class probabilities, and what is none of them."""
+"""The fuzzer's targets: class indices, one-hot integers, class probabilities, and what is none of them."""
 
 from typing import Any, NamedTuple
 
