@@ -187,13 +187,16 @@ class _Focal(Problem):
     def _fill(
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
     ) -> tuple[float, float]:
-        assert loss is not None
+        assert loss is not None and self.labels is not None
         if self.gamma == 0.0:
             return super()._fill(loss, grad, scale, upstream)
+        self._own_labels()
         kept = self._kept()
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
-        plain = Problem(self.logits, self.target, self.axis, None, None, self.ignore_index, 0.0, "none")
+        plain = Problem(
+            self.logits, self.labels.reshape(self.shape), self.axis, None, None, self.ignore_index, 0.0, "none"
+        )
         if grad is not None:
             plain.remember()
         plain._fill(loss, None, 1.0, None)

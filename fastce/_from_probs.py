@@ -140,6 +140,7 @@ class _FromProbs(Problem):
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
     ) -> tuple[float, float]:
         assert loss is not None
+        self._own_labels()
         kept = self._kept()
         if self.reduction == "mean":
             scale *= mean(1.0, kept)

@@ -106,7 +106,7 @@ class LinearProblem:
     ) -> Any:
         """Return the reduced loss; write the gradients where arrays for them are given."""
         scale, upstream = self._upstream(grad_output)
-        labels = as_labels(self.target)
+        labels = as_labels(self.target).copy()  # another thread may change the caller's
         kept = self._kept(labels)
         denominator = kept if self.normalizer is None else self.normalizer
         if self.reduction == "mean":

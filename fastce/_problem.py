@@ -131,6 +131,14 @@ class Problem:
             self.sample_weight = np.where(counts, weights, self.dtype.type(0))
         return mask
 
+    def _own_labels(self) -> None:
+        """Copy the labels, for NumPy to index with: another thread may change the caller's after they are checked.
+
+        Kernels do without; see ``kernels.samples``.
+        """
+        if self.labels is not None:
+            self.labels = self.labels.copy()
+
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
         self.fresh = out is None
@@ -247,7 +255,9 @@ class Problem:
             launch.run_soft(*block.inputs, *rest, found, part(loss), block.out, fresh=self.fresh)
         else:
             options = (*rest, False, found, part(loss), block.out, self.fresh)
-            launch.run_hard(block.inputs[0], part(self.labels), self.ignore_index, *options)
+            position, _, _ = launch.run_hard(block.inputs[0], part(self.labels), self.ignore_index, *options)
+            if position >= 0:  # another thread has changed it since it was checked
+                self._raise_label(block.start + position)
         if found is not None:
             part(self.found)[...] = found
 

@@ -249,6 +249,7 @@ class _Product(Problem):
 
     def slopes(self) -> Array:
         """Return u a / D of each sample, or raise IndexError for a bad label."""
+        self._own_labels()
         kept = self._kept()
         scale = mean(1.0, kept) if self.reduction == "mean" else 1.0
         slopes = self._amounts()

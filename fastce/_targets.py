@@ -73,7 +73,10 @@ def raise_label(target: Array, position: int, classes: int, ignore_index: int | 
     expected = f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes"
     if ignore_index is not None:
         expected += f"{'' if classes else ','} or ignore_index {ignore_index}"
-    raise IndexError(f"{where} is {target[index]}, expected {expected}")
+    value = int(target[index])
+    if value == ignore_index or 0 <= value < classes:
+        raise IndexError(f"{where} was not {expected}; it is {value} since another thread or process has changed it")
+    raise IndexError(f"{where} is {value}, expected {expected}")
 
 
 def check_reduction(reduction: str) -> None:

@@ -292,7 +292,7 @@ def _write_sums(sums, losts, n, like, results):
         store(results, j, narrow(where(total - total == 0.0, total + lost, total), like))
 
 
-@inline
+@block
 def gap_sums(p, step, class_weight, classes, n, tops, results):
     """Write the sums of w (top - x) over the classes."""
     width = lanes(p)
@@ -309,7 +309,7 @@ def gap_sums(p, step, class_weight, classes, n, tops, results):
     _write_sums(sums, losts, n, p, results)
 
 
-@inline
+@block
 def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amounts, dots):
     """Write the sums of t and of t (top - x), for targets after smoothing and weights."""
     width = lanes(p)

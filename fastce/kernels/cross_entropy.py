@@ -11,7 +11,8 @@ one sign, so that they keep full relative precision however confident the sample
 
 ``class_weight`` is w or None, ``sample_factors`` (u, u g) of shape (2, N) or None; ``smoothing`` is
 None or (1 - e, e / C, e / C * sum(w)); ``z_loss`` is z or None. A label equal to ``ignore_index``
-gives loss 0 and gradient 0, whatever the logits. ``grad`` may be ``x`` itself.
+gives loss 0 and gradient 0, whatever the logits, as does one that another thread puts out of
+range after the check. ``grad`` may be ``x`` itself.
 
 All but ``hard_split`` return (position of the first label out of range or -1, weight of the
 kept samples, sum of the losses). With ``is_mean`` the gradient is divided by that weight.
@@ -30,7 +31,6 @@ from fastce.kernels.memory import (
     gather,
     given,
     load,
-    load_labels,
     load_n,
     load_one,
     narrow_labels,
@@ -43,7 +43,7 @@ from fastce.kernels.memory import (
     store_one,
 )
 from fastce.kernels.rows import MAXIMA
-from fastce.kernels.samples import scan, total_of
+from fastce.kernels.samples import label_at, labels_at, next_kept, scan, total_of
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import bits, full, get_lane, lane_index, lanes, set_lane, where
 from fastce.kernels.split import chunk_count, chunk_of
@@ -121,13 +121,13 @@ def keep_found(found, start, n, top, rest):
 
 
 @inline
-def _at_labels(x, target, start, n, ignore_index, class_weight):
+def _at_labels(x, labels, start, n, class_weight):
     """Return the labels' logits and weights of ``n`` rows, and 1 for those that are not ignored."""
     at_label = kept = full(x, 0.0)
     label_weight = full(x, 1.0)
     for r in range(n):
-        label = target[start + r]
-        if label != ignore_index:
+        label = load_one(labels, r)
+        if label >= 0:
             at_label = set_lane(at_label, r, load_one(row(x, start + r), label))
             kept = set_lane(kept, r, 1.0)
             if class_weight is not None:
@@ -151,11 +151,10 @@ def hard_short_rows(
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
-        at_label, kept, label_weight = _at_labels(x, target, start, n, ignore_index, class_weight)
-        exps = scratch(x, KEPT)
-        top, rest, gap_sum = short_rows.stats(
-            x, start, n, given(grad, exps), grad, target, ignore_index, class_weight, smoothing
-        )
+        labels, exps = scratch(lane_index(x), 1), scratch(x, KEPT)
+        store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
+        at_label, kept, label_weight = _at_labels(x, labels, start, n, class_weight)
+        top, rest, gap_sum = short_rows.stats(x, start, n, given(grad, exps), grad, labels, class_weight, smoothing)
         keep_found(found, start, n, where(kept != 0.0, top, np.nan), rest)
         weight, slope = sample_scales(x, sample_factors, scale, start, n)
         value = weight * _loss(top, rest, at_label, label_weight, gap_sum, smoothing, z_loss)
@@ -167,8 +166,8 @@ def hard_short_rows(
             label_gradient = label_gradient * slope
             for r in range(n):
                 q = row(grad, start + r)
-                label = target[start + r]
-                if label == ignore_index:
+                label = load_one(labels, r)
+                if label < 0:
                     write(q, classes, False, rows.zero, (top,))
                 else:
                     e = offset(exps, r * short_rows.stride(x))
@@ -202,8 +201,8 @@ def hard_rows(
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
-        following = rows.next_of(target, ignore_index, start, stop)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(kept, b)
+        following, next_label = next_kept(target, start, stop, ignore_index, classes)
         next_top = rows.no_class(x)
         if found is None or loss is not None:
             next_top = rows.look_at(x, following, stop, tops, chunked)
@@ -211,7 +210,8 @@ def hard_rows(
             if i < following:
                 _write_ignored(x, i, found, loss, grad, streamed)
             else:
-                following = rows.next_of(target, ignore_index, i + 1, stop)
+                label = next_label
+                following, next_label = next_kept(target, i + 1, stop, ignore_index, classes)
                 exps = rows.exponentials(kept, wide, grad, i)
                 if found is not None and loss is None:
                     row_top, row_rest = np.float64(found[0, i]), np.float64(found[1, i])
@@ -222,7 +222,7 @@ def hard_rows(
                     )  # fmt: skip
                     tops, next_tops = next_tops, tops
                 _write_row(
-                    x, i, target[i], row_top, row_rest, class_weight, sample_factors, smoothing, z_loss, scale,
+                    x, i, label, row_top, row_rest, class_weight, sample_factors, smoothing, z_loss, scale,
                     found, loss, grad, streamed, given(loss, exps),
                 )  # fmt: skip
         settle(streamed)
@@ -284,18 +284,18 @@ def hard_tiles(
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.announce(grad, start, n)
         tiles.fetch(x, start, n, tile)
-        labels = load_labels(row(target, start), n, ignore_index, x)
-        kept = labels != ignore_index
+        labels = labels_at(target, start, n, ignore_index, classes, x)
+        marks = narrow_labels(labels, x)
+        kept, readable = marks >= 0, where(labels >= 0, labels, 0)
         label_weight = full(x, 1.0)
         if class_weight is not None:
-            label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
+            label_weight = gather(row(class_weight, 0), readable)
         top, rest = tiles.stats(tile, classes, exps)
-        at_label = gather(tile, where(kept, labels, 0) * width + lane_index(x))
+        at_label = gather(tile, readable * width + lane_index(x))
         keep_found(found, start, n, where(kept, top, np.nan), rest)
         weight, slope = sample_scales(x, sample_factors, scale, start, n)
         if grad is not None:
             factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
-            marks = narrow_labels(where(kept, labels, -1), x)
             minus = given(smoothing, _spread(slope, smoothing))
             tiles.write_gradient(exps, classes, factor * slope, marks, label_gradient * slope, class_weight, minus)
             tiles.put(grad, start, n, exps)
@@ -337,12 +337,13 @@ def hard_columns(
             columns.gap_sums(p, step, class_weight, classes, n, tops, terms)
         for j in range(0, n, width):
             top, rest = load(tops, j), load(rests, j)
-            labels = load_labels(row(target, start + j), n - j, ignore_index, x)
-            kept = labels != ignore_index
-            at_label = gather(offset(p, j), where(kept, labels * step + lane_index(x), 0))
+            labels = labels_at(target, start + j, n - j, ignore_index, classes, x)
+            mark = narrow_labels(labels, x)
+            kept = mark >= 0
+            at_label = gather(offset(p, j), where(labels >= 0, labels * step + lane_index(x), 0))
             label_weight = full(x, 1.0)
             if class_weight is not None:
-                label_weight = gather(row(class_weight, 0), where(kept, labels, 0))
+                label_weight = gather(row(class_weight, 0), where(labels >= 0, labels, 0))
             weight, slope = sample_scales(x, sample_factors, scale, start + j, n - j)
             keep_found(found, start + j, n - j, where(kept, top, np.nan), rest)
             value = weight * _loss(top, rest, at_label, label_weight, load(terms, j), smoothing, z_loss)
@@ -352,7 +353,7 @@ def hard_columns(
                 factor, label_gradient = _gradient(top, rest, at_label, label_weight, smoothing, z_loss)
                 store(terms, j, factor * slope)
                 store(rests, j, label_gradient * slope)
-                store(marks, j, bits(narrow_labels(where(kept, labels, -1), x)))
+                store(marks, j, bits(mark))
                 store(minuses, j, _spread(slope, smoothing))
         if grad is not None:
             q, q_step = columns.origin(grad, start), columns.class_step(grad)
@@ -366,9 +367,8 @@ def hard_columns(
 def pick_labels(x, target, ignore_index, at_labels):
     """Write the logits at the labels, 0 for ignored samples."""
     for i in range(x.shape[0]):
-        at_labels[i] = 0.0
-        if target[i] != ignore_index:
-            at_labels[i] = load_one(row(x, i), target[i])
+        label = label_at(target, i, ignore_index, x.shape[1])
+        at_labels[i] = load_one(row(x, i), label) if label >= 0 else 0.0
 
 
 @kernel
@@ -393,11 +393,11 @@ def hard_split(
     """
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, classes = chunk_of(x, task)
-        label = target[i]
+        label = label_at(target, i, ignore_index, x.shape[1])
         q = row(x, i)
         if grad is not None:
             q = offset(row(grad, i), start)
-        if label == ignore_index:
+        if label < 0:
             if start == 0 and loss is not None:
                 store_one(row(loss, i), 0, 0.0)
             if grad is not None:

@@ -270,7 +270,7 @@ def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None
 
 def _driver(
     op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int
-) -> tuple[Kernel, tuple[int | bool | None, ...]]:
+) -> tuple[Kernel, tuple[int | bool | Array | None, ...]]:
     """Return the driver and what else it is told: how many values or rows go together, and how results are written.
 
     Those that are told nothing are chosen by dimensions, classes and dtype alone.
@@ -284,8 +284,21 @@ def _driver(
     if classes <= LANES[x.itemsize] * VALUES:
         return op.short_rows, ()
     streamed = _is_streamed(op.kind, args[:1], out, fresh)
-    is_kept = _is_kept(args[:inputs], out, streamed)
-    return op.rows, (_rows_together(x), streamed, _chosen(classes > CHUNK), _chosen(is_kept))
+    together = _rows_together(x)
+    kept: Array | bool | None = _chosen(_is_kept(args[:inputs], out, streamed))
+    if kept and x.itemsize == 2:
+        together = -(-len(x) // _threads_for(x))
+        kept = _places(-(-len(x) // together), classes)
+    return op.rows, (together, streamed, _chosen(classes > CHUNK), kept)
+
+
+def _places(count: int, classes: int) -> Array:
+    """Return a place for each thread, where the exponentials of one row after the other wait in its cache.
+
+    It holds whole values of float32 from a cache line on.
+    """
+    lanes = LANES[4]
+    return np.empty((count, (-(-classes // lanes) + 1) * lanes), np.float32)
 
 
 def _rows_together(x: Array) -> int:

@@ -31,6 +31,8 @@ from fastce.kernels.simd import (
     value_type,
 )
 
+MAX_STACK = 1 << 16
+
 
 @intrinsic
 def row(typingctx, x, i):
@@ -109,7 +111,8 @@ def offset(typingctx, p, k):
 def scratch(typingctx, like, values):
     """Reserve uninitialised stack memory for a literal number of values.
 
-    It lives until the function that asked for it returns.
+    It lives until the function that asked for it returns. A kernel and its blocks together take at most
+    `MAX_STACK` bytes: callers may have threads of little stack. What needs more comes from the caller.
     """
     simd = value_type(like)
     if not isinstance(values, types.IntegerLiteral):
@@ -247,6 +250,19 @@ def load_one(typingctx, p, k):
 
 
 @intrinsic
+def load_once(typingctx, p, k):
+    """Return the integer ``k`` after ``p``, in one access that the compiler may neither repeat nor leave out.
+
+    What follows from the value holds then, even while another thread or process writes there.
+    """
+
+    def codegen(context, builder, sig, args):
+        return builder.load_atomic(builder.gep(args[0], [args[1]]), "monotonic", p.dtype.bitwidth // 8)
+
+    return p.dtype(p, types.intp), codegen
+
+
+@intrinsic
 def load_as(typingctx, p, k, like):
     """Return the value that starts ``k`` elements after ``p``, with as many lanes as ``like``."""
     simd = Simd(p.dtype, like.lanes)
@@ -346,7 +362,7 @@ def store_one(typingctx, p, k, scalar):
 
 @intrinsic
 def load_labels(typingctx, p, n, fill, like):
-    """Load ``n`` int64 labels for the lanes of ``like``; ``fill`` in the other lanes."""
+    """Load ``n`` int64 labels for the lanes of ``like``, for `samples.labels_at`; ``fill`` in the other lanes."""
     simd = Simd(types.int64, value_type(like).lanes)
 
     def codegen(context, builder, sig, args):

@@ -24,6 +24,7 @@ from fastce.kernels.memory import (
     store,
     store_n,
     store_one,
+    until_aligned,
     will_read,
 )
 from fastce.kernels.simd import (
@@ -48,7 +49,6 @@ BLOCK = 64  # values of which the maximum is known before their exponentials are
 TERMS = 16  # so few that rounding the same way each time does not pile up
 CHUNK = 1 << 15  # classes that one thread sums at a time, at most
 MAXIMA = 8  # values that hold the maxima of the blocks of a chunk, or of a row of which all waits
-WAITING = 2 * CHUNK // 16  # values of float32: the exponentials of a row of 16-bit floats that wait for their factor
 
 
 @block
@@ -266,7 +266,7 @@ def stats(p, classes, q):
     loss of a confident row would be rounded away. Without a finite maximum, and with NaN
     anywhere, rest is NaN. Long rows are summed in chunks that are
     merged in order, so that several threads that share a row come to the same bits.
-    The exponentials are left in ``q``, which holds `WAITING` values, unless that is None.
+    The exponentials are left in ``q``, in whole values, unless that is None.
     """
     top, rest, ones = no_class(p), 0.0, 0.0
     tops = given(q, scratch(p, MAXIMA))
@@ -318,15 +318,6 @@ def _sums_and_next_maxima(p, classes, top, tops, q, ahead, next_tops):
 
 
 @inline
-def next_of(target, ignore_index, i, stop):
-    """Return the first row from ``i`` on whose target is not ``ignore_index``, or ``stop``; ``target`` may be None."""
-    if target is not None:
-        while i < stop and target[i] == ignore_index:
-            i += 1
-    return i
-
-
-@inline
 def look_at(x, i, stop, tops, chunked):
     """Return the maximum of row ``i``, and leave those of its blocks in ``tops``, before the first of `stats_of`."""
     if chunked is None and i < stop:
@@ -334,10 +325,18 @@ def look_at(x, i, stop, tops, chunked):
     return no_class(x)
 
 
-@inline
-def waiting(x, kept):
-    """Return where the exponentials of a row of 16-bit floats wait; None for others, and unless they are ``kept``."""
-    return given(kept, if_16_bits(x, scratch(x, WAITING)))
+def waiting(kept, b):
+    """Return where the exponentials of the rows of block ``b`` wait, None where there is no place but the result.
+
+    ``kept`` is an array with a place for each block, too large for a thread's stack, or else True or None.
+    """
+
+
+@inline_for(waiting)
+def _waiting(kept, b):
+    if isinstance(kept, types.Array):
+        return lambda kept, b: offset(row(kept, b), until_aligned(row(kept, b)))
+    return lambda kept, b: None
 
 
 @inline

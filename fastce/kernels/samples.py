@@ -1,11 +1,43 @@
-"""One value a sample: labels, factors, and the sum of losses."""
+"""One value a sample: labels, factors, and the sum of losses.
+
+Labels belong to the caller, and another thread or process may change them at any time: what `scan` has
+checked need not be what a kernel finds later. So kernels have each label from `label_at`, `labels_at` or
+`next_kept`, which read it once and make it safe, and keep it; they never look it up a second time.
+"""
 
 import math
 
 from fastce.kernels.jit import block, inline, kernel
-from fastce.kernels.memory import load, load_n, row
-from fastce.kernels.simd import any_lane, full, get_lane, lanes, reduce_add, widen
+from fastce.kernels.memory import load, load_labels, load_n, load_once, row
+from fastce.kernels.simd import any_lane, full, get_lane, lanes, reduce_add, where, widen
 from fastce.kernels.vecmath import two_sum
+
+
+@inline
+def label_at(target, i, ignore_index, classes):
+    """Return the label of sample ``i``, -1 where it is ignored or out of range."""
+    label = load_once(row(target, i), 0)
+    return label if 0 <= label < classes and label != ignore_index else -1
+
+
+@inline
+def labels_at(target, start, n, ignore_index, classes, like):
+    """Return `label_at` of ``n`` samples for the lanes of ``like``; -1 in the other lanes."""
+    labels = load_labels(row(target, start), n, -1, like)
+    labels = where((labels | (classes - 1 - labels)) < 0, -1, labels)
+    return where(labels == ignore_index, -1, labels)
+
+
+@inline
+def next_kept(target, i, stop, ignore_index, classes):
+    """Return the first sample from ``i`` on that is not ignored, and its label; ``stop`` and -1 where there is none."""
+    label = -1
+    while i < stop:
+        label = label_at(target, i, ignore_index, classes)
+        if label >= 0:
+            break
+        i += 1
+    return i, label
 
 
 @block
@@ -24,25 +56,27 @@ def scan(target, classes, ignore_index, class_weight, sample_factors):
     all_fine = not any_lane(signs < 0)
     count = 0
     for i in range(whole if all_fine and not 0 <= ignore_index < classes else 0, target.size):
-        if target[i] != ignore_index:
+        label = load_once(row(target, i), 0)
+        if label != ignore_index:
             count += 1
-            if not 0 <= target[i] < classes:
+            if not 0 <= label < classes:
                 return i, 0.0
     if class_weight is None and sample_factors is None:
         return -1, float(count + (whole if all_fine and not 0 <= ignore_index < classes else 0))
-    return -1, _weigh(target, ignore_index, class_weight, sample_factors)
+    return -1, _weigh(target, classes, ignore_index, class_weight, sample_factors)
 
 
 @inline
-def _weigh(target, ignore_index, class_weight, sample_factors):
-    """Return the weight of the kept samples, whose labels are in range: as if rounded once; four sums in turn."""
+def _weigh(target, classes, ignore_index, class_weight, sample_factors):
+    """Return the weight of the kept samples: as if rounded once; four sums in turn."""
+    options = classes, ignore_index, class_weight, sample_factors
     a = b = c = d = low = 0.0
     for i in range(0, target.size, 4):
         n = target.size - i
-        a, lost_a = two_sum(a, _weight(target, i, n > 0, ignore_index, class_weight, sample_factors))
-        b, lost_b = two_sum(b, _weight(target, i + 1, n > 1, ignore_index, class_weight, sample_factors))
-        c, lost_c = two_sum(c, _weight(target, i + 2, n > 2, ignore_index, class_weight, sample_factors))
-        d, lost_d = two_sum(d, _weight(target, i + 3, n > 3, ignore_index, class_weight, sample_factors))
+        a, lost_a = two_sum(a, _weight(target, i, n > 0, *options))
+        b, lost_b = two_sum(b, _weight(target, i + 1, n > 1, *options))
+        c, lost_c = two_sum(c, _weight(target, i + 2, n > 2, *options))
+        d, lost_d = two_sum(d, _weight(target, i + 3, n > 3, *options))
         low += (lost_a + lost_b) + (lost_c + lost_d)
     high, lost = two_sum(a, b)
     low += lost
@@ -54,12 +88,13 @@ def _weigh(target, ignore_index, class_weight, sample_factors):
 
 
 @inline
-def _weight(target, i, exists, ignore_index, class_weight, sample_factors):
-    if not exists or target[i] == ignore_index:
+def _weight(target, i, exists, classes, ignore_index, class_weight, sample_factors):
+    label = label_at(target, i, ignore_index, classes) if exists else -1
+    if label < 0:
         return 0.0
     weight = 1.0
     if class_weight is not None:
-        weight *= class_weight[target[i]]
+        weight *= class_weight[label]
     if sample_factors is not None:
         weight *= sample_factors[0, i]
     return weight

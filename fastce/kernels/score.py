@@ -11,7 +11,7 @@ all classes but one greatest:
 
 A row with NaN has NaN for the first three, the first NaN as argmax and the number of classes
 as rank. A label equal to ``ignore_index`` gives 0, and -1 for argmax and rank, whatever the
-logits. All other labels are in range.
+logits, as does one that another thread puts out of range after the check.
 """
 
 import math
@@ -24,7 +24,6 @@ from fastce.kernels.jit import block, inline, kernel
 from fastce.kernels.memory import (
     gather,
     load,
-    load_labels,
     load_n,
     load_one,
     narrow_labels,
@@ -35,6 +34,7 @@ from fastce.kernels.memory import (
     store_n,
 )
 from fastce.kernels.rows import VALUES
+from fastce.kernels.samples import label_at, labels_at
 from fastce.kernels.short_rows import KEPT
 from fastce.kernels.simd import (
     add_where,
@@ -117,8 +117,8 @@ def score_tiles(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
         n = min(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.fetch(x, start, n, tile)
-        labels = load_labels(row(target, start), n, ignore_index, x)
-        kept = labels != ignore_index
+        labels = labels_at(target, start, n, ignore_index, classes, x)
+        kept = labels >= 0
         at_label = gather(tile, where(kept, labels, 0) * width + lane_index(x))
         top, rest = tiles.stats(tile, classes, exps)
         first, ahead = _tile_order(tile, classes, top, at_label, labels)
@@ -167,14 +167,15 @@ def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, ra
     for b in prange(-(-count // width)):
         start = b * width
         n = min(width, count - start)
-        exps, tops = scratch(x, KEPT), scratch(x, 1)
+        exps, tops, labels = scratch(x, KEPT), scratch(x, 1), scratch(lane_index(x), 1)
         gaps, firsts, ranks = scratch(x, 16), scratch(x, 16), scratch(x, 16)
-        top, rest, _ = short_rows.stats(x, start, n, exps, None, target, ignore_index, None, None)
+        store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
+        top, rest, _ = short_rows.stats(x, start, n, exps, None, labels, None, None)
         store(tops, 0, top)
         at_label = kept = full(x, 0.0)
         for r in range(n):
-            label = target[start + r]
-            if label != ignore_index:
+            label = load_one(labels, r)
+            if label >= 0:
                 p = row(x, start + r)
                 row_exps, row_top = offset(exps, r * short_rows.stride(x)), full(x, load_one(tops, r))
                 gap, first, ahead = _order(p, row_exps, classes, row_top, label)
@@ -385,8 +386,8 @@ def score_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
         n = min(per_block, count - start)
         top = rest = gaps = at_label = kept = full(x, 0.0)
         for r in range(n):
-            label = target[start + r]
-            if label == ignore_index:
+            label = label_at(target, start + r, ignore_index, classes)
+            if label < 0:
                 argmax[start + r] = rank[start + r] = -1
             else:
                 p = row(x, start + r)

@@ -98,7 +98,7 @@ def _exponentials(p, q, goal, classes, shift, ahead):
 
 
 @block
-def _sums(x, start, n, shifts, keep, goal, target, ignore_index, square, counts):
+def _sums(x, start, n, shifts, keep, goal, labels, square, counts):
     """Write ``_exponentials`` of ``n`` rows to ``square`` and ``counts``; the others as in ``stats``.
 
     Among all that a driver holds, exp's constants would have no registers, and be loaded for every value.
@@ -108,7 +108,7 @@ def _sums(x, start, n, shifts, keep, goal, target, ignore_index, square, counts)
     if start + 2 * n > x.shape[0]:  # behind the last row another thread may be writing
         ahead = 0
     for r in range(n):
-        if target is None or target[start + r] != ignore_index:
+        if labels is None or load_one(labels, r) >= 0:
             p, q, goal_row = row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r)
             shift = full(x, load_one(shifts, r))
             rest, ones = _exponentials(p, q, goal_row, x.shape[1], shift, ahead)
@@ -137,30 +137,29 @@ def _gap(p, j, shift, classes, class_weight):
 
 
 @inline
-def stats(x, start, n, keep, goal, target, ignore_index, class_weight, smoothing):
+def stats(x, start, n, keep, goal, labels, class_weight, smoothing):
     """Return (maximum, rest, sum of w (maximum - x)) of ``n`` rows, a lane each: see ``rows.stats``.
 
     The exponentials are left in ``keep``, ``stride`` apart, and the rows of ``goal`` are made
-    ready to be written to, unless those are None. Rows whose
-    ``target`` is ``ignore_index`` are passed over; ``target`` may be None. The last sum is 0
-    where ``smoothing`` is None.
+    ready to be written to, unless those are None. Rows whose label is below 0 are passed over;
+    ``labels`` may be None. The last sum is 0 where ``smoothing`` is None.
     """
     width = lanes(x)
     classes = x.shape[1]
     square, shifts, counts = scratch(x, 16), scratch(x, 1), scratch(x, 1)
     for r in range(n):
-        if target is None or target[start + r] != ignore_index:
+        if labels is None or load_one(labels, r) >= 0:
             store(square, r * width, _greatest(row(x, start + r), classes))
     top = max_rows(square)
     store(shifts, 0, where(top > -np.inf, top, 0.0))
     gap_sum = full(x, 0.0)
     if smoothing is not None:
         for r in range(n):
-            if target is None or target[start + r] != ignore_index:
+            if labels is None or load_one(labels, r) >= 0:
                 shift = full(x, load_one(shifts, r))
                 store(square, r * width, _gaps(row(x, start + r), shift, classes, class_weight))
         gap_sum = sum_rows(square)
-    _sums(x, start, n, shifts, keep, goal, target, ignore_index, square, counts)
+    _sums(x, start, n, shifts, keep, goal, labels, square, counts)
     rest = sum_rows(square)
     ones = load(counts, 0)
     # without a maximum: -inf, or NaN where a NaN is in the sum

@@ -35,7 +35,7 @@ def soft_short_rows(x, target, class_weight, sample_factors, smoothing, z_loss, 
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
-        top, rest, _ = short_rows.stats(x, start, n, None, None, None, 0, None, None)
+        top, rest, _ = short_rows.stats(x, start, n, None, None, None, None, None)
         amount, dot = short_rows.soft_sums(x, target, start, n, class_weight, top, smoothing)
         keep_found(found, start, n, top, rest)
         weight, slope = sample_scales(x, sample_factors, scale, start, n)
@@ -62,7 +62,7 @@ def soft_rows(
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(kept, b)
         next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
             exps = rows.exponentials(kept, wide, grad, i)

@@ -53,7 +53,7 @@ def softmax_short_rows(x, lse, probs, logs):
         start = b * per_block
         n = min(per_block, count - start)
         exps = scratch(x, KEPT)
-        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), goal, None, 0, None, None)
+        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), goal, None, None, None)
         if lse is not None:
             store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
         if probs is not None:
@@ -76,7 +76,7 @@ def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, kept):
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(x, kept)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), rows.waiting(kept, b)
         next_top = rows.look_at(x, start, stop, tops, chunked)
         for i in range(start, stop):
             exps = rows.exponentials(kept, wide, probs, i)
