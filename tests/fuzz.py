@@ -27,7 +27,7 @@ from tests.fuzz_jobs import Outcome, Share, outcomes
 
 BAD = 0.03  # how often a field is bad
 COMPILED = ("shape", "dtype", "other", "target", "options", "grad_output")  # new choices take a kernel to compile
-RARE = {"objects": 0.7, "others": 0.4, "beside a writer": 0.1}  # how often these may be other than the first choice
+RARE = {"objects": 0.7, "others": 0.4, "beside a writer": 0.2}  # how often these may be other than the first choice
 TOGETHER = 16  # cases that have those in common
 
 
