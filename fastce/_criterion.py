@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_index, as_real
+from fastce._arrays import Array, as_array, as_index, as_real
 from fastce._cross_entropy import cross_entropy
 from fastce._problem import Problem
 from fastce._targets import (
@@ -37,6 +38,14 @@ class LossParts(NamedTuple):
     z_loss: Any
 
 
+class _Last(threading.local):
+    """What an object keeps of the last step of each thread."""
+
+    problem: Problem | None = None
+    loss: Any = None
+    grad: Array | None = None
+
+
 class CrossEntropyLoss:
     """Cross-entropy as an object that keeps its options, its gradient buffer and the last step's sums.
 
@@ -50,6 +59,11 @@ class CrossEntropyLoss:
     See Also
     --------
     cross_entropy_and_grad : loss and gradient in one call, which reads the logits once.
+
+    Notes
+    -----
+    Several threads may use one object at once: each has its own last step and its own buffer, so that
+    `backward` follows the call in the same thread. Pickles and copies hold the options alone.
 
     Examples
     --------
@@ -88,6 +102,10 @@ class CrossEntropyLoss:
             positive(normalizer, "normalizer")
         if weight is not None:
             weight = as_real(weight, "weight")
+        if sample_weight is not None:
+            sample_weight = as_real(sample_weight, "sample_weight")
+        if where is not None:
+            where = as_array(where, "where")
         self._options: dict[str, Any] = {
             "axis": axis,
             "weight": weight,
@@ -101,9 +119,16 @@ class CrossEntropyLoss:
             "softcap": softcap,
             "where": where,
         }
-        self._problem: Problem | None = None
-        self._loss: Any = None
-        self._grad: Array | None = None
+        self._last = _Last()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the last step: a copy has no loss yet, and a buffer of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the options."""
+        self.__dict__.update(state)
+        self._last = _Last()
 
     def __repr__(self) -> str:
         """Show the options that are not the defaults."""
@@ -129,12 +154,13 @@ class CrossEntropyLoss:
         IndexError, TypeError, ValueError, numpy.exceptions.AxisError
             As `cross_entropy`.
         """
-        self._problem = None
+        last = self._last
+        last.problem = None
         problem = Problem(logits, target, **self._options)
         problem.remember()
-        self._loss = problem.solve(None, None)
-        self._problem = problem
-        return self._loss
+        last.loss = problem.solve(None, None)
+        last.problem = problem
+        return last.loss
 
     __call__ = forward
 
@@ -146,12 +172,12 @@ class CrossEntropyLoss:
         ignored samples, which are not looked at, and for those that have no softmax: with NaN
         or +inf, or nothing but -inf.
         """
-        return self._last().lse()
+        return self._last_problem().lse()
 
     @property
     def parts(self) -> LossParts:
         """The last loss as `LossParts`: cross-entropy and z-loss apart."""
-        problem = self._last()
+        problem = self._last_problem()
         dtype = problem.dtype.type
         with np.errstate(all="ignore"):  # of extreme log-sum-exps
             terms = np.zeros(problem.shape)
@@ -164,12 +190,13 @@ class CrossEntropyLoss:
             else:
                 total = float(terms.sum())
                 z_part = dtype(mean(total, problem.kept) if problem.reduction == "mean" else total)
-            return LossParts(self._loss - z_part, z_part)
+            return LossParts(self._last.loss - z_part, z_part)
 
-    def _last(self) -> Problem:
-        if self._problem is None:
-            raise RuntimeError("there is no loss yet: call the object with logits and target first")
-        return self._problem
+    def _last_problem(self) -> Problem:
+        problem = self._last.problem
+        if problem is None:
+            raise RuntimeError("there is no loss yet: call the object with logits and target first, in this thread")
+        return problem
 
     def backward(self, grad_output: npt.ArrayLike | None = None, *, out: Array | None = None) -> Array:
         """Compute the gradient of the last loss with respect to its logits.
@@ -192,18 +219,19 @@ class CrossEntropyLoss:
         Raises
         ------
         RuntimeError
-            If no loss was computed yet.
+            If no loss was computed yet in this thread.
         TypeError, ValueError
             If ``grad_output`` or ``out`` does not fit.
         """
-        problem = self._problem
+        last = self._last
+        problem = last.problem
         if problem is None:
-            raise RuntimeError("backward needs a loss first: call the object with logits and target")
+            raise RuntimeError("backward needs a loss first: call the object with logits and target, in this thread")
         if out is not None:
             grad = problem.grad_array(out)
         else:
-            if self._grad is None or not problem.fits(self._grad):
-                self._grad = problem.grad_array()
-            grad = self._grad
+            if last.grad is None or not problem.fits(last.grad):
+                last.grad = problem.grad_array()
+            grad = last.grad
         problem.backward(grad, grad_output)
         return grad

@@ -4,8 +4,10 @@ Numba's threads spin for some milliseconds after a kernel, in the hope of anothe
 threads, whose turn it is then, do not get the cores. Python's own threads sleep at once.
 """
 
+import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 import numba
 import numpy as np
@@ -15,6 +17,8 @@ from fastce.kernels.threads import PARALLEL_ELEMENTS
 
 PARTS_A_THREAD = 4  # so that one thread that comes late does not hold up all
 
+Work = Callable[[slice], None]
+
 
 def parts(count: int, step: int) -> Iterator[slice]:
     """Cut ``count`` into slices of ``step``."""
@@ -22,29 +26,83 @@ def parts(count: int, step: int) -> Iterator[slice]:
 
 
 class Workers:
-    """As many threads as Numba may use, each of which runs kernels by itself. A context manager."""
+    """As many threads as Numba may use, each of which runs kernels by itself. A context manager.
+
+    ``concurrent.futures`` takes no work once the main thread has ended, and does not tell whether work for
+    which it could start no thread is done all the same. So the threads here are started before there is work.
+    They are daemons: what ends them is the thread that they work for, which waits for them.
+    """
 
     def __init__(self) -> None:
         self.count = numba.get_num_threads()
-        self.pool = ThreadPoolExecutor(self.count, initializer=_settle_in)
+        self.threads: list[Thread] = []
+        self.is_refused = False  # no more threads are to be had
+        self.todo: SimpleQueue[tuple[Work, slice] | None] = SimpleQueue()  # None ends a thread
+        self.done: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.pool.shutdown()
+        try:
+            while True:  # after an error there may be work left
+                self.todo.get_nowait()
+        except Empty:
+            pass
+        for _ in self.threads:
+            self.todo.put(None)
+        for thread in self.threads:
+            if thread.ident is not None:  # it has started
+                thread.join()
 
-    def run(self, work: Callable[[slice], None], x: Array) -> None:
+    def run(self, work: Work, x: Array) -> None:
         """Call ``work`` for slices that make up the rows of ``x``, in no order; at once if that is not worth it."""
         most = min(PARTS_A_THREAD * self.count, x.size // PARALLEL_ELEMENTS)
         if self.count == 1 or most < 2 or len(x) < self.count:
             work(slice(0, len(x)))
+        elif self._are_started():
+            self._share(work, list(parts(len(x), -(-len(x) // most))))
         else:
-            for _ in self.pool.map(work, parts(len(x), -(-len(x) // most))):
-                pass  # errors come out here
+            self._run_alone(work, x)
 
+    def _are_started(self) -> bool:
+        """Tell whether there are threads; the system may refuse them, and the interpreter when it ends."""
+        while len(self.threads) < self.count and not self.is_refused:
+            self.threads.append(Thread(target=self._serve, daemon=True))  # first: an interrupt may come after the start
+            try:
+                if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
+                    raise RuntimeError
+                self.threads[-1].start()
+            except RuntimeError:
+                self.threads.pop()
+                self.is_refused = True
+        return len(self.threads) > 1
 
-def _settle_in() -> None:
-    """Make settings that Numba and NumPy keep for each thread: run serial twins, do not warn."""
-    numba.set_num_threads(1)
-    np.seterr(all="ignore")
+    def _share(self, work: Work, slices: list[slice]) -> None:
+        for part in slices:
+            self.todo.put((work, part))
+        for _ in slices:
+            error = self.done.get()
+            if error is not None:
+                raise error
+
+    def _run_alone(self, work: Work, x: Array) -> None:
+        """Call ``work`` once, in this thread, with the kernels that the threads would run."""
+        numba.set_num_threads(1)  # a setting of this thread
+        try:
+            work(slice(0, len(x)))
+        finally:
+            numba.set_num_threads(self.count)
+
+    def _serve(self) -> None:
+        """Take work until there is None."""
+        numba.set_num_threads(1)  # a setting of each thread, as the next: run serial twins, do not warn
+        np.seterr(all="ignore")
+        while (task := self.todo.get()) is not None:
+            work, part = task
+            try:
+                work(part)
+            except BaseException as error:
+                self.done.put(error)
+            else:
+                self.done.put(None)
