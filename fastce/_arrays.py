@@ -84,7 +84,7 @@ def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
 def as_integers(values: int | Iterable[int], name: str, least: int) -> tuple[int, ...]:
     """Return one integer or several, none of them below ``least``, or raise TypeError or ValueError."""
     try:
-        integers = tuple(map(operator.index, values if isinstance(values, Iterable) else (values,)))
+        integers = tuple(int(operator.index(v)) for v in (values if isinstance(values, Iterable) else (values,)))
     except TypeError:
         raise TypeError(f"{name} must be an integer or several, such as (65536, 10), got {values!r}") from None
     if min(integers, default=least) < least:
@@ -156,9 +156,27 @@ def as_mask(where: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
 def as_index(value: Any, name: str) -> int:
     """Return an integer option as an int, or raise TypeError."""
     try:
-        return operator.index(value)
+        return int(operator.index(value))  # which leaves True a bool
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def cast_to(array: Array, dtype: npt.DTypeLike) -> Array:
+    """Return a copy in C order and this dtype.
+
+    Overflow and underflow are meant: the caller's floating-point error settings do not hear of them.
+    """
+    with np.errstate(all="ignore"):
+        return array.astype(dtype, order="C")
+
+
+def copy_to(goal: Array, values: Array) -> None:
+    """Write values to an array of another dtype, as quietly as `cast_to`."""
+    if goal.dtype == values.dtype:
+        np.copyto(goal, values)
+        return
+    with np.errstate(all="ignore"):
+        np.copyto(goal, values, casting="unsafe")
 
 
 def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
@@ -169,7 +187,9 @@ def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 # --- results -----------------------------------------------------------------
 
 
-def is_apart(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[object]) -> TypeGuard[Array]:
+def is_apart(
+    out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[Array | None]
+) -> TypeGuard[Array]:
     """Tell whether kernels can write to ``out`` as it is, by what is cheap to ask: `check_out` takes more than this."""
     if type(out) is not np.ndarray or out.dtype is not dtype or out.shape != shape:
         return False
@@ -188,12 +208,13 @@ def is_apart(out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: 
 
 
 def check_out(
-    out: object, shape: tuple[int, ...], dtype: np.dtype[Any], names: Sequence[str], inputs: Sequence[object]
+    out: object, shape: tuple[int, ...], dtype: np.dtype[Any], names: Sequence[str], inputs: Sequence[Array | None]
 ) -> Array:
     """Return ``out`` if a result of this shape and dtype can be written to it safely.
 
     ``inputs``, whose ``names`` go into messages, are still read while ``out`` is written. It
-    may be one of them, but not overlap one in another way.
+    may be one of them, but not overlap one in another way. They are arrays, not what the caller
+    gave: that may be an object of another kind, over the same memory.
     """
     if is_apart(out, shape, dtype, inputs):
         return out
@@ -208,7 +229,7 @@ def check_out(
         if not flags.forc and _may_overlap_itself(out):
             raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
     for i, other in enumerate(inputs):
-        if other is None or other is out or not isinstance(other, np.ndarray):
+        if other is None or other is out:
             continue
         if np.may_share_memory(out, other) and _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""
@@ -216,7 +237,7 @@ def check_out(
     return out
 
 
-def result_like(x: Array, out: object, names: Sequence[str], inputs: Sequence[object]) -> Array:
+def result_like(x: Array, out: object, names: Sequence[str], inputs: Sequence[Array | None]) -> Array:
     """Return ``out`` if a result shaped like ``x`` can be written there, or for None a new array; see `check_out`."""
     dtype = rule(x).result
     return np.empty_like(x, dtype, subok=False) if out is None else check_out(out, x.shape, dtype, names, inputs)
@@ -330,7 +351,7 @@ def small_row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], o
 
 def rows_of(x: Array, axis: int | tuple[int, ...], start: int, stop: int) -> Array:
     """Return samples ``start`` to ``stop`` as rows (rows, C), copied."""
-    moved = _axes_last(x, axis)
+    moved = axes_last(x, axis)
     lead = moved.shape[: x.ndim - (len(axis) if isinstance(axis, tuple) else 1)]
     rows = moved[np.unravel_index(np.arange(start, stop), lead)] if lead else moved[np.newaxis]
     return rows.reshape(stop - start, -1)
@@ -384,30 +405,30 @@ def staged(
     axis: int | tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None
 ) -> Iterator[Block]:
     """Yield copies of some rows at a time, (rows, C) in C order; see `blocks`. Several axes are taken as one."""
-    moved = [_axes_last(x, axis) for x in inputs]
-    moved_out = None if out is None else _axes_last(out, axis)
+    moved = [axes_last(x, axis) for x in inputs]
+    moved_out = None if out is None else axes_last(out, axis)
     shape = moved[0].shape
     lead = shape[: len(shape) - (len(axis) if isinstance(axis, tuple) else 1)]
     classes = math.prod(shape[len(lead) :])
     rows = max(STAGED_ELEMENTS // classes, 1)
     buffers = [np.empty((min(rows, math.prod(lead)), classes), dtype) for _ in inputs]
-    for start, stop, index in _boxes(lead, rows):
+    for start, stop, index in boxes(lead, rows):
         parts = [buffer[: stop - start] for buffer in buffers]
         for part, x in zip(parts, moved, strict=True):
             source = x[index]
-            np.copyto(part.reshape(source.shape), source, casting="unsafe")
+            copy_to(part.reshape(source.shape), source)
         yield Block(start, stop, parts, None if out is None else parts[0])
         if moved_out is not None:
             goal = moved_out[index]
-            with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # rounding to 16 bits
-                np.copyto(goal, parts[0].reshape(goal.shape), casting="unsafe")
+            copy_to(goal, parts[0].reshape(goal.shape))
 
 
-def _axes_last(x: Array, axis: int | tuple[int, ...]) -> Array:
+def axes_last(x: Array, axis: int | tuple[int, ...]) -> Array:
+    """Return a view with the class axes last."""
     return np.moveaxis(x, axis, range(-len(axis), 0) if isinstance(axis, tuple) else -1)
 
 
-def _boxes(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+def boxes(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
     """Cut the leading axes into boxes of at most ``rows`` rows that follow each other in C order."""
     if not lead:
         yield 0, 1, ()
@@ -420,5 +441,5 @@ def _boxes(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any
             yield i * below, stop * below, (slice(i, stop),)
         return
     for i in range(lead[0]):
-        for start, stop, index in _boxes(lead[1:], rows):
+        for start, stop, index in boxes(lead[1:], rows):
             yield i * below + start, i * below + stop, (i, *index)

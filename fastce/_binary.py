@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, Block, as_real, result_like, rule, staged
+from fastce._arrays import Array, Block, as_array, as_real, result_like, rule, staged
 from fastce._cross_entropy import LossAndGrad
-from fastce._targets import Reduction, as_number, check_reduction, mean
+from fastce._targets import Reduction, as_loss, as_number, check_reduction, mean
 from fastce.kernels import launch
 
 
@@ -69,8 +69,7 @@ def binary_cross_entropy_with_logits(
     >>> fastce.binary_cross_entropy_with_logits([0.0, 2.0, -np.inf], [1, 1, 0], reduction="none").round(4)
     array([0.6931, 0.1269, 0.    ])
     """
-    problem = _Binary(logits, target, weight, pos_weight, reduction)
-    return problem.solve(None, None)
+    return _Binary(logits, target, weight, pos_weight, reduction).solve(None)
 
 
 def binary_cross_entropy_with_logits_and_grad(
@@ -116,9 +115,9 @@ def binary_cross_entropy_with_logits_and_grad(
     >>> grad.round(4)
     array([-0.25  , -0.0596])
     """
-    problem = _Binary(logits, target, weight, pos_weight, reduction)
-    out = result_like(problem.logits, out, *problem.given)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    problem = _Binary(logits, target, weight, pos_weight, reduction, grad_output)
+    out = result_like(problem.logits, out, tuple(problem.given), tuple(problem.given.values()))
+    return LossAndGrad(problem.solve(out), out)
 
 
 class _Binary:
@@ -131,6 +130,7 @@ class _Binary:
         weight: npt.ArrayLike | None,
         pos_weight: npt.ArrayLike | None,
         reduction: str,
+        grad_output: npt.ArrayLike | None = None,
     ) -> None:
         check_reduction(reduction)
         self.reduction = reduction
@@ -138,16 +138,20 @@ class _Binary:
         self.target = as_real(target, "target")
         if self.target.shape != self.logits.shape:
             raise ValueError(f"target must have the shape of logits, {self.logits.shape}, got {self.target.shape}")
+        self.given = {"logits": self.logits, "target": self.target}
         self.weight = self._broadcast(weight, "weight")
         self.pos_weight = self._broadcast(pos_weight, "pos_weight")
-        self.given = ("logits", "target", "weight", "pos_weight"), (logits, target, weight, pos_weight)
         self.dtype = rule(self.logits).compute
         self.denominator = float(self.logits.size) if reduction == "mean" else 1.0
+        self.scale = mean(1.0, self.denominator)
+        self.upstream: Array | None = None
+        if grad_output is not None:
+            self._take_upstream(as_array(grad_output, "grad_output"))
 
     def _broadcast(self, values: npt.ArrayLike | None, name: str) -> Array | None:
         if values is None:
             return None
-        array = as_real(values, name)
+        self.given[name] = array = as_real(values, name)
         try:
             return np.broadcast_to(array, self.logits.shape)
         except ValueError:
@@ -155,25 +159,24 @@ class _Binary:
                 f"{name} must broadcast to the shape of logits, {self.logits.shape}, got {array.shape}"
             ) from None
 
-    def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
+    def _take_upstream(self, values: Array) -> None:
+        if self.reduction == "none" and values.ndim:
+            self.upstream = self._broadcast(values, "grad_output")
+        else:
+            self.scale *= as_number(values if values.ndim else values.item(), "grad_output")
+
+    def solve(self, grad: Array | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
-        scale = mean(1.0, self.denominator)
-        upstream = None
-        if grad_output is not None:
-            if self.reduction == "none" and np.ndim(grad_output):
-                upstream = self._broadcast(grad_output, "grad_output")
-            else:
-                scale *= as_number(grad_output, "grad_output")
         loss = np.empty(self.logits.shape, self.dtype) if self.reduction == "none" else None
         sums = [np.zeros(0)]
-        arrays = [self.logits, self.target, self.weight, self.pos_weight, upstream]
+        arrays = [self.logits, self.target, self.weight, self.pos_weight, self.upstream]
         if self.logits.size:
             for part, inputs, flat_grad in self._flat(arrays, grad):
                 flat_loss = None if loss is None else loss.reshape(-1)[part]
-                sums.append(launch.run_flat(inputs, scale, flat_loss, flat_grad))
+                sums.append(launch.run_flat(inputs, self.scale, flat_loss, flat_grad))
         if loss is not None:
             return loss[()]
-        return self.dtype.type(mean(launch.total(np.concatenate(sums)), self.denominator))
+        return as_loss(mean(launch.total(np.concatenate(sums)), self.denominator), self.dtype)
 
     def _flat(
         self, arrays: list[Array | None], grad: Array | None

@@ -57,7 +57,9 @@ def cross_entropy(
         Unnormalised log-probabilities x; integers and booleans are taken as float64.
     target : array_like
         Either class indices of any integer dtype, in the shape of ``logits`` without the
-        class axis, or class probabilities, floating-point and in the shape of ``logits``.
+        class axis; or, in the shape of ``logits``, class probabilities if floating-point, and
+        one-hot class indices if integer or boolean: a single 1 a sample, 0 elsewhere. One-hot
+        targets have the results of the class indices that they stand for.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
@@ -98,7 +100,7 @@ def cross_entropy(
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If an argument has a wrong shape or value.
+        If an argument has a wrong shape or value, an integer target that is not one-hot included.
     numpy.exceptions.AxisError
         If ``logits`` has no such axis.
 
@@ -122,6 +124,8 @@ def cross_entropy(
     >>> import numpy as np, fastce
     >>> logits = np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]])
     >>> round(float(fastce.cross_entropy(logits, [0, 2])), 4)
+    1.2753
+    >>> round(float(fastce.cross_entropy(logits, [[1, 0, 0], [0, 0, 1]])), 4)
     1.2753
     >>> fastce.cross_entropy(logits, [0, -100], reduction="none").round(4)
     array([2.4076, 0.    ])
@@ -172,8 +176,7 @@ def cross_entropy_and_grad(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like
-        Either class indices of any integer dtype, in the shape of ``logits`` without the
-        class axis, or class probabilities, floating-point and in the shape of ``logits``.
+        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`.
     axis : int, default -1
         The axis of the classes.
     weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastce._arrays import Array, as_index, as_real, normalize_axis
 from fastce._score import Score, among_first, as_top_k, score
-from fastce._targets import are_probabilities, mean
+from fastce._targets import check_target, mean
 
 BLOCK_ELEMENTS = 1 << 22  # of logits that are scored at a time where they come as one array
 
@@ -64,13 +64,14 @@ class _Sums:
         self.count += int(np.count_nonzero(result.rank >= 0))
         self.correct += int(np.count_nonzero(result.correct))
         self.among_first += int(np.count_nonzero(among_first(result.rank, first, classes)))
-        self.loss -= float(np.sum(result.log_prob, dtype=np.float64))
-        self.entropy += float(np.sum(result.entropy, dtype=np.float64))
+        with np.errstate(all="ignore"):
+            self.loss -= float(np.sum(result.log_prob, dtype=np.float64))
+            self.entropy += float(np.sum(result.entropy, dtype=np.float64))
 
     def means(self) -> Evaluation:
         """Return the means; those of nothing are NaN."""
         loss = mean(self.loss, self.count)
-        with np.errstate(over="ignore"):
+        with np.errstate(all="ignore"):
             perplexity = float(np.exp(loss))
         accuracies = mean(self.correct, self.count), mean(self.among_first, self.count)
         return Evaluation(self.count, loss, perplexity, *accuracies, mean(self.entropy, self.count))
@@ -172,7 +173,7 @@ def _named(batches: Any, axis: int) -> tuple[Iterable[tuple[str, Any]], int | No
 def _blocks(logits: Array, target: Array, axis: int) -> Iterator[tuple[str, tuple[Array, Array]]]:
     """Cut two arrays into blocks along the first axis of the target."""
     class_axis = normalize_axis(axis, logits.ndim, "logits")
-    are_probabilities(target, as_real(logits, "logits"), class_axis)  # of slices, more shapes would fit
+    check_target(target, as_real(logits, "logits"), class_axis)  # of slices, more shapes would fit
     along = 0 if class_axis else 1
     count = logits.shape[along] if logits.ndim > 1 and logits.size else 1
     step = max(BLOCK_ELEMENTS * count // max(logits.size, 1), 1)
@@ -181,8 +182,9 @@ def _blocks(logits: Array, target: Array, axis: int) -> Iterator[tuple[str, tupl
         return
     for start in range(0, count, step):
         part = slice(start, start + step)
-        where = f"in the block that starts at target[{start}], where the message counts from"
-        yield where, (logits[part] if along == 0 else logits[:, part], target[part])
+        is_first = along == 0 or target.ndim < logits.ndim
+        where = f"in the block that starts at target[{'' if is_first else ':, '}{start}], where the message counts from"
+        yield where, (logits[part] if along == 0 else logits[:, part], target[part] if is_first else target[:, part])
 
 
 def _pair(batch: Any) -> tuple[Array, npt.ArrayLike]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array
+from fastce._arrays import Array, cast_to
 from fastce._cross_entropy import LossAndGrad
 from fastce._problem import Problem
 from fastce._targets import Reduction, as_number, as_weights, mean
@@ -38,7 +38,8 @@ def focal_loss(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like, shape of ``logits`` without the class axis
-        Class indices of any integer dtype.
+        Class indices of any integer dtype; or, in the shape of ``logits``, one-hot integers or
+        booleans.
     gamma : float
         How much confident samples are held down, at least 0; 2 is usual.
     alpha : array_like, shape (C,), optional
@@ -174,15 +175,16 @@ class _Focal(Problem):
         super().__init__(logits, target, axis, None, sample_weight, ignore_index, 0.0, reduction)
         if self.labels is None:
             raise TypeError(
-                "target must hold class indices, integers in the shape of logits without the class axis: "
-                f"focal loss takes no class probabilities, got dtype {self.target.dtype} and shape {self.target.shape}"
+                "target must hold class indices, integers in the shape of logits without the class axis, or one-hot "
+                "integers in the shape of logits: focal loss takes no class probabilities, "
+                f"got dtype {self.target.dtype} and shape {self.target.shape}"
             )
         self.gamma = as_number(gamma, "gamma")
         if not 0.0 <= self.gamma < math.inf:
             raise ValueError(f"gamma must be finite and at least 0, got {gamma!r}")
         if alpha is not None:
             classes = self.logits.shape[self.axis]
-            self.weight = as_weights(alpha, (classes,), "alpha", "one per class").astype(self.dtype)
+            self.weight = cast_to(as_weights(alpha, (classes,), "alpha", "one per class"), self.dtype)
 
     def _fill(
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
@@ -194,9 +196,9 @@ class _Focal(Problem):
         kept = self._kept()
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
-        plain = Problem(
-            self.logits, self.labels.reshape(self.shape), self.axis, None, None, self.ignore_index, 0.0, "none"
-        )
+        assert self.labels is not None
+        labels = self.labels.reshape(self.shape)
+        plain = Problem(self.logits, labels, self.axis, None, None, self.ignore_index, 0.0, "none")
         if grad is not None:
             plain.remember()
         plain._fill(loss, None, 1.0, None)

@@ -40,8 +40,8 @@ def cross_entropy_from_probs(
     probs : array_like, shape (..., C, ...)
         Probabilities p; they are not checked to be from 0 to 1, nor to sum to 1.
     target : array_like
-        Class indices or class probabilities, as in `cross_entropy`; and so all other
-        arguments.
+        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`; and so all
+        other arguments.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_real, normalize_axis, result_like, row_blocks, rule, without_axis
+from fastce._arrays import Array, as_real, cast_to, normalize_axis, result_like, row_blocks, rule, without_axis
 from fastce._cross_entropy import LossAndGrad
-from fastce._targets import Reduction, as_number, as_upstream, as_weights, check_reduction, mean
+from fastce._targets import Reduction, as_loss, as_number, as_upstream, as_weights, check_reduction, mean
 from fastce.kernels import launch
 
 
@@ -182,8 +182,9 @@ class _Divergence:
         self.sample_weight: Array | None = None
         self.denominator = float(math.prod(shape))
         if sample_weight is not None:
+            sample_weight = as_real(sample_weight, "sample_weight")
             weights = as_weights(sample_weight, shape, "sample_weight", "one per sample").reshape(-1)
-            self.sample_weight, self.denominator = weights.astype(self.dtype), launch.total(weights)
+            self.sample_weight, self.denominator = cast_to(weights, self.dtype), launch.total(weights)
         self.given = ("logits", "target_logits", "sample_weight"), (logits, target, sample_weight)
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
@@ -207,7 +208,7 @@ class _Divergence:
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]
         total = launch.total(loss)
-        return self.dtype.type(mean(total, self.denominator) if self.reduction == "mean" else total)
+        return as_loss(mean(total, self.denominator) if self.reduction == "mean" else total, self.dtype)
 
 
 def _inverse(temperature: float, dtype: np.dtype[Any]) -> float:

@@ -72,7 +72,8 @@ def linear_cross_entropy(
     weight : array_like, shape (V, D)
         The layer's weights, one row a class. A layer stored as (D, V) is given as its ``.T``.
     target : array_like, shape (...)
-        Class indices of any integer dtype, in the shape of ``hidden`` without its last axis.
+        Class indices of any integer dtype, in the shape of ``hidden`` without its last axis; or,
+        of shape (..., V), one-hot integers or booleans.
     bias : array_like, shape (V,), optional
         The layer's biases.
     class_weight : array_like, shape (V,), optional

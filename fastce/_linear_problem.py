@@ -6,15 +6,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_array, as_index, as_real, check_out, rule, share_memory
+from fastce._arrays import Array, as_array, as_index, as_real, cast_to, check_out, rule, share_memory
 from fastce._linear_chunks import make_plan, run
 from fastce._linear_layer import Backward, Layer
 from fastce._linear_losses import Terms
+from fastce._one_hot import one_hot_labels
 from fastce._problem import smoothing_terms
 from fastce._targets import (
+    advice,
     as_ignore_index,
     as_labels,
+    as_loss,
     as_number,
+    as_upstream,
     as_weights,
     check_reduction,
     check_smoothing,
@@ -47,14 +51,17 @@ class LinearProblem:
         _check_shapes(self.hidden, self.weight)
         self.classes = classes = len(self.weight)
         self.bias = None if bias is None else _vector(bias, classes, "bias")
-        self.target = _as_target(target, self.hidden.shape[:-1])
+        target = as_array(target, "target")
+        self.target, self.labels = _read_target(target, self.hidden.shape[:-1], classes)
         arrays = [x for x in (self.hidden, self.weight, self.bias) if x is not None]
         self.dtype = np.result_type(*(rule(x).compute for x in arrays))
-        self.given = {"hidden": hidden, "weight": weight, "target": target, "bias": bias, "class_weight": class_weight}
+        self.given = {"hidden": self.hidden, "weight": self.weight, "target": target, "bias": self.bias}
         self.ignore_index = as_ignore_index(ignore_index)
         self.class_weight = None
         if class_weight is not None:
-            self.class_weight = as_weights(class_weight, (classes,), "class_weight", "one per class").astype(self.dtype)
+            self.given["class_weight"] = class_weight = as_real(class_weight, "class_weight")
+            weights = as_weights(class_weight, (classes,), "class_weight", "one per class")
+            self.class_weight = cast_to(weights, self.dtype)
         self.smoothing = smoothing_terms(check_smoothing(label_smoothing), classes, self.class_weight)
         self.z_loss = as_number(z_loss, "z_loss")
         self.softcap = None if softcap is None else _cap(softcap)
@@ -94,7 +101,7 @@ class LinearProblem:
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}{str(error).removeprefix('out')}") from None
         for other, x in (*self.given.items(), *others.items()):
-            if other not in own and isinstance(x, np.ndarray) and share_memory(array, x):
+            if other not in own and x is not None and share_memory(array, x):
                 raise ValueError(f"{name} must not overlap {other}")
         return array
 
@@ -105,8 +112,8 @@ class LinearProblem:
         accumulate: bool = False,
     ) -> Any:
         """Return the reduced loss; write the gradients where arrays for them are given."""
-        scale, upstream = self._upstream(grad_output)
-        labels = as_labels(self.target).copy()  # another thread may change the caller's
+        scale, upstream = as_upstream(grad_output, self.reduction, self.target.shape, self.dtype)
+        labels = self.labels.copy()  # another thread may change the caller's
         kept = self._kept(labels)
         denominator = kept if self.normalizer is None else self.normalizer
         if self.reduction == "mean":
@@ -123,20 +130,11 @@ class LinearProblem:
         if self.reduction == "none":
             return losses.reshape(self.target.shape)[()]
         total = launch.total(losses)
-        return self.dtype.type(mean(total, denominator) if self.reduction == "mean" else total)
-
-    def _upstream(self, grad_output: npt.ArrayLike | None) -> tuple[float, Array | None]:
-        """Return what the gradients are multiplied by: one factor and, or None, one a sample."""
-        if grad_output is None:
-            return 1.0, None
-        if self.reduction == "none" and np.ndim(grad_output):
-            values = as_weights(grad_output, self.target.shape, "grad_output", "the loss's")
-            return 1.0, values.astype(self.dtype).reshape(-1)
-        return as_number(grad_output, "grad_output"), None
+        return as_loss(mean(total, denominator) if self.reduction == "mean" else total, self.dtype)
 
     def _kept(self, labels: Array) -> float:
         """Return the weight of the samples that count, or raise IndexError for a bad label."""
-        weight = None if self.class_weight is None else self.class_weight.astype(np.float64)
+        weight = None if self.class_weight is None else cast_to(self.class_weight, np.float64)
         position, kept = launch.scan_labels(labels, self.classes, self.ignore_index, weight, None)
         if position >= 0:
             raise_label(self.target, position, self.classes, self.ignore_index)
@@ -156,16 +154,25 @@ def _check_shapes(hidden: Array, weight: Array) -> None:
         raise ValueError(f"{message}; weight.T would fit" if fits else message)
 
 
-def _as_target(target: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Return class indices of this shape."""
-    array = as_array(target, "target")
-    if array.shape != shape:
-        message = f"target has shape {array.shape}, expected {shape}, a class index for each row of hidden"
-        fits = array.size == math.prod(shape)
-        raise ValueError(f"{message}; target.reshape{shape} would fit" if fits else message)
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"class indices must be integers, got dtype {array.dtype}; use target.astype(int)")
-    return array
+def _read_target(target: Array, shape: tuple[int, ...], classes: int) -> tuple[Array, Array]:
+    """Return class indices of this shape, and the same as int64 of one dimension."""
+    kind, with_classes = target.dtype.kind, (*shape, classes)
+    if target.shape == with_classes:
+        if kind not in "iub":
+            raise TypeError(
+                f"target must hold class indices of shape {shape} or one-hot integers of shape {with_classes}: "
+                f"the linear layer's loss takes no class probabilities, got dtype {target.dtype}"
+            )
+        labels = one_hot_labels(target, -1)
+        return labels.reshape(shape), labels
+    if target.shape != shape:
+        raise ValueError(
+            f"target has shape {target.shape}, expected {shape}, a class index for each row of hidden, or "
+            f"{with_classes} for one-hot targets{advice(target.shape, shape, len(shape))}"
+        )
+    if kind not in "iu" and target.size:
+        raise TypeError(f"class indices must be integers, got dtype {target.dtype}; use target.astype(int)")
+    return target, as_labels(target)
 
 
 def _vector(values: npt.ArrayLike, classes: int, name: str) -> Array:

@@ -14,6 +14,7 @@ from fastce._arrays import (
     as_array,
     as_mask,
     as_real,
+    cast_to,
     direct,
     is_apart,
     is_matrix,
@@ -26,10 +27,9 @@ from fastce._arrays import (
     without_axis,
 )
 from fastce._targets import (
-    are_probabilities,
     as_bend,
     as_ignore_index,
-    as_labels,
+    as_loss,
     as_number,
     as_upstream,
     as_weights,
@@ -39,6 +39,7 @@ from fastce._targets import (
     mean,
     positive,
     raise_label,
+    read_target,
 )
 from fastce.kernels import launch
 
@@ -81,45 +82,48 @@ class Problem:
         softcap: float | None = None,
         where: npt.ArrayLike | None = None,
     ) -> None:
-        self._arrange(logits, target, axis)
+        given = self._arrange(logits, target, axis)
         if reduction != "mean":
             check_reduction(reduction)
         self.reduction = reduction
         self.ignore_index = as_ignore_index(ignore_index)
-        self.given = (target, weight, sample_weight, where)
         if weight is not None:
-            self.weight = as_weights(weight, (self.classes,), "weight", "one per class").astype(self.dtype)
+            weight = as_real(weight, "weight")
+            self.weight = cast_to(as_weights(weight, (self.classes,), "weight", "one per class"), self.dtype)
         if sample_weight is not None:
+            sample_weight = as_real(sample_weight, "sample_weight")
             weights = as_weights(sample_weight, self.shape, "sample_weight", "one per sample")
-            self.sample_weight = weights.astype(self.dtype).reshape(-1)
-        if label_smoothing != 0.0 or type(label_smoothing) is not float:
+            self.sample_weight = cast_to(weights, self.dtype).reshape(-1)
+        if type(label_smoothing) is not float or label_smoothing != 0.0:
             self.smoothing = smoothing_terms(check_smoothing(label_smoothing), self.classes, weight)
         if normalizer is not None:
             self.normalizer = positive(normalizer, "normalizer")
-        if z_loss != 0.0 or type(z_loss) is not float:
+        if type(z_loss) is not float or z_loss != 0.0:
             self.z_loss = as_number(z_loss, "z_loss") or None
-        if logit_scale != 1.0 or softcap is not None:
+        if type(logit_scale) is not float or logit_scale != 1.0 or softcap is not None:
             self.bend = as_bend(logit_scale, softcap)
         if where is not None:
+            where = as_array(where, "where")
             self.mask = self._as_mask(where)
+        self.given = given, weight, sample_weight, where
 
-    def _arrange(self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int) -> None:
-        """Check the arrays and keep them with what follows from their shapes and dtypes."""
+    def _arrange(self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int) -> Array:
+        """Check the arrays and keep them with what follows from their shapes and dtypes; return the target's."""
         if is_matrix(logits, axis) and is_labels(target) and target.shape[0] == logits.shape[0]:
             self.is_matrix = True
             self.logits, self.target, self.labels = logits, target, target
             self.axis, self.dtype, self.shape, self.classes = 1, logits.dtype, target.shape, logits.shape[1]
-            return
+            return target
         self.logits = logits = as_real(logits, self.what)
         self.axis = axis = normalize_axis(axis, logits.ndim, self.what)
-        self.target = target = as_array(target, "target")
+        target = as_array(target, "target")
         self.dtype = rule(logits).compute
         self.shape = without_axis(logits.shape, axis)
         self.classes = logits.shape[axis]
-        if not are_probabilities(target, logits, axis, self.what):
-            self.labels = as_labels(target)
+        self.target, self.labels = read_target(target, logits, axis, self.what)
+        return target
 
-    def _as_mask(self, where: npt.ArrayLike) -> Array:
+    def _as_mask(self, where: Array) -> Array:
         """Return the mask in the shape of the logits; samples without a class are ignored from here on."""
         mask = as_mask(where, self.logits.shape)
         counts = mask.any(axis=self.axis).reshape(-1)
@@ -154,7 +158,7 @@ class Problem:
         """Tell whether a gradient buffer of an earlier call serves this one."""
         if out.shape != self.logits.shape or out.dtype != rule(self.logits).result:
             return False
-        return not any(isinstance(x, np.ndarray) and np.may_share_memory(out, x) for x in (self.logits, *self.given))
+        return not any(x is not None and np.may_share_memory(out, x) for x in (self.logits, *self.given))
 
     def remember(self) -> None:
         """Have `solve` keep every sample's maximum and sum, for `lse` and a gradient without a second forward."""
@@ -164,7 +168,7 @@ class Problem:
         """Return the log-sum-exp of every sample after `solve`, NaN for samples that were not looked at."""
         assert self.found is not None
         top, rest = self.found
-        with np.errstate(under="ignore"):
+        with np.errstate(all="ignore"):
             lse = np.asarray(top + np.log1p(rest)).reshape(self.shape)
         if self.mask is not None:  # such samples have zeros for logits
             unseen = ~self.mask.any(axis=self.axis)
@@ -175,7 +179,9 @@ class Problem:
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
         """Return the reduced loss; write the gradient where an array for it is given."""
-        scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
+        scale, upstream = 1.0, None
+        if grad_output is not None:  # asked here, as a call takes a hundredth of a small loss
+            scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
         loss = np.empty(count, self.dtype) if self.reduction == "none" else _room(count, self.dtype)
         total, kept = self._fill(loss, grad, scale, upstream)
@@ -183,7 +189,7 @@ class Problem:
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]
         _give_back(loss)
-        return self.dtype.type(mean(total, kept) if self.reduction == "mean" else total)
+        return as_loss(mean(total, kept) if self.reduction == "mean" else total, self.dtype)
 
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None) -> None:
         """Write the gradient after `remember` and `solve`."""
@@ -279,7 +285,8 @@ class Problem:
                     counts &= (self.labels[block.start : block.stop] != self.ignore_index)[:, np.newaxis]
                 np.copyto(buffer, -np.inf, where=~mask & counts)
                 np.copyto(buffer, 0.0, where=~counts)
-                targets = self._masked_targets(block, mask)
+                with np.errstate(all="ignore"):
+                    targets = self._masked_targets(block, mask)
             yield Block(block.start, block.stop, (buffer, *targets), None if block.out is None else buffer)
             if block.out is not None:
                 launch.run_unbend(x, scale, cap, buffer, block.out)
@@ -318,7 +325,7 @@ class Problem:
         kept = float(self.logits.size // max(classes, 1))
         if self.labels is not None:
             each = None if self.sample_weight is None else self.sample_weight[np.newaxis]
-            weights = [None if w is None else w.astype(np.float64) for w in (self.weight, each)]
+            weights = [None if w is None else cast_to(w, np.float64) for w in (self.weight, each)]
             position, kept = launch.scan_labels(self.labels, classes, self.ignore_index, *weights)
             if position >= 0:
                 self._raise_label(position)
@@ -358,10 +365,11 @@ def _give_back(room: Array) -> None:
         _spare.append(room if room.base is None else room.base)
 
 
-def smoothing_terms(amount: float, classes: int, weight: npt.ArrayLike | None) -> tuple[float, float, float] | None:
+def smoothing_terms(amount: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
     """Return what the kernels take for label smoothing."""
     if not amount or not classes:
         return None
     spread = amount / classes
-    total = classes if weight is None else np.sum(weight, dtype=np.float64)
-    return 1.0 - amount, spread, spread * float(total)
+    with np.errstate(all="ignore"):
+        total = classes if weight is None else float(np.sum(weight, dtype=np.float64))
+    return 1.0 - amount, spread, spread * total

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce._arrays import Array, as_array, as_index, as_real, normalize_axis, row_blocks, rule, without_axis
-from fastce._targets import are_probabilities, as_ignore_index, as_labels, raise_label
+from fastce._targets import as_ignore_index, raise_label, read_target
 from fastce.kernels import launch
 
 
@@ -70,7 +70,8 @@ def score(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities x; integers and booleans are taken as float64.
     target : array_like, shape of ``logits`` without the class axis
-        Class indices of any integer dtype.
+        Class indices of any integer dtype; or, in the shape of ``logits``, one-hot integers or
+        booleans.
     axis : int, default -1
         The axis of the classes.
     ignore_index : int, default -100
@@ -138,7 +139,8 @@ def score(
     target = as_array(target, "target")
     shape = without_axis(logits.shape, axis)
     first = as_top_k(top_k)
-    labels = _labels(logits, target, axis, as_ignore_index(ignore_index))
+    ignore_index = as_ignore_index(ignore_index)
+    labels = _labels(logits, target, axis, ignore_index)
     dtype = rule(logits).compute
     floats = np.zeros((3, labels.size), dtype)
     indices = np.full((2, labels.size), -1, np.int64)
@@ -168,12 +170,12 @@ def among_first(rank: Any, first: int, classes: int) -> Any:
 
 def _labels(logits: Array, target: Array, axis: int, ignore_index: int) -> Array:
     """Return the class indices as a contiguous array of one dimension, each in range or ignored."""
-    if are_probabilities(target, logits, axis):
+    target, labels = read_target(target, logits, axis)
+    if labels is None:
         raise TypeError(
-            f"target must hold class indices of shape {without_axis(logits.shape, axis)}, "
+            f"target must hold class indices of shape {without_axis(logits.shape, axis)}, or one-hot integers, "
             f"got class probabilities: dtype {target.dtype} and shape {target.shape}"
         )
-    labels = as_labels(target)
     position, _ = launch.scan_labels(labels, logits.shape[axis], ignore_index, None, None)
     if position >= 0:
         raise_label(target, position, logits.shape[axis], ignore_index)

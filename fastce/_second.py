@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_real, result_like, row_blocks, share_memory, staged
+from fastce._arrays import Array, as_real, cast_to, result_like, row_blocks, share_memory, staged
 from fastce._problem import Problem
 from fastce._targets import Reduction, as_number, mean, raise_label
 from fastce.kernels import launch
@@ -59,8 +59,7 @@ def cross_entropy_grad_and_hessian(
         Unnormalised log-probabilities, boosting's raw predictions; integers and booleans are
         taken as float64.
     target : array_like
-        Either class indices of any integer dtype, in the shape of ``logits`` without the class
-        axis, or class probabilities that sum to 1, floating-point and in the shape of ``logits``.
+        Class indices, one-hot or not, or class probabilities that sum to 1, as in `cross_entropy`.
     axis : int, default -1
         The axis of the classes.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
@@ -137,7 +136,7 @@ class _Diagonal(Problem):
         target, _, sample_weight, _ = self.given
         others = {"logits": self.logits, "target": target, "sample_weight": sample_weight, "out": grad}
         for name, other in others.items():
-            if isinstance(other, np.ndarray) and share_memory(array, other):
+            if other is not None and share_memory(array, other):
                 raise ValueError(f"hessian_out must not share memory with {name}")
         return array
 
@@ -184,7 +183,7 @@ def cross_entropy_hvp(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like
-        Class indices or class probabilities, as in `cross_entropy`. Of indices only
+        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`. Of indices only
         ``weight`` and ``ignore_index`` take notice: the Hessian does not depend on the label.
     v : array_like, shape of ``logits``
         The vector.
@@ -230,7 +229,7 @@ def cross_entropy_hvp(
     vector = as_real(v, "v")
     if vector.shape != problem.logits.shape:
         raise ValueError(f"v must have the shape of logits, {problem.logits.shape}, got {vector.shape}")
-    result = problem.product_array(out, vector, v)
+    result = problem.product_array(out, vector)
     slopes = problem.slopes()
     if problem.logits.size:
         for block in row_blocks(problem.axis, problem.dtype, (problem.logits, vector), result):
@@ -241,25 +240,24 @@ def cross_entropy_hvp(
 class _Product(Problem):
     """Cross-entropy whose Hessian is multiplied with a vector."""
 
-    def product_array(self, out: object, vector: Array, v: object) -> Array:
+    def product_array(self, out: object, vector: Array) -> Array:
         """Return ``out`` if the product can be written there, or for None a new array."""
         names = "logits", "target", "weight", "sample_weight", "where", "v"
-        inputs = (self.logits, *self.given, v if isinstance(v, np.ndarray) else vector)
-        return result_like(self.logits, out, names, inputs)
+        return result_like(self.logits, out, names, (self.logits, *self.given, vector))
 
     def slopes(self) -> Array:
         """Return u a / D of each sample, or raise IndexError for a bad label."""
         self._own_labels()
         kept = self._kept()
         scale = mean(1.0, kept) if self.reduction == "mean" else 1.0
-        slopes = self._amounts()
-        if self.sample_weight is not None:
-            slopes = slopes * self.sample_weight
-        with np.errstate(invalid="ignore"):  # 0 / 0 where the weights add up to 0
+        with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
+            slopes = self._amounts()
+            if self.sample_weight is not None:
+                slopes = slopes * self.sample_weight
             slopes = slopes * scale
         if self.labels is not None:
             slopes[self.labels == self.ignore_index] = 0.0
-        return slopes.astype(self.dtype)
+        return cast_to(slopes, self.dtype)
 
     def _amounts(self) -> Array:
         """Return the sums of the targets after smoothing and weights."""

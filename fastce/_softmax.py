@@ -11,9 +11,12 @@ import numpy.typing as npt
 from fastce._arrays import (
     Array,
     Block,
+    as_array,
     as_mask,
     as_real,
+    cast_to,
     check_out,
+    copy_to,
     direct,
     is_apart,
     is_matrix,
@@ -109,31 +112,30 @@ def logsumexp(
             launch.run_softmax(x, lse, None, None)
             return lse
     x = as_real(x, "x")
+    where = None if where is None else as_array(where, "where")
     if b is not None or return_sign:
         return weighted_logsumexp(x, axis, b, keepdims, return_sign, where, out)
     dtype, result = rule(x)
     x_, axis_ = _arrange(x, axis)
-    if where is not None:
-        as_mask(where, x.shape)
+    mask = None if where is None else as_mask(where, x.shape)
     shape, full_shape = _reduced(x, axis, keepdims)
     if out is not None:
-        check_out(out, full_shape, result, ("x",), (x,))
+        check_out(out, full_shape, result, ("x", "where"), (x, where))
     lse = out if _serves(out, dtype) else np.empty(shape, dtype)
     if lse.size and not x.size:
         lse.fill(-np.inf)
     elif x.size:
         flat = lse if lse.ndim == 1 else lse.reshape(-1)
-        for start, stop, (part,), _ in _blocks(x_, axis_, where, x.shape, None, 0.0):
+        for start, stop, (part,), _ in _blocks(x_, axis_, mask, None, 0.0):
             launch.run_softmax(part, flat[start:stop], None, None)
     if lse is out:
         return out
     lse = lse.reshape(full_shape)
     if out is None and result is dtype:
         return lse[()]
-    with np.errstate(over="ignore", under="ignore"):  # rounding to 16 bits
-        if out is None:
-            return lse.astype(result, copy=False)[()]
-        np.copyto(out, lse, casting="unsafe")
+    if out is None:
+        return cast_to(lse, result)[()]
+    copy_to(out, lse)
     return out
 
 
@@ -164,21 +166,16 @@ def _reduced(x: Array, axis: Axis, keepdims: bool) -> tuple[tuple[int, ...], tup
 def _blocks(
     x: Array,
     axis: int | tuple[int, ...],
-    where: npt.ArrayLike | None,
-    shape: tuple[int, ...],
+    mask: Array | None,
     out: Array | None,
     fill: float,
 ) -> Iterable[tuple[int, int | None, Sequence[Array], Array | None]]:
-    """Return kernel-ready blocks, in which masked logits are -inf; results there become ``fill``.
-
-    ``shape`` is that of the argument, to which the mask is broadcast.
-    """
+    """Return kernel-ready blocks, in which masked logits are -inf; results there become ``fill``."""
     dtype = rule(x).compute
-    if where is None and type(axis) is int:
+    if mask is None and type(axis) is int:
         views = direct(axis, dtype, (x,), out)  # what `blocks` does, without the tenth of a small call that it takes
         return staged_bits(axis, dtype, (x,), out) if views is None else ((0, None, *views),)
-    mask = None if where is None else as_mask(where, shape).reshape(x.shape)
-    return _masked_blocks(x, axis, mask, out, fill)
+    return _masked_blocks(x, axis, None if mask is None else mask.reshape(x.shape), out, fill)
 
 
 def _masked_blocks(
@@ -307,12 +304,12 @@ def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out:
         return out
     x = as_real(x, "x")
     x_, axis_ = _arrange(x, axis)
-    if where is not None:
-        as_mask(where, x.shape)
+    where = None if where is None else as_array(where, "where")
+    mask = None if where is None else as_mask(where, x.shape)
     if out is None:
         out = np.empty_like(x, rule(x).result, subok=False)
     else:
-        check_out(out, x.shape, rule(x).result, ("x",), (x,))
+        check_out(out, x.shape, rule(x).result, ("x", "where"), (x, where))
     goal = out
     if x_ is not x:
         if out.flags.c_contiguous:
@@ -320,7 +317,7 @@ def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out:
         else:
             x_, axis_ = x, normalize_axes(axis, x.ndim, "x")
     if x.size:
-        for _, _, (part,), result in _blocks(x_, axis_, where, x.shape, goal, -np.inf if logs else 0.0):
+        for _, _, (part,), result in _blocks(x_, axis_, mask, goal, -np.inf if logs else 0.0):
             if logs:
                 launch.run_softmax(part, None, None, result, fresh)
             else:

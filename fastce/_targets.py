@@ -1,54 +1,76 @@
 """Targets, and the options that scale a sample's loss: what they may be, and what is said if not."""
 
 import math
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce._arrays import Array, as_index, as_real, without_axis
+from fastce._arrays import Array, as_array, as_index, as_real, cast_to, without_axis
+from fastce._one_hot import one_hot_labels
 
 Reduction = Literal["mean", "sum", "none"]
 
 _REDUCTIONS = get_args(Reduction)
-_INT64 = np.dtype(np.int64)
+_INT64, _FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+_LEAST, _MOST = 2e-38, 3e38  # float32 between them is normal and finite
 
 
-def are_probabilities(target: Array, logits: Array, axis: int, what: str = "logits") -> bool:
-    """Tell class probabilities from class indices, or raise where the target is neither."""
+class Target(NamedTuple):
+    """A target, read."""
+
+    values: Array  # class indices in the shape of the samples, or class probabilities
+    labels: Array | None  # the class indices, contiguous int64, one a sample; None for class probabilities
+
+
+def read_target(target: Array, logits: Array, axis: int, what: str = "logits") -> Target:
+    """Return class indices, those that one-hot integers stand for, or class probabilities; or raise."""
+    check_target(target, logits, axis, what)
+    if target.ndim < logits.ndim:
+        return Target(target, as_labels(target))
+    if target.dtype.kind not in "iub":
+        return Target(target, None)
+    labels = one_hot_labels(target, axis)
+    return Target(labels.reshape(without_axis(logits.shape, axis)), labels)
+
+
+def check_target(target: Array, logits: Array, axis: int, what: str = "logits") -> None:
+    """Raise where a target has neither the shape and dtype of class indices nor those of one value a class."""
     expected = without_axis(logits.shape, axis)
-    integer = target.dtype.kind in "iu"
-    if target.shape == expected and (integer or target.size == 0):
-        return False
+    if target.shape == expected and (target.dtype.kind in "iu" or target.size == 0):
+        return
     as_real(target, "target")
     if target.shape == expected:
         raise TypeError(f"class indices must be integers, got dtype {target.dtype}; use target.astype(int)")
     if target.shape != logits.shape:
         raise ValueError(_shape_message(target.shape, logits.shape, axis, expected, what))
-    if integer or target.dtype.kind == "b":
-        raise TypeError(
-            f"a target shaped like the {what} holds class probabilities, which must be floating-point, "
-            f"got dtype {target.dtype}; use target.astype(float)"
-        )
-    return True
 
 
 def _shape_message(
     got: tuple[int, ...], shape: tuple[int, ...], axis: int, expected: tuple[int, ...], what: str
 ) -> str:
     message = (
-        f"target has shape {got}, expected {expected} for class indices or {shape} for class probabilities: "
-        f"{what} have shape {shape}, with the classes along axis {axis}"
+        f"target has shape {got}, expected {expected} for class indices or {shape} for one-hot targets and class "
+        f"probabilities: {what} have shape {shape}, with the classes along axis {axis}"
     )
     for other in range(len(shape)):
         if other != axis and got == without_axis(shape, other):
             return f"{message}; with axis={other} it would fit"
         if other != axis and got == (*expected[:other], shape[axis], *expected[other:]):
             return f"{message}; np.moveaxis(target, {other}, {axis}) would fit"
-    if math.prod(got) == math.prod(expected):
-        return f"{message}; target.reshape{expected} would fit"
-    return message
+    return message + advice(got, expected, axis)
+
+
+def advice(got: tuple[int, ...], expected: tuple[int, ...], axis: int) -> str:
+    """Return what to say of class indices in a shape that is not the expected one, where another would fit."""
+    if got == (*expected[:axis], 1, *expected[axis:]):
+        return f"; a column of class indices must lose its axis: np.squeeze(target, axis={axis}) would fit"
+    if len(got) > 1 and got == expected[::-1]:
+        return "; np.transpose(target) would fit"
+    sizes, wanted = ([n for n in shape if n != 1] for shape in (got, expected))
+    is_flat = 1 in (len(got), len(expected)) and math.prod(got) == math.prod(expected)
+    return f"; np.reshape(target, {expected}) would fit" if sizes == wanted or is_flat else ""
 
 
 def is_labels(target: object) -> TypeGuard[Array]:
@@ -137,7 +159,8 @@ def as_weights(values: npt.ArrayLike, shape: tuple[int, ...], name: str, what: s
     array = as_real(values, name)
     if array.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, {what}, got {array.shape}")
-    return np.ascontiguousarray(array, np.float64)
+    is_ready = array.dtype is _FLOAT64 and array.flags.c_contiguous and array.flags.aligned
+    return array if is_ready else cast_to(array, np.float64)
 
 
 def as_upstream(
@@ -146,9 +169,18 @@ def as_upstream(
     """Return what the gradients of samples of this shape are multiplied by: one factor and, or None, one a sample."""
     if grad_output is None:
         return 1.0, None
-    if reduction == "none" and np.ndim(grad_output):
-        return 1.0, as_weights(grad_output, shape, "grad_output", "the loss's").astype(dtype).reshape(-1)
-    return as_number(grad_output, "grad_output"), None
+    values = as_array(grad_output, "grad_output")
+    if reduction == "none" and values.ndim:
+        return 1.0, cast_to(as_weights(values, shape, "grad_output", "the loss's"), dtype).reshape(-1)
+    return as_number(values if values.ndim else values.item(), "grad_output"), None
+
+
+def as_loss(value: float, dtype: np.dtype[Any]) -> Any:
+    """Return a loss as a scalar of this dtype, rounded as quietly as `cast_to` does."""
+    if _LEAST < value < _MOST or value == 0.0 or dtype is _FLOAT64:
+        return dtype.type(value)
+    with np.errstate(all="ignore"):
+        return dtype.type(value)
 
 
 def mean(total: float, denominator: float) -> float:

@@ -11,6 +11,7 @@ from fastce._arrays import (
     Array,
     as_real,
     blocks,
+    cast_to,
     is_apart,
     is_matrix,
     normalize_axis,
@@ -71,7 +72,7 @@ def logsumexp_vjp(
     given = {"g": as_real(g, "g"), "x": x, "lse": as_real(lse, "lse")}
     result = _result(x, out, given)
     dtype = rule(x).compute
-    g, lse = (_flat(given[name], name, x.shape, axis).astype(dtype) for name in ("g", "lse"))
+    g, lse = (cast_to(_flat(given[name], name, x.shape, axis), dtype) for name in ("g", "lse"))
     if x.size:
         for block in blocks(axis, dtype, (x,), result):
             samples = slice(block.start, block.stop)
@@ -188,7 +189,7 @@ def _is_vector(values: object, x: Array) -> TypeGuard[Array]:
     return values.shape == x.shape[:1] and values.flags.carray
 
 
-def _is_ready(out: object, x: Array, inputs: tuple[object, ...]) -> bool:
+def _is_ready(out: object, x: Array, inputs: tuple[Array, ...]) -> bool:
     """Tell whether there is something to write, and ``out``, if given, fits without further checks."""
     return x.size > 0 and (out is None or is_apart(out, x.shape, x.dtype, inputs))
 

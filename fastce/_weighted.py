@@ -18,13 +18,13 @@ def weighted_logsumexp(
     b: npt.ArrayLike | None,
     keepdims: bool,
     return_sign: bool,
-    where: npt.ArrayLike | None,
+    where: Array | None,
     out: Array | None,
 ) -> Any:
     """Return what `logsumexp` does with ``b`` or ``return_sign``."""
-    given = x
     mask = None if where is None else as_mask(where, x.shape)
-    weights = np.asarray(1.0 if b is None else as_real(b, "b"))
+    weights = np.asarray(1.0) if b is None else as_real(b, "b")
+    given = x, weights, where
     # Python's numbers leave the dtype alone; NumPy makes float64 of them and bfloat16
     promoted = x.dtype if b is None or type(b) in (bool, int, float) else np.result_type(x, weights)
     try:
@@ -36,7 +36,7 @@ def weighted_logsumexp(
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape)) if keepdims else shape
     dtype, result = rule(np.empty(0, promoted))
     if out is not None:
-        check_out(out, kept, result, ("x", "b"), (given, b))
+        check_out(out, kept, result, ("x", "b", "where"), given)
     lse, sign = np.full(math.prod(shape), -np.inf, dtype), np.zeros(math.prod(shape), dtype)
     if x.size:
         if mask is not None:
@@ -49,7 +49,7 @@ def weighted_logsumexp(
             lse[part], sign[part] = _rows(logits, w)
     if not return_sign:
         lse[sign < 0] = np.nan
-    with np.errstate(over="ignore", under="ignore"):  # rounding to 16 bits
+    with np.errstate(all="ignore"):  # rounding to 16 bits
         lse_, sign_ = (v.reshape(kept).astype(result, copy=False) for v in (lse, sign))
     if out is not None:
         np.copyto(out, lse_)

@@ -122,8 +122,8 @@ def test_shape_of_target(function):
 def test_dtype_of_target(function):
     raises(TypeError, ["integers", "float64"], function, X, Y.astype(float))
     raises(TypeError, ["integers", "bool"], function, X, Y.astype(bool))
-    raises(TypeError, ["probabilities", "floating-point", "int64"], function, X, SOFT.astype(int))
-    raises(TypeError, ["probabilities", "floating-point", "bool"], function, X, SOFT.astype(bool))
+    raises(ValueError, ["one-hot", "target[0, :]", "sum is 0", "floats"], function, X, SOFT.astype(int))
+    raises(ValueError, ["one-hot", "target[0, :]", "sum is 3", "with_logits"], function, X, SOFT.astype(bool))
     raises(TypeError, ["target", "complex128"], function, X, SOFT.astype(complex))
     raises(TypeError, ["object"], function, X, Y.astype(object))
     raises(TypeError, ["<U1"], function, X, list("abca"))

@@ -108,7 +108,7 @@ REFUSED = [
     (dict(hidden=H * 1j), TypeError, "hidden must hold real numbers"),
     (dict(weight=W.astype(str)), TypeError, "weight must hold real numbers"),
     (dict(target=[0, 1, 2]), ValueError, "target has shape (3,), expected (2,), a class index for each row of hidden"),
-    (dict(target=[[0, 1]]), ValueError, "target.reshape(2,) would fit"),
+    (dict(target=[[0, 1]]), ValueError, "np.reshape(target, (2,)) would fit"),
     (dict(target=[0.0, 1.0]), TypeError, "class indices must be integers, got dtype float64; use target.astype(int)"),
     (dict(target=[0, 4]), IndexError, "target[1] is 4, expected a class index from 0 to 3 or ignore_index -100"),
     (dict(target=[-1, 0], normalizer=2.0), IndexError, "target[0] is -1"),

@@ -385,7 +385,10 @@ def test_any_options(case, dtype, layout, ignore_index, top_k, values, seed):
 # --- errors -----------------------------------------------------------------------
 
 X, Y = np.zeros((4, 3)), [0, 1, 2, 0]
-SOFT = r"target must hold class indices of shape \(4,\), got class probabilities: dtype float64 and shape \(4, 3\)"
+SOFT = (
+    r"target must hold class indices of shape \(4,\), or one-hot integers, "
+    r"got class probabilities: dtype float64 and shape \(4, 3\)"
+)
 
 
 @pytest.mark.parametrize(
