@@ -14,6 +14,8 @@ from tests.fuzz_targets import Problem, soft_target, target_of
 from tests.helpers import computed, tuple_of
 
 BUILT = ("target", "out", "more out")  # fields whose bad choices only matter where there is something to be seen
+ERRORS = (TypeError, ValueError, IndexError)  # those documented; AxisError is of the latter two
+ERROR_OF = {"not one-hot": ValueError, "too large": IndexError, "negative": IndexError}  # of targets, if nothing else
 TINY = 3e-39  # not normal in float32
 EXTREMES = (np.nan, np.inf, -np.inf, 1e39, 1e300, -1e300, 5e-324, 1e-46, 0.0, -0.0, -2.0)
 
@@ -34,6 +36,7 @@ class Call:
         self.rng = np.random.default_rng(case["seed"])
         unseen = (*BUILT, "other") if "scalar b" in plain(case.get("options", ())) else BUILT
         self.must_raise = any(isinstance(choice, Bad) for name, choice in case.items() if name not in unseen)
+        self.errors: tuple[type[Exception], ...] = ERRORS  # those that may be raised
         self.may_raise = False  # for overlap, or do what is asked
         self.is_refused = False  # once run
         self.is_tiny = False  # whether an argument has tiny values
@@ -167,6 +170,8 @@ class Call:
             if kind == "complex":
                 return self._keep("target", values.astype(complex))
             return self._other("target", values, self.case["other"]) if takes else self._keep("target", values)
+        if kind in ERROR_OF and not self.must_raise and not any(self.case.get(k) for k in BUILT[1:]):
+            self.errors = (ERROR_OF[kind],)
         target = target_of(kind, problem, self.rng)
         self.must_raise |= target.is_refused
         self.labels = target.labels
