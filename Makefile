@@ -3,6 +3,7 @@
 #   make test [ARGS="-k softmax"]     the tests, with coverage of the public layer
 #   make test-oldest                  the tests with the oldest numpy and numba that are supported
 #   make try-wheel                    builds the wheel and tries it in an environment with nothing else
+#   make try-sdist                    builds the source distribution, and runs tests from it unpacked
 #   make fuzz [ARGS="--seconds 600"]  random calls against the oracle
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
@@ -18,9 +19,10 @@ READY = $(VENV)/.ready
 
 OLDEST = .venv-oldest
 WHEEL = .venv-wheel
+SDIST = .venv-sdist
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
-.PHONY: test test-oldest try-wheel fuzz accuracy bench bench-full bench-smoke readme lint types clean
+.PHONY: test test-oldest try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke readme lint types clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -45,6 +47,13 @@ try-wheel:
 	$(WHEEL)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL)/dist .
 	$(WHEEL)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEEL)/dist/*.whl
 	$(WHEEL)/bin/python -I tests/try_wheel.py
+
+try-sdist: $(READY)
+	rm -rf $(SDIST)
+	$(PYTHON) -m venv $(SDIST)
+	$(SDIST)/bin/python -m pip install --quiet --disable-pip-version-check "hatchling>=1.26"
+	$(SDIST)/bin/python -m hatchling build --target sdist --directory $(SDIST)/dist
+	$(BIN)/python tests/try_sdist.py $(SDIST)/dist/*.tar.gz $(SDIST)/unpacked
 
 fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz $(ARGS)
@@ -73,5 +82,5 @@ types: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(WHEEL) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
+	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

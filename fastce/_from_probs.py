@@ -179,7 +179,7 @@ class _FromProbs(Problem):
         labels = self.labels
         assert labels is not None
         kept = labels != self.ignore_index
-        safe = np.where(kept, labels, 0)
+        safe = labels if kept.all() else np.where(kept, labels, 0)
         shares = np.ones_like(loss) if self.weight is None else self.weight[safe]
         places = np.expand_dims(safe.reshape(self.shape), self.axis)
         picked = np.take_along_axis(self.logits, places, self.axis).reshape(-1).astype(self.dtype)

@@ -3,6 +3,8 @@
 import importlib.metadata
 import inspect
 import re
+import subprocess
+import tomllib
 
 import fastce
 from tests.helpers import ROOT, in_new_process
@@ -155,3 +157,19 @@ with event.install_recorder("numba:compile") as compiled:
         fastce.cross_entropy(x, target), fastce.cross_entropy_and_grad(x, target)
     assert not compiled.buffer, [record[1].data for record in compiled.buffer]
 """)
+
+
+def test_the_source_distribution_holds_what_is_tracked():
+    """Tests read more than the package, and run from an unpacked source distribution, where nothing is tracked.
+
+    Seen to fail: with a list without the benchmark, whose modules tests import.
+    """
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    listed = {path.removeprefix("/") for path in metadata["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]}
+    assert all((ROOT / path).exists() for path in listed)
+    always = {"pyproject.toml", "README.md", "LICENSE", ".gitignore"}  # the build backend adds them unasked
+    if (ROOT / ".git").exists():
+        tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert {path.partition("/")[0] for path in tracked.splitlines()} == listed | always
+    else:
+        assert all((ROOT / path).exists() for path in always)
