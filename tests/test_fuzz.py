@@ -191,7 +191,7 @@ def test_what_is_read_twice_is_found_beside_a_writer(monkeypatch):
         time.sleep(1e-3)
         if not np.array_equal(before, x):
             harm(out)
-        return softmax(np.zeros(x.shape), axis, out)
+        return softmax(np.clip(np.nan_to_num(before), -99, 99), axis, out)
 
     def lose(out):
         raise KeyError("lost")
