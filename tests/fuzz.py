@@ -90,12 +90,13 @@ def report(share: Share, took: float, counts: Counter, found: list[str]) -> str:
     """Return the outcome as Markdown."""
     ways = ("computed", "refused")
     number = sum(counts[name, way] for name in FUNCTIONS for way in ways)
+    limit = f" --cases {share.most:.0f}" if share.most < math.inf else ""
     rows = [[counts[name, way] for way in (*ways, "beside a writer")] for name in FUNCTIONS]
     lines = [
         "# What the fuzzer found",
         "",
-        f"`python -m tests.fuzz --seed {share.seed} --cases {number}`: {number:,} cases in {took:.0f} s with "
-        f"{share.jobs} at a time, {len(found)} in trouble. "
+        f"`python -m tests.fuzz --seed {share.seed}{limit}`: {number:,} cases in {took:.0f} s with {share.jobs} at a "
+        f"time, {len(found)} in trouble. "
         f"fastce {fastce.__version__}, numpy {np.__version__}, numba {numba.__version__}, {platform.machine()}.",
         "",
         "| function | computed as it should | refused, nothing written | further calls beside a writer |",

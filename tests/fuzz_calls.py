@@ -356,12 +356,16 @@ class Call:
         """What an array to write to held before the call, 0 where none was given."""
         return reference.real(self.outs[name][1]) if name in self.outs else 0
 
+    def _is_as_it_is(self, name: str) -> bool:
+        """Whether a keyword is never given in another form: results, and a number that has a part in promotion."""
+        return name.endswith("out") or (name == "b" and not isinstance(self.keywords["b"], np.ndarray))
+
     def run(self) -> list[Any]:
         """Call the function; return its results."""
         rng = np.random.default_rng(self.case["seed"])
         kind = self.case["objects"]
         positional = [as_object(kind, x, rng) for x in self.positional]
-        given = {k: v if k.endswith("out") else as_object(kind, v, rng) for k, v in self.keywords.items()}
+        given = {k: v if self._is_as_it_is(k) else as_object(kind, v, rng) for k, v in self.keywords.items()}
         with np.errstate(all=self.case["floating-point errors"]), warnings.catch_warnings():
             warnings.simplefilter("error")
             results = tuple_of(self.function.call(*positional, **given))
