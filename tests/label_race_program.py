@@ -19,7 +19,7 @@ import fastce
 PAGE = mmap.PAGESIZE
 GUARD = 64 * PAGE  # on both sides: more than an array further
 CANARY = 0xC5
-SECONDS = 0.12  # of calls of one kind
+SECONDS = 0.08  # of calls of one kind
 LEAST = 3  # of them get past the check, or nothing was tried
 
 libc = ctypes.CDLL(None)

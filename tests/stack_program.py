@@ -14,7 +14,7 @@ from numba.extending import intrinsic
 
 import fastce
 from fastce.kernels.jit import Kernel
-from tests.helpers import BFLOAT16, CASES, SIZES, suited
+from tests.helpers import BFLOAT16, CASES, suited
 from tests.speed_guard_program import entries
 
 # tiles, short rows, rows, rows in chunks, split, columns; as few elements as there are of each
@@ -42,11 +42,14 @@ def calls(shape, axis, dtype):
 
 
 def every_call():
-    """All functions on all shapes and dtypes."""
+    """All functions in all regimes, with the dtypes that other tests compile for; what they keep is alike in all."""
     for shape, axis in SHAPES:
-        for dtype in SIZES:
-            yield from calls(shape, axis, dtype).values()
-    yield from calls((3, 1500), -1, BFLOAT16).values()  # elsewhere it takes as much as float16
+        yield from calls(shape, axis, np.float32).values()
+        x = np.random.default_rng(0).normal(size=shape)
+        for dtype in (np.float16, np.float64) if len(shape) == 3 or shape[1] > 1024 else (np.float16,):
+            yield from (partial(case.run, suited(name, x.astype(dtype)), axis) for name, case in CASES.items())
+    x = np.random.default_rng(0).normal(size=(3, 1500))
+    yield partial(CASES["cross_entropy_and_grad"].run, x.astype(BFLOAT16), -1)
 
 
 # --- how much of it a kernel writes to ---------------------------------------------------
