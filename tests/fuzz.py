@@ -1,7 +1,8 @@
 """A fuzzer: ``python -m tests.fuzz --seconds 600 --seed 1 --report docs/fuzz.md``.
 
 Every call must equal the oracle, or raise one of the documented errors with nothing written. What goes wrong is
-shrunk to its plainest form and printed. A seed with a number of ``--cases`` gives the same cases everywhere.
+shrunk to its plainest form and printed. A seed with a number of ``--cases`` gives the same cases everywhere, in
+however many ``--jobs``: processes of their own, so that one that a call kills is told with the case, and started anew.
 """
 
 import argparse
@@ -18,12 +19,15 @@ import numpy as np
 from rich.progress import Progress
 
 import fastce
+from tests.fuzz_arrays import GUARD
 from tests.fuzz_calls import Call
 from tests.fuzz_cases import judge, trouble
 from tests.fuzz_fields import FUNCTIONS, Bad, Case
+from tests.fuzz_jobs import Outcome, Share, outcomes
 
 BAD = 0.03  # how often a field is bad
 COMPILED = ("shape", "dtype", "other", "target", "options", "grad_output")  # new choices take a kernel to compile
+RARE = {"objects": 0.7, "others": 0.4, "beside a writer": 0.2}  # how often these may be other than the first choice
 TOGETHER = 16  # cases that have those in common
 
 
@@ -38,6 +42,7 @@ def cases(seed: int) -> Iterator[Case]:
         common = {name: draw.choice(good[name]) for name in COMPILED if name in fields}
         for _ in range(TOGETHER):
             case = {name: common.get(name) if name in common else draw.choice(good[name]) for name in fields}
+            case |= {name: good[name][0] for name, share in RARE.items() if draw.random() > share}
             case |= {name: draw.choice(bad[name]) for name in fields if bad[name] and draw.random() < BAD}
             yield {"function": function, **case}
 
@@ -56,46 +61,71 @@ def shrink(case: Case, fails: Callable[[Case], object]) -> Case:
     return case
 
 
-def run(
-    seed: int, seconds: float, most: float, tell: Callable[[str | None], None] = lambda problem: None
-) -> tuple[Counter, list[str]]:
-    """Return (how many cases there were, by function and by whether they had to be refused; what went wrong)."""
+def examine(case: Case) -> Outcome:
+    """Run a case; shrink it if it is in trouble."""
+    call = Call(case)
+    problem = judge(call)
+    counts = Counter({(call.name, "refused" if call.is_refused else "computed"): 1})
+    counts[call.name, "beside a writer"] = call.raced
+    if problem is None:
+        return Outcome(counts)
+    small = shrink(case, trouble)
+    return Outcome(counts, f"{trouble(small) or problem}: {small}", repr(small))
+
+
+def run(share: Share, tell: Callable[[str | None], None]) -> tuple[Counter, list[str]]:
+    """Return (how many cases there were, by function and by what came of them; what went wrong)."""
     counts: Counter = Counter()
     found: dict[str, str] = {}
-    end = time.monotonic() + seconds
-    for case in cases(seed):
-        if time.monotonic() > end or counts.total() >= most:
-            return counts, list(found.values())
-        call = Call(case)
-        counts[case["function"], call.must_raise] += 1
-        problem = None
-        if judge(call):
-            small = shrink(case, trouble)
-            problem = f"{trouble(small)}: {small}" if repr(small) not in found else None
-            found.setdefault(repr(small), f"{problem}")
-        tell(problem)
-    raise AssertionError("cases are endless")
+    for outcome in outcomes(share, examine):
+        counts += outcome.counts
+        is_new = outcome.problem is not None and outcome.small not in found
+        if is_new:
+            found[outcome.small] = outcome.problem
+        tell(outcome.problem if is_new else None)
+    return counts, list(found.values())
 
 
-def report(seed: int, took: float, counts: Counter, found: list[str]) -> str:
+def report(share: Share, took: float, counts: Counter, found: list[str]) -> str:
     """Return the outcome as Markdown."""
+    ways = ("computed", "refused")
+    number = sum(counts[name, way] for name in FUNCTIONS for way in ways)
+    limit = f" --cases {share.most:.0f}" if share.most < math.inf else ""
+    rows = [[counts[name, way] for way in (*ways, "beside a writer")] for name in FUNCTIONS]
     lines = [
         "# What the fuzzer found",
         "",
-        f"`python -m tests.fuzz --seed {seed}`: {counts.total():,} cases in {took:.0f} s, {len(found)} in trouble. "
+        f"`python -m tests.fuzz --seed {share.seed}{limit}`: {number:,} cases in {took:.0f} s with {share.jobs} at a "
+        f"time, {len(found)} in trouble. "
         f"fastce {fastce.__version__}, numpy {np.__version__}, numba {numba.__version__}, {platform.machine()}.",
         "",
-        "| function | equal to the oracle | refused, nothing written |",
-        "|:--|--:|--:|",
-        *(f"| {name} | {counts[name, False]:,} | {counts[name, True]:,} |" for name in FUNCTIONS),
+        "| function | computed as it should | refused, nothing written | further calls beside a writer |",
+        "|:--|--:|--:|--:|",
+        *(f"| {name} | {' | '.join(f'{n:,}' for n in row)} |" for name, row in zip(FUNCTIONS, rows, strict=True)),
         "",
-        "Shapes, class axes, dtypes, memory layouts, values (NaN, infinities and the dtype's ends among them),",
-        f"targets, options, reductions and outputs are drawn, {BAD:.0%} of the choices such that they must be refused;",
-        f"those that need a kernel compiled stay for {TOGETHER} cases. 256 bytes before and behind every array,",
-        "the gaps between strided elements, and all inputs are compared with what they held before the call.",
+        TEXT,
         *(["", *found] if found else []),
     ]
     return "\n".join(lines) + "\n"
+
+
+TEXT = f"""\
+Shapes, class axes, dtypes, memory layouts, values (NaN, infinities and the dtype's ends among them), targets, options,
+reductions and outputs are drawn, {BAD:.0%} of the choices such that they must be refused; those that need a kernel
+compiled stay for {TOGETHER} cases. Arrays are also passed as lists, tuples, memory views, `array.array`, ctypes arrays,
+memory maps, tensors, subclasses of ndarray and objects with `__array__` or `__array_interface__` alone; numbers as
+scalars of NumPy or arrays without a dimension. Outputs are also in the memory of other libraries, or over that of an
+argument: then they may be refused. NumPy's floating-point errors raise in one half of the calls, and warnings, which
+are errors, tell of them in the other half.
+
+Results are compared with the oracle, those of one-hot integers also, bit for bit, with those of the labels they name.
+Where weights or second arguments are NaN, infinite or out of the dtype's range, as in one case of seven, errors, dtypes
+and memory are looked at, values are not. {GUARD} bytes before and behind every array, the gaps between strided
+elements, and all inputs are compared with what they held before the call.
+
+Beside a writer, a call is made again and again while another thread changes one of its arguments: labels to numbers
+that are huge, negative or just too large, floats to NaN and infinities. The results may then be anything; errors must
+be documented ones, guard zones stay as they were, and the process lives."""
 
 
 def main() -> None:
@@ -104,20 +134,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="60 unless there is a number of cases")
     parser.add_argument("--cases", type=int, help="at most")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--report", type=Path, help="a Markdown file to write")
     options = parser.parse_args()
-    start = time.monotonic()
-    seconds = options.seconds or (math.inf if options.cases else 60)
+    start = time.time()
+    end = start + (options.seconds or (math.inf if options.cases else 60))
+    share = Share(cases, options.seed, options.cases or math.inf, end, TOGETHER, jobs=options.jobs)
     with Progress() as progress:
         task = progress.add_task("fuzzing", total=options.cases)
 
         def tell(problem: str | None) -> None:
             progress.advance(task)
             if problem:
-                progress.console.print(problem)
+                progress.console.print(problem, markup=False)
 
-        counts, found = run(options.seed, seconds, options.cases or math.inf, tell)
-    text = report(options.seed, time.monotonic() - start, counts, found)
+        counts, found = run(share, tell)
+    text = report(share, time.time() - start, counts, found)
     print(text)
     if options.report:
         options.report.write_text(text, encoding="utf-8")

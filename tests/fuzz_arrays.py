@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.fuzz_objects import BACKINGS
 from tests.helpers import BFLOAT16, finfo
 from tests.layouts import LAYOUTS
 
@@ -12,9 +13,12 @@ VALUES = ("normal", "zero", "equal", "wide", "huge", "tiny", "-inf", "nothing bu
 
 
 class Guarded:
-    """An array in the layout asked for, with zones around it that nobody may touch."""
+    """An array in the layout asked for, with zones around it that nobody may touch.
 
-    def __init__(self, values: np.ndarray, layout: str = "C order") -> None:
+    ``backing`` says whose memory it is, ``room`` how many bytes there are behind it for another array to begin in it.
+    """
+
+    def __init__(self, values: np.ndarray, layout: str = "C order", backing: str = "NumPy", room: int = 0) -> None:
         if not values.size or not values.ndim or (layout == "unaligned" and values.itemsize == 1):
             layout = "C order"
         view = LAYOUTS[layout](values)
@@ -23,31 +27,37 @@ class Guarded:
             root = root.base
         self.offset = GUARD + view.__array_interface__["data"][0] - root.__array_interface__["data"][0]
         inside = np.frombuffer(root.tobytes("A"), np.uint8)
-        self.memory = np.concatenate([np.full(GUARD, 0xA5, np.uint8), inside, np.full(GUARD, 0xA5, np.uint8)])
+        zone = np.full(GUARD, 0xA5, np.uint8)
+        self.memory = BACKINGS[backing](np.concatenate([zone, inside, zone[:1].repeat(room), zone]))
+        self.inside = slice(GUARD, GUARD + inside.size)
         self.array = np.ndarray(view.shape, view.dtype, self.memory, self.offset, view.strides)
-        self.before = self.memory.copy()
+        self.before = np.array(self.memory)
         self.array.flags.writeable = view.flags.writeable
+        self.outs: list[np.ndarray] = []  # arrays in this memory that a call may write to
 
     def is_untouched(self) -> bool:
         """Whether all is as it was, zones and gaps included."""
         return bool(np.array_equal(self.memory, self.before))
 
     def is_untouched_around(self) -> bool:
-        """Whether all but the elements is as it was."""
-        now = self.memory.copy()
-        self._view(now)[...] = self.content_before()
+        """Whether all but the elements of what a call may write to is as it was."""
+        now = np.array(self.memory)
+        for out in self.outs:
+            self.same_in(now, out)[...] = self.same_in(self.before, out)
         return bool(np.array_equal(now, self.before))
 
-    def content_before(self) -> np.ndarray:
-        """What the array held at first."""
-        return self._view(self.before)
+    def laid_over(self, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> np.ndarray:
+        """An array in C order that begins so many bytes behind the first guard zone."""
+        return np.ndarray(shape, dtype, self.memory, GUARD + offset)
 
     def shifted(self) -> np.ndarray:
         """An array that overlaps this one, which is in C order, all but its first element."""
         return np.ndarray(self.array.shape, self.array.dtype, self.memory, self.offset + self.array.itemsize)
 
-    def _view(self, memory: np.ndarray) -> np.ndarray:
-        return np.ndarray(self.array.shape, self.array.dtype, memory, self.offset, self.array.strides)
+    def same_in(self, memory: np.ndarray, array: np.ndarray) -> np.ndarray:
+        """The elements of an array of this memory in another memory of that size."""
+        offset = array.__array_interface__["data"][0] - self.memory.__array_interface__["data"][0]
+        return np.ndarray(array.shape, array.dtype, memory, offset, array.strides)
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

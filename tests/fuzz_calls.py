@@ -1,5 +1,6 @@
 """A case of the fuzzer as a call: arrays in guarded memory, keywords, and whether it has to be refused."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,15 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from tests import reference
 from tests.fuzz_arrays import Guarded, dtype_of, values_of
 from tests.fuzz_fields import FUNCTIONS, Bad, Case, plain
+from tests.fuzz_objects import BACKINGS, as_object
+from tests.fuzz_targets import Problem, soft_target, target_of
 from tests.helpers import computed, tuple_of
 
 BUILT = ("target", "out", "more out")  # fields whose bad choices only matter where there is something to be seen
+ERRORS = (TypeError, ValueError, IndexError)  # those documented; AxisError is of the latter two
+ERROR_OF = {"not one-hot": ValueError, "too large": IndexError, "negative": IndexError}  # of targets, if nothing else
+TINY = 3e-39  # not normal in float32
+EXTREMES = (np.nan, np.inf, -np.inf, 1e39, 1e300, -1e300, 5e-324, 1e-46, 0.0, -0.0, -2.0)
 
 
 def like(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -29,9 +36,14 @@ class Call:
         self.rng = np.random.default_rng(case["seed"])
         unseen = (*BUILT, "other") if "scalar b" in plain(case.get("options", ())) else BUILT
         self.must_raise = any(isinstance(choice, Bad) for name, choice in case.items() if name not in unseen)
-        self.bad_labels: np.ndarray | bool = False
+        self.errors: tuple[type[Exception], ...] = ERRORS  # those that may be raised
+        self.may_raise = False  # for overlap, or do what is asked
+        self.is_refused = False  # once run
+        self.is_tiny = False  # whether an argument has tiny values
+        self.raced = 0  # how many calls there were beside a writer
+        self.labels: np.ndarray | None = None
         self.guarded: dict[str, Guarded] = {}
-        self.outs: dict[str, Guarded] = {}  # those among them that are written to
+        self.outs: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # arrays to write to, and what they hold before
         self.keywords: dict[str, Any] = {}
         self.dtype = dtype_of(plain(case["dtype"]))
         self._shapes()
@@ -40,7 +52,7 @@ class Call:
             self.positional.insert(2 if self.is_layer else 1, self._target(case["target"]))
         self._options()
         self._check_labels()
-        self.oracle = [np.array(x) for x in self.positional], {k: self._copy(v) for k, v in self.keywords.items()}
+        self.oracle = self._for_oracle()
         self._outputs()
 
     # --- shapes ----------------------------------------------------------------
@@ -89,14 +101,30 @@ class Call:
     # --- arguments -------------------------------------------------------------
 
     def _keep(self, name: str, values: np.ndarray, layout: str = "C order") -> np.ndarray:
-        self.guarded[name] = Guarded(np.asarray(values), layout)
+        backing = "memory map" if self.case["objects"] == "memmap" else "NumPy"
+        self.guarded[name] = Guarded(np.asarray(values), layout, backing, self._room())
         return self.guarded[name].array
+
+    def _room(self) -> int:
+        """How many bytes any result takes, where one is to begin in the memory of an argument."""
+        if "over an argument" not in (plain(self.case.get("out")), plain(self.case.get("more out"))):
+            return 0
+        layer = self.classes * (self.shape[-1] + 1) if self.is_layer else 0
+        return 8 * (int(np.prod(self.shape)) + layer + 1)
+
+    def _strange(self, values: Any) -> Any:
+        """The values of an argument beside the first, some of them extreme if the case has it so."""
+        kind = self.case["others"]
+        if kind == "normal" or (kind == "tiny" and self.is_tiny):  # products of tiny numbers are 0
+            return values
+        self.is_tiny = kind == "tiny"
+        somewhere = self.rng.random(np.shape(values)) < 0.3
+        return np.where(somewhere, TINY if self.is_tiny else self.rng.choice(EXTREMES, np.shape(values)), values)
 
     def _other(self, name: str, values: np.ndarray, choice: Any) -> np.ndarray:
         """An argument beside the first, in a dtype and layout of its own."""
         kind = plain(choice)
-        if kind == "short":
-            values = np.zeros((*np.shape(values), 2))
+        values = np.zeros((*np.shape(values), 2)) if kind == "short" else self._strange(values)
         dtype = like(self.dtype) if kind in ("same", "short") else dtype_of(kind)
         with np.errstate(all="ignore"):
             return self._keep(name, np.asarray(values).astype(dtype), self.case["other layout"])
@@ -133,59 +161,54 @@ class Call:
 
     def _target(self, choice: Any) -> np.ndarray:
         kind = plain(choice)
-        labels = self.rng.integers(0, max(self.classes, 1), self.samples)
+        shape = (*self.shape[:-1], self.classes) if self.is_layer else self.shape
+        problem = Problem(shape, self.class_axis, self.samples, self.classes, self._ignored())
         if kind in ("soft", "one-hot", "complex"):
-            return self._soft_target(kind, labels)
-        somewhere = self.rng.random(self.samples) < 0.4
-        made = {
-            "labels": lambda: labels,
-            "int8": lambda: (labels % 128).astype(np.int8),
-            "uint64": lambda: labels.astype(np.uint64),
-            "big-endian": lambda: labels.astype(">i4"),
-            "ignored": lambda: np.where(somewhere, self._ignored(), labels),
-            "all ignored": lambda: np.full(self.samples, self._ignored()),
-            "too large": lambda: labels + max(self.classes, 1),
-            "negative": lambda: -1 - labels,
-            "floats": lambda: labels + 0.5,
-            "short": lambda: np.zeros((*self.samples, 2, 2), int),
-        }[kind]()
-        if kind in ("floats", "short"):
-            self.must_raise |= bool(made.size or kind == "short")
-        else:
-            kept = made != self._ignored() if self.name != "cross_entropy_grad_and_hessian" else np.True_
-            self.bad_labels = ((made < 0) | (made >= self.classes)) & kept
-        return self._keep("target", made)
-
-    def _soft_target(self, kind: str, labels: np.ndarray) -> np.ndarray:
-        self.must_raise |= kind == "complex" or "other" not in self.fields or self.is_layer
-        shape = self.shape or (1,)
-        values = np.zeros(shape)
-        if kind == "soft":
-            values = self.rng.random(shape) / max(self.classes, 1)
-        elif values.size and self.shape and not self.is_layer:
-            np.put_along_axis(values, np.expand_dims(labels, self.class_axis), 1.0, self.class_axis)
-        if kind == "complex" or "other" not in self.fields:
-            return self._keep("target", values.astype(complex if kind == "complex" else float))
-        if self.is_layer:
-            return self._keep("target", values)
-        return self._other("target", values, self.case["other"])
+            takes = "other" in self.fields and not self.is_layer
+            self.must_raise |= kind == "complex" or not takes
+            values = soft_target(kind, problem, self.rng)
+            if kind == "complex":
+                return self._keep("target", values.astype(complex))
+            return self._other("target", values, self.case["other"]) if takes else self._keep("target", values)
+        if kind in ERROR_OF and not self.must_raise and not any(self.case.get(k) for k in BUILT[1:]):
+            self.errors = (ERROR_OF[kind],)
+        target = target_of(kind, problem, self.rng)
+        self.must_raise |= target.is_refused
+        self.labels = target.labels
+        return self._keep("target", target.values, self.case["layout"] if "one-hot" in kind else "C order")
 
     def _check_labels(self) -> None:
         """Expect an error for labels that are out of range, of samples that have any class."""
-        there = True
+        if self.labels is None:
+            return
+        bad = (self.labels < 0) | (self.labels >= self.classes)
+        if self.name != "cross_entropy_grad_and_hessian":
+            bad &= self.labels != self._ignored()
         if self.name.startswith(("cross", "Cross")) and isinstance(self.keywords.get("where"), np.ndarray):
             where = self.keywords["where"]
             if self.shape and where.dtype == bool:
-                there = np.broadcast_to(where, self.shape).any(self.class_axis)
-        self.must_raise |= bool(np.any(self.bad_labels & there))
+                bad &= np.broadcast_to(where, self.shape).any(self.class_axis)
+        self.must_raise |= bool(np.any(bad))
 
     def _ignored(self) -> int:
         return 1 if "ignore_index" in plain(self.case.get("options", ())) else -100
 
     # --- keywords --------------------------------------------------------------
 
-    def _copy(self, value: Any) -> Any:
-        return np.array(value) if isinstance(value, np.ndarray) else value
+    def _for_oracle(self) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """Copies of all arguments; for the labels of one-hot integers themselves, for weights what is computed with."""
+        target = self.guarded.get("target")
+        positional = [
+            np.array(self.labels if self.labels is not None and target and x is target.array else x)
+            for x in self.positional
+        ]
+        return positional, {name: self._computed(name, value) for name, value in self.keywords.items()}
+
+    def _computed(self, name: str, value: Any) -> Any:
+        if not isinstance(value, np.ndarray):
+            return value
+        is_weight = value.dtype == np.float64 and name != "b"
+        return np.array(value, self.dtype_of_result("l") if is_weight and self.case["others"] == "tiny" else None)
 
     def _options(self) -> None:
         choice = self.case.get("options", ())
@@ -204,7 +227,7 @@ class Call:
         if upstream == "short":
             self.keywords["grad_output"] = np.ones((*self.losses, 2))
         elif upstream == "each" and self.keywords["reduction"] == "none":
-            self.keywords["grad_output"] = self._keep("grad_output", self.rng.normal(size=self.losses))
+            self.keywords["grad_output"] = self._keep("grad_output", self._strange(self.rng.normal(size=self.losses)))
         elif upstream not in (None, "each"):
             self.keywords["grad_output"] = upstream
 
@@ -223,13 +246,14 @@ class Call:
         per_class = ("weight", "alpha", "class_weight", "bias")
         if self.name.startswith("binary"):
             shape = self.shape if rng.random() < 0.5 else self.shape[-1:]
-            return self._keep(f"option {name}", rng.random(shape) + 0.1)
+            return self._keep(f"option {name}", self._strange(rng.random(shape) + 0.1))
         if name == "bias" and self.is_layer:
-            return self._keep("bias", rng.normal(size=classes).astype(like(self.dtype)))
+            with np.errstate(all="ignore"):
+                return self._keep("bias", self._strange(rng.normal(size=classes)).astype(like(self.dtype)))
         if name in per_class:
-            return self._keep(f"option {name}", rng.random(classes) + 0.1)
+            return self._keep(f"option {name}", self._strange(rng.random(classes) + 0.1))
         if name == "sample_weight":
-            return self._keep("sample_weight", rng.random(self.samples))
+            return self._keep("sample_weight", self._strange(rng.random(self.samples)))
         if name == "where":
             shape = self.shape if rng.random() < 0.7 else self.shape[-1:]
             return self._keep("where", rng.random(shape) < 0.7)
@@ -267,46 +291,82 @@ class Call:
     def _output(self, name: str, choice: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Give an array to be written to, refused or not."""
         kind, size = plain(choice), int(np.prod(shape))
+        x = self.guarded["first argument"]
+        refused: Any = None
         if kind == "overlaps itself" and size > 1:
             guard = self.guarded["memory of out"] = Guarded(np.ones(1, dtype))
-            self.keywords[name] = np.lib.stride_tricks.as_strided(guard.array, shape, (0,) * len(shape))
+            refused = np.lib.stride_tricks.as_strided(guard.array, shape, (0,) * len(shape))
+        elif kind == "overlaps the first argument" and size > 1 and self.case["layout"] == "C order" and x.array.ndim:
+            refused = x.shifted()
+        elif kind == "the first argument" and size:
+            refused = x.array
+        elif kind == "list":
+            refused = [0.0]
+        if refused is not None:
+            self.keywords[name] = refused
             self.must_raise = True
+        elif kind in ("in place", "in place of the other", "over an argument"):
+            self._output_over(name, kind, shape, dtype)
+        else:
+            self._fresh_output(name, kind, shape, dtype)
+
+    def _output_over(self, name: str, kind: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Give an array over the memory of an argument: the very same array, or one that begins somewhere in it."""
+        if kind == "over an argument":
+            given = [guard for guard in self.guarded.values() if not guard.outs]
+            guard = given[self.rng.integers(len(given))]
+            offset = self.rng.integers(guard.inside.stop - guard.inside.start + 1)
+            out = guard.laid_over(shape, dtype, int(offset) // dtype.itemsize * dtype.itemsize)
+            self.may_raise = True
+            self._give(name, guard, out)
             return
-        x = self.guarded["first argument"]
-        if kind == "overlaps the first argument" and size > 1 and self.case["layout"] == "C order" and x.array.ndim:
-            self.keywords[name] = x.shifted()
-            self.must_raise = True
-            return
-        if kind == "the first argument" and size:
-            self.keywords[name] = x.array
-            self.must_raise = True
-            return
-        if kind in ("in place", "in place of the other"):
-            names = ("g", "target_logits", "v", "target") if kind == "in place of the other" else ("first argument",)
-            found = next((self.guarded[n] for n in names if n in self.guarded), None)
-            if found is not None and self._serves(found.array, shape, dtype):
-                self.outs[name], self.keywords[name] = found, found.array
-                return
-        if kind == "list":
-            self.keywords[name] = [0.0]
-            self.must_raise = True
-            return
+        names = ("g", "target_logits", "v", "target") if kind == "in place of the other" else ("first argument",)
+        found = next((self.guarded[n] for n in names if n in self.guarded), None)
+        if found is not None and self._serves(found.array, shape, dtype):
+            self.may_raise = self.case["objects"] != "array"  # what is passed is not the very same array
+            self._give(name, found, found.array)
+        else:
+            self._fresh_output(name, kind, shape, dtype)
+
+    def _fresh_output(self, name: str, kind: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.must_raise |= kind in ("short", "integers", "read-only")
         values = np.full((*shape, 2) if kind == "short" else shape, 3, np.int64 if kind == "integers" else dtype)
         layout = kind if kind in ("Fortran order", "every other class", "other byte order") else "C order"
-        out = self.guarded[name] = self.outs[name] = Guarded(values, layout)
-        out.array.flags.writeable = kind != "read-only"
-        self.keywords[name] = out.array
+        backing = str(self.rng.choice(list(BACKINGS))) if kind == "in foreign memory" else "NumPy"
+        guard = self.guarded[name] = Guarded(values, layout, backing)
+        guard.array.flags.writeable = kind != "read-only"
+        self._give(name, guard, guard.array.view(np.memmap) if backing == "memory map" else guard.array)
+
+    def _give(self, name: str, guard: Guarded, out: np.ndarray) -> None:
+        guard.outs.append(out)
+        self.outs[name] = out, np.array(out)
+        self.keywords[name] = out
 
     def _serves(self, array: np.ndarray, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
         return array.shape == shape and array.dtype == dtype and array.flags.writeable
 
+    # --- the call --------------------------------------------------------------
+
+    @property
+    def is_raced(self) -> bool:
+        """Whether it is to be made many times beside a writer; not where each call would be refused at once."""
+        return bool(self.case["beside a writer"]) and not (self.must_raise or self.is_refused)
+
     def content_before(self, name: str) -> Any:
         """What an array to write to held before the call, 0 where none was given."""
-        return reference.real(self.outs[name].content_before()) if name in self.outs else 0
+        return reference.real(self.outs[name][1]) if name in self.outs else 0
+
+    def _is_as_it_is(self, name: str) -> bool:
+        """Whether a keyword is never given in another form: results, and a number that has a part in promotion."""
+        return name.endswith("out") or (name == "b" and not isinstance(self.keywords["b"], np.ndarray))
 
     def run(self) -> list[Any]:
         """Call the function; return its results."""
-        with np.errstate(all="raise"):
-            results = tuple_of(self.function.call(*self.positional, **self.keywords))
+        rng = np.random.default_rng(self.case["seed"])
+        kind = self.case["objects"]
+        positional = [as_object(kind, x, rng) for x in self.positional]
+        given = {k: v if self._is_as_it_is(k) else as_object(kind, v, rng) for k, v in self.keywords.items()}
+        with np.errstate(all=self.case["floating-point errors"]), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            results = tuple_of(self.function.call(*positional, **given))
         return [result for result in results if result is not None]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import fastce
 from tests.fuzz_arrays import VALUES
+from tests.fuzz_objects import KINDS
 from tests.layouts import LAYOUTS
 
 Case = dict[str, Any]
@@ -50,20 +51,27 @@ AXES = {"axis": (-1, 0, 1, -2, 2, None, (0, 1), (0, -1), (-2, -1), (), Bad(9), B
 OTHER = {"other": ("same", "float64", "float32", "float16", "bfloat16"), "other layout": tuple(LAYOUTS)}
 BAD_OTHER = OTHER | {"other": (*OTHER["other"], "int32", Bad("complex64"), Bad("short"))}
 LABELS = ("labels", "int8", "uint64", "big-endian", "ignored", "all ignored")
-BAD_LABELS = tuple(map(Bad, ("too large", "negative", "floats", "short", "complex")))
-TARGET = OTHER | {"target": ("labels", "soft", "one-hot", *LABELS[1:], *BAD_LABELS)}
-HARD = {"target": (*LABELS, *BAD_LABELS, Bad("soft"))}
+BAD_LABELS = tuple(map(Bad, ("too large", "negative", "floats", "short", "complex", "not one-hot")))
+TARGET = OTHER | {"target": ("labels", "soft", "one-hot", *LABELS[1:], "one-hot integers", *BAD_LABELS)}
+HARD = {"target": (*LABELS, "one-hot integers", *BAD_LABELS, Bad("soft"))}
 REDUCTION = {"reduction": ("mean", "sum", "none", Bad("average"), Bad(None))}
 UPSTREAM = {"grad_output": (None, -1.5, "each", Bad("short"), Bad("g"))}
 OUT = {
     "out": (
-        *(None, "C order", "Fortran order", "every other class", "other byte order", "in place"),
+        *(None, "C order", "Fortran order", "every other class", "other byte order", "in foreign memory"),
+        *("over an argument", "in place"),
         *map(Bad, ("short", "integers", "read-only", "list", "overlaps itself", "overlaps the first argument")),
     )
 }
-OUT_OF_TWO = {"out": (*OUT["out"][:6], "in place of the other", *OUT["out"][6:])}
-MORE_OUT = {"more out": (*OUT["out"][:5], *map(Bad, ("short", "integers", "read-only", "list", "the first argument")))}
-SEED = {"seed": tuple(range(1 << 16))}
+OUT_OF_TWO = {"out": (*OUT["out"][:8], "in place of the other", *OUT["out"][8:])}
+MORE_OUT = {"more out": (*OUT["out"][:7], *map(Bad, ("short", "integers", "read-only", "list", "the first argument")))}
+EVERY = {
+    "objects": KINDS,  # what arrays are passed as
+    "others": ("normal", "tiny", "any"),  # the values of arguments beside the first
+    "floating-point errors": ("raise", "warn"),  # and warnings are errors
+    "beside a writer": (False, True),  # to one of the arguments
+    "seed": tuple(range(1 << 16)),
+}
 
 
 def options(*sets: tuple[str, ...] | Bad) -> dict[str, tuple[Any, ...]]:
@@ -129,7 +137,7 @@ def _evaluation(logits, target, **options):
 
 
 def _function(call: Callable[..., Any], results: str, *fields: dict[str, tuple[Any, ...]]) -> Function:
-    return Function(call, results, {name: choices for part in (*fields, SEED) for name, choices in part.items()})
+    return Function(call, results, {name: choices for part in (*fields, EVERY) for name, choices in part.items()})
 
 
 FAMILY = (LOGITS, AXES, OUT)

@@ -4,16 +4,20 @@ The last tests plant a defect of each kind, and see it found.
 """
 
 import itertools
+import math
+import signal
+import time
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 
 import fastce
-from tests import fuzz
+from tests import deadly_job, fuzz, fuzz_races
 from tests.fuzz_calls import Call
 from tests.fuzz_cases import trouble
-from tests.fuzz_fields import FUNCTIONS, Bad, Function
+from tests.fuzz_fields import FUNCTIONS, Bad
+from tests.fuzz_jobs import Share, outcomes
 
 # few combinations of shapes, dtypes and options: each is a kernel to compile
 FEW = {
@@ -22,9 +26,16 @@ FEW = {
     "other": ("same", "float64", Bad("short")),
     "grad_output": (None, Bad("short")),
     "gamma": (2.0, Bad(-1.0)),
+    "beside a writer": (False,),
     "seed": tuple(range(100)),
 }
-PLAIN = {"function": "softmax"} | {name: choices[0] for name, choices in FUNCTIONS["softmax"].fields.items()}
+
+
+def plain(function):
+    return {"function": function} | {name: choices[0] for name, choices in FUNCTIONS[function].fields.items()}
+
+
+PLAIN = plain("softmax")
 
 
 def few(name, choices):
@@ -56,15 +67,16 @@ def test_all_public_functions_are_called():
 
 
 def test_most_cases_are_to_be_computed():
-    refused = [Call(case).must_raise for case in itertools.islice(fuzz.cases(0), 1000)]
+    refused = [Call(case).must_raise for case in itertools.islice(fuzz.cases(0), 640)]
     assert 0.2 < np.mean(refused) < 0.5
 
 
-def plant(monkeypatch, call):
-    monkeypatch.setitem(FUNCTIONS, "softmax", Function(call, "x", FUNCTIONS["softmax"].fields))
+def plant(monkeypatch, call, function="softmax"):
+    monkeypatch.setitem(FUNCTIONS, function, FUNCTIONS[function]._replace(call=call))
 
 
 def softmax(x, axis=-1, out=None):
+    x = np.asarray(x)
     result = np.exp(x - x.max(axis, keepdims=True))
     result /= result.sum(axis, keepdims=True)
     if out is not None:
@@ -120,3 +132,85 @@ def test_missing_and_undocumented_errors_are_found(monkeypatch):
     assert trouble(PLAIN | {"out": Bad("short")}) == "out written to before ValueError"
     plant(monkeypatch, lambda x, axis=-1, out=None: 1 / 0)
     assert "undocumented ZeroDivisionError" in trouble(PLAIN)
+
+
+# --- arguments that are no ndarrays, and what the caller and other threads do -------------
+
+
+def test_an_argument_not_converted_is_found(monkeypatch):
+    plant(monkeypatch, lambda x, axis=-1, out=None: softmax(x + 0, axis, out))
+    assert trouble(PLAIN) is None
+    assert "can only concatenate" in trouble(PLAIN | {"objects": "list"})
+    assert "undocumented AssertionError: a ufunc of an argument's own" in trouble(PLAIN | {"objects": "subclass"})
+
+
+def test_an_argument_converted_twice_is_found(monkeypatch):
+    plant(monkeypatch, lambda x, axis=-1, out=None: (np.asarray(x), softmax(x, axis, out))[1])
+    assert trouble(PLAIN | {"objects": "memoryview"}) is None
+    assert trouble(PLAIN | {"objects": "__array__"}) is not None
+
+
+def test_floating_point_errors_are_found(monkeypatch):
+    plant(monkeypatch, lambda x, axis=-1, out=None: softmax(x + np.float64(1e-300) * 1e-300, axis, out))
+    assert "undocumented FloatingPointError: underflow" in trouble(PLAIN)
+    assert "undocumented RuntimeWarning: underflow" in trouble(PLAIN | {"floating-point errors": "warn"})
+
+
+def test_overlap_not_noticed_is_found(monkeypatch):
+    def careless(x, axis=-1, out=None):
+        x = np.asarray(x)
+        for row, goal in zip(x, x if out is None else out, strict=True):
+            goal[...] = softmax(row)
+        return out
+
+    over = [PLAIN | {"out": "over an argument", "objects": "memoryview", "seed": seed} for seed in range(20)]
+    assert {trouble(case) for case in over} == {None}
+    plant(monkeypatch, careless)
+    assert any("differ" in str(trouble(case)) for case in over)
+
+
+def test_other_bits_than_those_of_labels_are_found(monkeypatch):
+    def careless(x, target, **options):
+        loss = fastce.cross_entropy(x, target, **options)
+        return np.nextafter(loss, 9) if np.ndim(target) == np.ndim(x) else loss
+
+    case = plain("cross_entropy") | {"target": "one-hot integers"}
+    assert trouble(case) is None
+    plant(monkeypatch, careless, "cross_entropy")
+    assert "other bits than those of labels" in trouble(case)
+
+
+def test_what_is_read_twice_is_found_beside_a_writer(monkeypatch):
+    monkeypatch.setattr(fuzz_races, "WRITTEN", 300_000_000)
+    monkeypatch.setattr(fuzz_races, "SECONDS", 5)
+    case = PLAIN | {"beside a writer": True, "out": "C order"}
+    assert trouble(case) is None
+
+    def careless(x, axis=-1, out=None, harm=None):
+        before = x.copy()
+        time.sleep(1e-3)
+        if not np.array_equal(before, x):
+            harm(out)
+        return softmax(np.clip(np.nan_to_num(before), -99, 99), axis, out)
+
+    def lose(out):
+        raise KeyError("lost")
+
+    def write_beyond(out):
+        np.lib.stride_tricks.as_strided(out, (out.size + 1,), (out.itemsize,))[-1] = 0
+
+    plant(monkeypatch, lambda x, axis=-1, out=None: careless(x, axis, out, lose))
+    assert trouble(case) == "beside a writer: undocumented KeyError: 'lost'"
+    plant(monkeypatch, lambda x, axis=-1, out=None: careless(x, axis, out, write_beyond))
+    assert trouble(case) == "beside a writer: memory around out written to"
+
+
+# --- processes ----------------------------------------------------------------------------
+
+
+def test_jobs_share_the_cases_and_outlive_a_crash():
+    told = list(outcomes(Share(deadly_job.cases, 0, 50, math.inf, fuzz.TOGETHER, jobs=2), deadly_job.examine))
+    expected = [repr({"number": i}) for i in range(50)]
+    assert sorted(outcome.small for outcome in told) == sorted(expected)
+    problems = [outcome.problem for outcome in told if outcome.problem]
+    assert problems == [f"the process ended with status {-signal.SIGKILL}: {expected[deadly_job.DEADLY]}"]
