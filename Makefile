@@ -7,7 +7,7 @@
 #   make test-arm64-smoke             a small part of those
 #   make try-wheel                    builds the wheel and tries it in an environment with nothing else
 #   make try-sdist                    builds the source distribution, and runs tests from it unpacked
-#   make fuzz [ARGS="--seconds 600"]  random calls against the oracle
+#   make fuzz [ARGS="--cases 100000 --jobs 2"]  random calls against the oracle
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
 #   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
