@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastce._arrays import as_dtype, as_integers, as_real, normalize_axis, rule
 from fastce.kernels import launch
-from fastce.kernels.jit import cache_place
+from fastce.kernels.jit import describe
 
 _VECTORS = {"avx512f": "512 bits (AVX-512)", "avx2": "256 bits (AVX2)", "avx": "256 bits (AVX)", "sve": "SVE"}
 
@@ -65,7 +65,7 @@ def _machine() -> list[tuple[str, str]]:
         ("vectors", _vectors()),
         ("threads", f"{_threads()}, of {numba.config.NUMBA_NUM_THREADS}; numba.set_num_threads changes them"),
         ("threading layer", _layer()),
-        ("kernel cache", cache_place() or "none: no writable place; NUMBA_CACHE_DIR names one"),
+        *describe(),
     ]
 
 

@@ -20,7 +20,6 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import (
     intrinsic,
     lower_builtin,
@@ -28,6 +27,8 @@ from numba.extending import (
     register_model,
     type_callable,
 )
+
+from fastce.kernels.compiling import machine
 
 BYTES = 64  # of one value; LLVM splits it where registers are narrower
 
@@ -151,7 +152,7 @@ def has_bfloat16():
 
 
 def _has(feature):
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    _, _, features = machine()
     return f"+{feature}" in features.split(",")
 
 
