@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastce._arrays import as_dtype, as_integers, as_real, normalize_axis, rule
 from fastce.kernels import launch
-from fastce.kernels.jit import cache_place
+from fastce.kernels.jit import describe
 from fastce.kernels.simd import PORTABLE
 from fastce.kernels.threads import given_up, started, threading_layer
 
@@ -68,7 +68,7 @@ def _machine() -> list[tuple[str, str]]:
         ("bits", _bits()),
         ("threads", _threads()),
         ("threading layer", _layer()),
-        ("kernel cache", cache_place() or "none: no writable place; NUMBA_CACHE_DIR names one"),
+        *describe(),
     ]
 
 

@@ -227,3 +227,104 @@ fastce.softmax(x, axis=1)
 fastce.cross_entropy_and_grad(x, np.full_like(x, 0.1), axis=1)
 assert launch.threading_layer() is None
 """)
+
+
+FORK_WHILE_COMPILING = """
+import os, signal, sys, threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+import numba, numpy as np
+from numba.core import event
+import fastce
+
+def kept():
+    return abs(fastce.binary_cross_entropy_with_logits(0.0, 1.0, reduction="none") - np.log(2)) < 1e-12
+
+def child():
+    signal.alarm(60)  # a child that hangs is a failure, not a wait
+    is_right = kept() and numba.njit(lambda v: v + 1)(2) == 3
+    os._exit(0 if is_right and abs(fastce.logsumexp(np.zeros((3, 5)))[0] - np.log(5)) < 1e-12 else 1)
+
+def fork():
+    pid = os.fork()
+    if not pid:
+        child()
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0, status
+
+def compile_all():
+    x = np.zeros((4, 5), np.float32)
+    fastce.softmax(x), fastce.cross_entropy_and_grad(x, np.zeros(4, int)), fastce.score(x, np.zeros(4, int))
+"""
+
+MANY_FORKS = """
+thread = threading.Thread(target=compile_all)
+thread.start()
+while thread.is_alive():
+    fork()
+    time.sleep(0.05)
+thread.join()
+"""
+
+IMPATIENT = """
+from fastce.kernels import compiling
+
+compiling.PATIENCE = 0.01
+inside, forked = threading.Event(), threading.Event()
+
+class Listener(event.Listener):
+    def on_start(self, event):
+        if threading.current_thread() is not threading.main_thread() and not forked.is_set():
+            inside.set()
+            assert forked.wait(100)
+
+    def on_end(self, event):
+        return
+
+with event.install_listener("numba:compile", Listener()):
+    thread = threading.Thread(target=compile_all)
+    thread.start()
+    assert inside.wait(100)
+    fork()
+    forked.set()
+    thread.join()
+compile_all()
+"""
+
+
+@FORKS
+@pytest.mark.parametrize("code", [MANY_FORKS, IMPATIENT], ids=["many", "impatient"])
+def test_forks_while_another_thread_compiles(code, tmp_path):
+    """The child has a compiler, whether the fork has waited for it, or not, as others' functions take minutes.
+
+    Seen to fail: with locks that stay as they were in the parent: the child waits for ever.
+    """
+    in_new_process(f"{FORK_WHILE_COMPILING}\nassert kept()\n", NUMBA_CACHE_DIR=str(tmp_path))
+    in_new_process(FORK_WHILE_COMPILING + code, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@FORKS
+def test_a_fork_in_the_midst_of_a_compilation(tmp_path):
+    """On the thread that compiles: parent and child go on with it.
+
+    Seen to fail: with a new lock for every child, which the compilation then gives back without having it.
+    """
+    code = """
+class Listener(event.Listener):
+    def on_start(self, event):
+        return
+
+    def on_end(self, event):
+        global pid
+        if pid is None:
+            pid = os.fork()
+            signal.alarm(0 if pid else 60)
+
+pid = None
+with event.install_listener("numba:compile", Listener()):
+    compile_all()
+if not pid:
+    child()
+_, status = os.waitpid(pid, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    in_new_process(FORK_WHILE_COMPILING + code, NUMBA_CACHE_DIR=str(tmp_path))

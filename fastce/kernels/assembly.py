@@ -2,16 +2,50 @@
 
 Numba does both to every helper, and three times to the body of a parallel loop. Parts are
 never called on their own, so that this would only cost time: half of what a kernel takes to compile.
+
+What is a part depends on who asks for it: blocks and inlines have a compiler of their own, and so has a kernel,
+whose loops are lowered with a code generator that makes parts. Whatever else is compiled meanwhile, in
+another thread, a signal handler or a listener, is compiled as ever.
+
+All of this is private to Numba. ``jit`` does without where this module cannot be imported, or fails.
 """
 
-import contextlib
-from collections.abc import Iterator
+import inspect
 from typing import Any
 
+import numba
+from numba.core.base import BaseContext
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler import Compiler
+from numba.core.cpu import CPUContext
 
+from fastce.kernels.compiling import engine
 from fastce.kernels.simd import BYTES
+
+_OVERRIDDEN = (
+    "add_ir_module",
+    "codegen",
+    "get_pointer_to_function",
+    "_ensure_finalized",
+    "_finalize_dynamic_globals",
+    "_finalize_final_module",
+    "_optimize_final_module",
+    "_optimize_functions",
+    "_verify_declare_only_symbols",
+)
+
+
+def _check() -> None:
+    """Raise AttributeError where Numba has no place for what is put there."""
+    for name in _OVERRIDDEN:
+        getattr(JITCodeLibrary, name)
+    for owner, name in ((BaseContext, "subtarget"), (CPUContext, "codegen"), (Compiler, "compile_extra")):
+        getattr(owner, name)
+    if "pipeline_class" not in inspect.signature(numba.jit).parameters:
+        raise AttributeError("numba.jit takes no pipeline_class")
+
+
+_check()
 
 
 class _Part(JITCodeLibrary):
@@ -72,18 +106,42 @@ class _Kernel(JITCodeLibrary):
         self._optimize_functions(self._final_module)
 
 
-@contextlib.contextmanager
-def assembled(dispatcher: Any) -> Iterator[None]:
-    """Have everything that is compiled in this context be a part of what the dispatcher compiles."""
+class _PartCodegen:
+    """Numba's code generator, but that it makes parts."""
 
-    def create_library(name: str) -> JITCodeLibrary:
-        is_kernel = name == dispatcher.py_func.__qualname__
-        return (_Kernel if is_kernel else _Part)(codegen, name)
+    def __init__(self, codegen: Any) -> None:
+        self._codegen = codegen
 
-    with global_compiler_lock:
-        codegen = dispatcher.targetctx.codegen()
-        codegen.create_library = create_library
-        try:
-            yield
-        finally:
-            del codegen.create_library
+    def create_library(self, name: str) -> JITCodeLibrary:
+        return _Part(self._codegen, name)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codegen, name)
+
+
+class PartCompiler(Compiler):
+    """Compiles a block or an inline function."""
+
+    is_off = False  # for all, once it has failed
+
+    def compile_extra(self, func: Any) -> Any:
+        """Compile a function, and what its lowering compiles, into parts."""
+        if PartCompiler.is_off:
+            return super().compile_extra(func)
+        return self._compile_into(_Part, self.state.targetctx, func)
+
+    def _compile_into(self, library: type, context: Any, func: Any) -> Any:
+        codegen = context.codegen()
+        self.state.library = library(codegen, func.__qualname__)
+        self.state.library.enable_object_caching()
+        self.state.targetctx = context.subtarget(_internal_codegen=_PartCodegen(codegen))
+        return super().compile_extra(func)
+
+
+class KernelCompiler(PartCompiler):
+    """Compiles a kernel, of parts."""
+
+    def compile_extra(self, func: Any) -> Any:
+        """Compile a function, and what its lowering compiles, into a kernel."""
+        with engine(self.state.targetctx) as context:
+            return self._compile_into(_Kernel, context, func)

@@ -1,4 +1,4 @@
-"""The only place that calls Numba's compiler: flags, twins, signatures and the disk cache.
+"""The only place that calls Numba's compiler: flags, twins, signatures.
 
 A *block* is a helper that kernels call; an *inline* one is put in the place of its calls, and
 ``inline_for`` makes one of what a formula is for each type. A *kernel* is an entry
@@ -10,30 +10,40 @@ Kernels are called through their compiled entry points, not through Numba's disp
 arguments are typed by role (every array is "any layout"), so that C-ordered, strided and
 read-only arrays share one compilation, and half a microsecond of overload resolution goes.
 The caller answers for dtypes and shapes.
+
+What is private to Numba saves time and nothing else: how kernels are put together (``assembly``) and kept on
+disk (``cache``). Where it is not as expected, Numba compiles kernels as it compiles any function.
 """
 
 import functools
-import hashlib
+import pickle
+import sys
 import types as python_types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 import numpy as np
 from numba import types
-from numba.core.caching import (
-    CompileResultCacheImpl,
-    FunctionCache,
-    InTreeCacheLocator,
-    UserProvidedCacheLocator,
-    UserWideCacheLocator,
-)
-from numba.core.runtime import rtsys
 from numba.extending import overload
 
-from fastce.kernels.assembly import assembled
-from fastce.kernels.simd import PORTABLE
+from fastce.kernels import cache, compiling, simd
+
+_PACKAGE = __name__.partition(".")[0]
+troubles: list[str] = []  # why kernels are not put together from parts
+unkept: list[str] = []  # why they are not written to disk
+
+
+def _told(error: Exception) -> str:
+    return str(error).partition(" (/")[0]  # no paths
+
+
+try:
+    from fastce.kernels import assembly
+except (AttributeError, ImportError) as error:
+    assembly = None  # type: ignore[assignment]
+    troubles.append(_told(error))
 
 # Python's ZeroDivisionError would put a branch behind every division. fastmath stays off:
 # it breaks NaN, infinities and the range reduction of exp.
@@ -50,62 +60,26 @@ _PARALLEL = {
     "stencil": False,
 }
 
+# of Numba, which change what is compiled
+_OPTIONS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+
 # blocks are called by compiled code only
 _INTERNAL = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
-block = numba.njit(forceinline=False, **_INTERNAL)
-inline = numba.njit(forceinline=True, **_INTERNAL)
-inline_for = functools.partial(overload, jit_options={"forceinline": True, **_INTERNAL})
+_PART = {} if assembly is None else {"pipeline_class": assembly.PartCompiler}
 
 
-@functools.cache
-def _sources() -> str:
-    """Digest every kernel source: a change in a helper outdates all that call it."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def block(function: Callable[..., Any], forceinline: bool = False) -> Any:
+    """Make a helper that kernels call."""
+    helper = numba.njit(forceinline=forceinline, **_INTERNAL, **_PART)(function)
+    if numba.config.DISABLE_JIT:
+        helper.py_func = function  # as Numba's has
+    else:
+        compiling.helpers.append(helper)
+    return helper
 
 
-class _WholeSource:
-    def get_source_stamp(self) -> str:
-        return _sources()
-
-
-class _UserProvided(_WholeSource, UserProvidedCacheLocator):
-    pass
-
-
-class _InTree(_WholeSource, InTreeCacheLocator):
-    pass
-
-
-class _UserWide(_WholeSource, UserWideCacheLocator):
-    pass
-
-
-class _CacheImpl(CompileResultCacheImpl):
-    _locator_classes = [_UserProvided, _InTree, _UserWide]  # noqa: RUF012 (Numba's name)
-
-
-class _Cache(FunctionCache):
-    """Numba's cache, stamped with all kernel sources, that never makes a call fail."""
-
-    _impl_class = _CacheImpl
-
-    def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """Load a kernel without what only the compiler needs, all of Numba's typing: half a second of a process."""
-        try:
-            rtsys.initialize(target_context)
-            return self._load_overload(sig, target_context)
-        except Exception:  # truncated, foreign or vanished files: compile instead
-            return None
-
-    def save_overload(self, sig: Any, data: Any) -> None:
-        try:
-            super().save_overload(sig, data)
-        except Exception:  # no space, no permission: work without
-            return
+inline = functools.partial(block, forceinline=True)
+inline_for = functools.partial(overload, jit_options={"forceinline": True, **_INTERNAL, **_PART})
 
 
 def _numba_type(argument: object) -> types.Type:
@@ -128,6 +102,7 @@ class Kernel:
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
+        self._sources = cache.sources(function.__module__)
         self._entries: dict[Any, Any] = {}
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
@@ -144,38 +119,145 @@ class Kernel:
         return entry  # type: ignore[no-any-return]
 
     def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:
-        dispatcher = self._twins[parallel]
+        """Load or compile a twin."""
+        if numba.config.DISABLE_JIT:
+            raise RuntimeError(
+                "fastce is compiled by Numba, which NUMBA_DISABLE_JIT turns off; unset it before Python starts"
+            )
         signature = tuple(map(_numba_type, args))
-        with assembled(dispatcher):
-            dispatcher.compile(signature)
-        return dispatcher.overloads[signature].entry_point
+        with compiling.lock:
+            key = self._key(parallel, signature)
+            entry = _loaded(key)
+            if entry is None:
+                with compiling.apart():
+                    entry = self._compiled(parallel, signature, key)
+        return entry
 
-    @functools.cached_property
-    def _twins(self) -> tuple[Any, Any]:
-        return self._twin("serial", False), self._twin("parallel", _PARALLEL)
+    def _key(self, parallel: bool, signature: tuple[types.Type, ...]) -> cache.Key | None:
+        """Describe a twin to the cache; None where it cannot be told from one of other sources."""
+        if self._sources is None:
+            return None
+        name = _name(self.function, parallel)
+        kernel: list[Any] = [self.function.__module__, name, signature, _mode(), compiling.machine()]
+        kernel += [getattr(numba.config, option, None) for option in _OPTIONS]
+        python = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
+        made_of = [self._sources, numba.__version__, llvmlite.__version__, np.__version__, python]
+        return cache.Key(name, "\n".join(map(str, kernel)), "\n".join(made_of))
 
-    def _twin(self, name: str, parallel: Any) -> Any:
-        source = self.function
-        # the cache tells functions apart by their qualified names, not by their flags
-        copy = python_types.FunctionType(source.__code__, source.__globals__, source.__name__)
-        copy.__qualname__ = f"{source.__qualname__}_{name}" + ("_portable" if PORTABLE else "")
-        copy.__module__ = source.__module__
-        dispatcher = numba.njit(parallel=parallel, no_cfunc_wrapper=True, **_FLAGS)(copy)
-        try:
-            dispatcher._cache = _Cache(copy)
-        except RuntimeError:  # no writable place for a cache
-            pass
-        return dispatcher
+    def _compiled(self, parallel: bool, signature: tuple[types.Type, ...], key: cache.Key | None) -> Any:
+        """Compile a twin; by Numba alone where putting it together has failed, now or before."""
+        if assembly is not None and not assembly.PartCompiler.is_off:
+            try:
+                return _compiled(self.function, parallel, signature, key, pipeline_class=assembly.KernelCompiler)
+            except Exception as error:
+                if not _is_numbas(error):
+                    raise
+                assembly.PartCompiler.is_off = True
+                try:
+                    entry = _compiled(self.function, parallel, signature, key)
+                except BaseException:
+                    assembly.PartCompiler.is_off = False  # that was not why
+                    raise
+                troubles.append(_told(error))
+                return entry
+        return _compiled(self.function, parallel, signature, key)
 
 
-def cache_place() -> str | None:
-    """Return the folder of the disk cache, None where there is none."""
+def _name(function: Callable[..., Any], parallel: bool) -> str:
+    return f"{function.__qualname__}_{'parallel' if parallel else 'serial'}"
+
+
+def _mode() -> str:
+    """Return what else tells kernels of one source apart."""
+    return "portable" if simd.PORTABLE else ""
+
+
+def _compiled(
+    function: Callable[..., Any],
+    parallel: bool,
+    signature: tuple[types.Type, ...],
+    key: cache.Key | None,
+    **compiler: Any,
+) -> Any:
+    # what is compiled is named after the function
+    twin = python_types.FunctionType(function.__code__, function.__globals__, function.__name__)
+    twin.__qualname__ = _name(function, parallel)
+    twin.__module__ = function.__module__
+    options = {"parallel": _PARALLEL if parallel else False, "no_cfunc_wrapper": True, **_FLAGS, **compiler}
+    dispatcher = numba.njit(**options)(twin)
+    entry = dispatcher.compile(signature)
+    if key is not None:
+        _save(dispatcher, signature, key)
+    return entry if callable(entry) else dispatcher
+
+
+def _save(dispatcher: Any, signature: tuple[types.Type, ...], key: cache.Key) -> None:
     try:
-        return str(_Cache(cache_place).cache_path)
-    except RuntimeError:
+        from numba.core.serialize import dumps
+
+        result = dispatcher.overloads[signature]
+        is_known = all(llvmlite.binding.address_of_symbol(name) == value for name, value in _runtime().items())
+        # of dynamic globals, which are addresses, other processes have others
+        if is_known and not result.library.has_dynamic_globals:
+            cache.save(key, dumps(result._reduce()))
+    except Exception as error:
+        if not _is_numbas(error):
+            raise
+        unkept.append(_told(error))
+
+
+def _runtime() -> dict[str, int]:
+    """Return what Numba's runtime has for compiled code, by the names under which that looks for it."""
+    from numba.core.runtime import _nrt_python
+
+    return {name if name[0] == "_" else f"NRT_{name}": value for name, value in _nrt_python.c_helpers.items()}
+
+
+def _loaded(key: cache.Key | None) -> Any:
+    """Load a kernel without what only the compiler needs, all of Numba's typing: half a second of a process."""
+    code = None if key is None else cache.load(key)
+    if code is None:
         return None
+    try:
+        from numba.core.compiler import CompileResult
+        from numba.core.registry import cpu_target
+
+        for name, address in _runtime().items():
+            llvmlite.binding.add_symbol(name, address)
+        with compiling.engine(cpu_target.target_context) as context:
+            entry = CompileResult._rebuild(context, *pickle.loads(code)).entry_point
+    except Exception as error:
+        if not _is_numbas(error):
+            raise
+        return None
+    return entry if callable(entry) else None
+
+
+def _is_numbas(error: Exception) -> bool:
+    """Tell whether an exception comes of compiling, not of a signal handler or listener that ran meanwhile."""
+    modules, trace = set(), error.__traceback__
+    while trace is not None:
+        modules.add(trace.tb_frame.f_globals.get("__name__", "").partition(".")[0])
+        trace = trace.tb_next
+    return modules <= {_PACKAGE, "numba", "llvmlite", "numpy", *sys.stdlib_module_names}
 
 
 def kernel(function: Callable[..., Any]) -> Kernel:
     """Make a kernel of a function; see :class:`Kernel`."""
     return Kernel(function)
+
+
+def describe() -> list[tuple[str, str]]:
+    """Return in words, by subject, where kernels are kept and what keeps them from being compiled as usual."""
+    if cache.sources(__name__) is None:
+        place = "none: there are no sources, by which kernels of other releases would be known"
+    elif unkept:
+        place = f"none: it does not know Numba {numba.__version__} ({unkept[0]})"
+    else:
+        place = cache.place() or "none: no writable place of the user's own; NUMBA_CACHE_DIR names one"
+    lines = [("kernel cache", place)]
+    if numba.config.DISABLE_JIT:
+        lines.append(("compiler", "none: NUMBA_DISABLE_JIT is set"))
+    elif troubles:
+        lines.append(("compiler", f"Numba {numba.__version__} alone, which takes longer ({troubles[0]})"))
+    return lines

@@ -22,7 +22,6 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import (
     intrinsic,
     lower_builtin,
@@ -30,6 +29,8 @@ from numba.extending import (
     register_model,
     type_callable,
 )
+
+from fastce.kernels.compiling import machine
 
 BYTES = 64  # of one value; LLVM splits it where registers are narrower
 # whether results are to have the bits that they have on every processor; fixed once the first kernel is there
@@ -176,13 +177,13 @@ def has_float16():
         convert = builder.fpext if name == "widen" else builder.fptrunc
         builder.store(convert(builder.load(function.args[0]), result), function.args[1])
         builder.ret_void()
-    triple, processor, features = cpu_target.target_context.codegen().magic_tuple()
-    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=processor, features=features)
-    return "hf2" not in machine.emit_assembly(llvm.parse_assembly(str(module)))  # __extendhfsf2, __truncsfhf2
+    triple, processor, features = machine()
+    target = llvm.Target.from_triple(triple).create_target_machine(cpu=processor, features=features)
+    return "hf2" not in target.emit_assembly(llvm.parse_assembly(str(module)))  # __extendhfsf2, __truncsfhf2
 
 
 def _has(feature):
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    _, _, features = machine()
     return f"+{feature}" in features.split(",")
 
 
