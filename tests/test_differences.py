@@ -122,9 +122,18 @@ def mean_over_nothing(rng):
     assert not grad.any()
 
 
+def one_hot_integers(rng):
+    x, target = logits(rng, (5, 4)), np.array([0, 3, 1, 2, 2])
+    one_hot = np.eye(4, dtype=int)[target]
+    with pytest.raises(RuntimeError):
+        F.cross_entropy(torch.tensor(x), torch.tensor(one_hot))
+    assert fastce.cross_entropy(x, one_hot) == fastce.cross_entropy(x, target)
+
+
 ROWS = {
     "class axis": class_axis,
     "dtype of labels": dtype_of_labels,
+    "integers in the shape of the logits": one_hot_integers,
     "`label_smoothing` below 0 or NaN": label_smoothing_below_0,
     "NaN or inf in the logits of an ignored sample": ignored_logits,
     "a logit of -inf where the soft target is 0": a_logit_of_minus_inf,
