@@ -166,8 +166,12 @@ def _write(path: str, data: bytes) -> None:
     # others may read: an image's kernels are often compiled by root and run by somebody else
     descriptor = os.open(aside, flags, 0o644)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        try:
+            left = memoryview(data)
+            while left:  # a disk that is nearly full takes a part
+                left = left[os.write(descriptor, left) :]
+        finally:
+            os.close(descriptor)
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
