@@ -76,6 +76,15 @@ def test_any_length(path):
         assert cache.load(KEY) is None
 
 
+def test_a_file_far_too_long(path):
+    """Seen to fail: where all of it is read, a MemoryError."""
+    with path.open("r+b") as file:
+        file.truncate(200 << 30)  # takes no place on most disks
+    assert cache.load(KEY) is None
+    cache.save(KEY, CODE)
+    assert cache.load(KEY) == CODE
+
+
 def test_places_that_are_no_files(path):
     """Seen to fail: with a plain open, which waits at a pipe for ever."""
     path.unlink()

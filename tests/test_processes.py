@@ -220,12 +220,12 @@ def test_small_calls_start_no_threads(shape):
     in_new_process(f"""
 import numpy as np
 import fastce
-from fastce.kernels import launch
+from fastce.kernels import threads
 
 x = np.zeros({shape}, np.float32)
 fastce.softmax(x, axis=1)
 fastce.cross_entropy_and_grad(x, np.full_like(x, 0.1), axis=1)
-assert launch.threading_layer() is None
+assert threads.threading_layer() is None
 """)
 
 

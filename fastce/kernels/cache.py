@@ -29,6 +29,7 @@ _FORMAT = b"fastce kernel 1\n"
 _SUFFIX = ".fastce"
 _DIGEST = hashlib.sha256().digest_size
 _LENGTH = 4  # bytes of the key's length
+_MOST = 1 << 26  # bytes of a file: no kernel has so many, and a damaged file may claim any number
 _OLDER = 3  # files of the same kernel, of other sources or versions, that a new one leaves alone
 _ABANDONED = 3600  # seconds after which a file that was never renamed is removed
 
@@ -127,7 +128,7 @@ def _read(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not _is_trusted(status):
+        if not stat.S_ISREG(status.st_mode) or not _is_trusted(status) or status.st_size > _MOST:
             return b""
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
