@@ -50,8 +50,8 @@ def _judge_one(call: Call) -> str | None:
 
 def _difference_from_labels(call: Call, results: list[Any]) -> str | None:
     """Compare with what the labels give that one-hot integers name."""
-    if call.case.get("target") != "one-hot integers":
-        return None
+    if call.case.get("target") != "one-hot integers" or call.case.get("accumulate"):
+        return None  # outputs that are added to hold anything before
     for actual, expected in zip(results, Call(call.case | {"target": "labels"}).run(), strict=True):
         try:
             assert_same_bits(np.asarray(actual), np.asarray(expected))
@@ -63,7 +63,7 @@ def _difference_from_labels(call: Call, results: list[Any]) -> str | None:
 def _difference(call: Call, results: list[Any]) -> str | None:
     """Compare with the oracle."""
     positional, options = call.oracle
-    is_anything = call.case["others"] == "any"
+    is_anything = call.case["others"] == "any" or _is_divided_by_tiny_weights(call)
     with np.errstate(all="ignore"):
         expected = [] if is_anything else ORACLES[call.name](*positional, **options)
     try:
@@ -84,6 +84,13 @@ def _difference(call: Call, results: list[Any]) -> str | None:
     return None
 
 
+def _is_divided_by_tiny_weights(call: Call) -> bool:
+    """Tell of a mean whose losses, times their weights, are rounded below the smallest normal number of float32."""
+    weights = {"weight", "sample_weight", "class_weight", "alpha"} & set(call.case.get("options", ()))
+    is_mean = call.case.get("reduction") == "mean" and call.dtype_of_result("l") == np.float32
+    return call.case["others"] == "tiny" and is_mean and bool(weights)
+
+
 def _check_dtype(actual: np.ndarray, dtype: np.dtype[Any]) -> None:
     assert actual.dtype.newbyteorder("=") == dtype, f"dtype {actual.dtype}, not {dtype}"
 
@@ -98,5 +105,7 @@ def _compare(actual: np.ndarray, value: np.ndarray, size: Any, dtype: np.dtype[A
     with np.errstate(all="ignore"):
         size = np.broadcast_to(np.asarray(np.abs(size), np.float64), value.shape)
         size = np.nan_to_num(size, posinf=np.inf) + float(finfo(inner).tiny) / float(info.eps)
+        if info.bits == 16:
+            size = size + np.nan_to_num(np.abs(np.asarray(value, np.float64))) / EPS_OF_HALVES  # rounded once more
     value = np.where(size == np.inf, np.asarray(actual, value.dtype), value)  # nothing left to compare
     assert_within(actual, value, EPS if info.bits > 16 else EPS_OF_HALVES, scale=np.where(size == np.inf, 0, size))
