@@ -55,7 +55,7 @@ def test_a_lasting_small_loss(monkeypatch, single):
     machine.run(200 * single)
     machine.run(0.5)
     mean, _ = machine.run(max(1.0, 300 * single))
-    assert mean < 1.02 * single
+    assert mean < 1.04 * single
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.03])
@@ -109,6 +109,22 @@ def test_what_was_saved_is_not_lost(monkeypatch):
     assert mean < 1.1 * 500e-6
 
 
+def test_threads_that_have_to_be_woken_up(monkeypatch):
+    """The first call after some by one thread costs more, and those that follow less."""
+    last = [0.0]
+
+    def together(now):
+        is_asleep, last[0] = now - last[0] > 1e-3, now
+        return 100e-6 if is_asleep else 14e-6
+
+    machine = Machine(monkeypatch, 25e-6, together)
+    machine.run(0.1)
+    next(iter(module._paces.values())).saved = -5e-3
+    machine.run(1.0)
+    _, alone = machine.run(1.0)
+    assert alone < 0.02
+
+
 def test_a_stopped_process(monkeypatch):
     """An hour in a debugger, or stopped by a signal, is no hour's stall."""
     stop = [3600.0]
@@ -128,6 +144,17 @@ def test_a_disturbed_measurement(monkeypatch):
     machine.run(1.0)
     mean, _ = machine.run(1.0)
     assert mean < 110e-6
+
+
+def test_a_disturbed_first_measurement(monkeypatch):
+    """As by a thread that still spins on the core."""
+    machine = Machine(monkeypatch, 4.2e-3, lambda now: 4.1e-3)
+    for _ in range(3):
+        module.run(machine.kernel, (), machine.x)
+    assert machine.alone == 1
+    machine.single = 0.7e-3
+    mean, _ = machine.run(1.5)
+    assert mean < 0.75e-3
 
 
 def test_kinds_of_calls_are_apart(monkeypatch):

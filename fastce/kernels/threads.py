@@ -5,10 +5,10 @@ no core, for a scheduler's slice of some milliseconds, although the work takes m
 Bits do not depend on the number of threads, so every call may choose.
 
 A `Pace` is an account of one kind of call: how many seconds its threads have saved, compared
-with one thread. While the account is overdrawn, one thread runs the same machine code, and a
-64th of the time it takes is paid in. So threads that lose time are tried again, but these trials cost
-at most a 64th of all time, and the longer a stall was, the later the next trial comes. What one
-thread takes is measured when a call is suspiciously slow, and again from time to time.
+with one thread. When it is overdrawn, one thread runs the same machine code, and a 64th of the
+time it takes is paid in, until there is enough for a trial. So threads that lose time are tried
+again, but that costs at most a 64th of all time, and the longer a stall was, the later the next
+trial comes. What one thread takes is measured when a call is suspiciously slow, and again from time to time.
 """
 
 import os
@@ -22,8 +22,10 @@ import numpy.typing as npt
 from numba.np.ufunc import parallel
 
 PARALLEL_ELEMENTS = 3 << 14  # from here on, some 20 µs of work, threads save more than starting them may cost
-SHARE = 1 / 64  # of one thread's time: what trying threads, and measuring one thread, may cost
-MOST_SAVED = 0.01  # seconds, about a stall: so much may be lost before threads are given up
+SHARE = 1 / 64  # of one thread's time: what trying threads may cost
+MEASURED = 1 / 128  # of all time: calls by one thread that measure it; the first come sooner
+TRIAL = 2.5e-4  # seconds that a trial may lose at first, as threads that sleep have to be woken up
+MOST_SAVED = 0.05  # seconds, some stalls: so much may be lost before threads are given up
 MOST_LOST = 0.05  # seconds by one call: a stopped process says nothing about the cores
 SUSPICIOUS = 1e-4, 1e-9  # seconds, and seconds an element, of a call of unknown pace
 
@@ -86,30 +88,37 @@ threads = Threads()
 class Pace:
     """What one kind of call takes by one thread, and what threads have saved."""
 
-    __slots__ = ("due", "saved", "single")
+    __slots__ = ("due", "is_alone", "saved", "share", "single")
 
     def __init__(self) -> None:
         self.single = 0.0  # seconds an element by one thread when undisturbed, 0 while unknown
-        self.saved = 0.0  # seconds, overdrawn where negative
+        self.saved = TRIAL  # seconds
+        self.is_alone = False  # threads are given up
+        self.share = 0.5  # of all time that measuring may cost; less each time, as one may have been disturbed
         self.due = 1.0  # seconds of calls by threads until one thread is measured again
 
     def note_threads(self, seconds: float, size: int) -> None:
         """Enter a call by all threads."""
         if not self.single:
             base, each = SUSPICIOUS
-            self.due -= SHARE if seconds < base + each * size else 1.0
+            self.due -= MEASURED if seconds < base + each * size else 1.0
             return
         self.due -= seconds
         saved = self.single * size - seconds
-        self.saved = min(self.saved + (saved if saved > -MOST_LOST else -MOST_LOST), MOST_SAVED)
+        saved = self.saved + (saved if saved > -MOST_LOST else -MOST_LOST)
+        self.saved = saved if saved < MOST_SAVED else MOST_SAVED
+        self.is_alone = saved < 0.0
 
     def note_single(self, seconds: float, size: int) -> None:
         """Enter a call by one thread."""
         rate = seconds / size
         # the fastest counts: other programs only slow a call down; it fades, as processors change their clock
         self.single = min(1.05 * self.single, rate) if self.single else rate
-        self.saved = min(self.saved + SHARE * seconds, MOST_SAVED)
-        self.due = self.single * size / SHARE
+        if self.is_alone:
+            self.saved += SHARE * seconds
+            self.is_alone = self.saved < TRIAL
+        self.due = self.single * size / self.share
+        self.share = max(0.5 * self.share, MEASURED)
 
 
 _paces: dict[tuple[Any, ...], Pace] = {}
@@ -118,15 +127,15 @@ _paces: dict[tuple[Any, ...], Pace] = {}
 def run(entry: Callable[..., Any], args: tuple[Any, ...], x: Array, out_is_new: bool = False) -> Any:
     """Run the entry point of a parallel variant by all threads, or by one where that takes less time.
 
-    Calls are of one kind if they run the same machine code, for the same number of classes, on
-    about as many elements of ``x``, and write to an array that is new or not.
+    Calls are of one kind if they run the same machine code, for rows of one length, on about as many elements of
+    ``x``, and write to an array that is new or not.
     """
     size = x.size
-    key = entry, x.shape[1:2], size.bit_length(), out_is_new
+    key = entry, x.strides[0], size.bit_length(), out_is_new
     pace = _paces.get(key)
     if pace is None:
         pace = _paces.setdefault(key, Pace())
-    if pace.saved < 0.0 or pace.due < 0.0:
+    if pace.is_alone or pace.due < 0.0:
         start = perf_counter()
         result = threads.run_alone(entry, args)
         pace.note_single(perf_counter() - start, size)
@@ -140,7 +149,7 @@ def run(entry: Callable[..., Any], args: tuple[Any, ...], x: Array, out_is_new: 
 def given_up() -> tuple[int, int]:
     """Return how many kinds of calls go without threads for a while, as one thread was faster, and of how many."""
     paces = tuple(_paces.values())
-    return sum(pace.saved < 0.0 for pace in paces), len(paces)
+    return sum(pace.is_alone for pace in paces), len(paces)
 
 
 def started() -> int:
