@@ -148,7 +148,7 @@ class Comparison:
             )
             paired = (spans[trees[0]] / spans[trees[1]]).groupby(level=["", SHAPE]).median()
             result[f"2 threads, {' / '.join(trees)}"] = paired.map("{:.3f}".format)
-        note = f"Ratio: at most {BOUND}. With another checkout the last column is the median of the ratios of turns."
+        note = f"Ratio: at most {BOUND}." + " The last column is the median of the ratios of turns." * (len(trees) > 1)
         return Table("loss+grad, float32: mean time of a call", result.reset_index(), note)
 
 

@@ -6,7 +6,8 @@ large arrays and cost only 2 µs to start, so that they also bound the small sha
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -18,90 +19,60 @@ from bench.inputs import Inputs, LayerInputs
 SERIAL_BELOW = 1 << 17  # bytes; under it starting threads costs more than it gains
 
 
-@nb.njit(cache=True)
-def _read(x):
-    # OR needs no rounding order, so LLVM vectorises it without fastmath.
-    bits = np.int64(0)
-    for i in range(len(x)):
-        bits |= x[i]
-    return bits
+@cache
+def _kernels(parts: int) -> dict[str, Any]:
+    """Compile loops over arrays in so many parts, serial ones for one part."""
+    compiled = nb.njit(parallel=parts > 1, cache=True)  # the cache tells them apart by ``parts``, which all use
+
+    @compiled
+    def read(x, bits):
+        for p in nb.prange(parts):
+            y, found = x[len(x) * p // parts : len(x) * (p + 1) // parts], np.int64(0)
+            for k in range(len(y)):
+                found |= y[k]  # OR needs no rounding order, so LLVM vectorises it without fastmath
+            bits[p] = found
+
+    @compiled
+    def copy(x, out):
+        for p in nb.prange(parts):
+            i, j = len(x) * p // parts, len(x) * (p + 1) // parts
+            y, z = x[i:j], out[i:j]
+            for k in range(len(y)):
+                z[k] = y[k]
+
+    @compiled
+    def add(x, other, out):
+        for p in nb.prange(parts):
+            i, j = len(x) * p // parts, len(x) * (p + 1) // parts
+            y, z, sums = x[i:j], other[i:j], out[i:j]
+            for k in range(len(y)):
+                sums[k] = y[k] + z[k]
+
+    @compiled
+    def scale(x, factor):
+        for p in nb.prange(parts):
+            y = x[len(x) * p // parts : len(x) * (p + 1) // parts]
+            for k in range(len(y)):
+                y[k] *= factor
+
+    return {"read": read, "copy": copy, "add": add, "scale": scale}
 
 
-@nb.njit(cache=True)
-def _copy(x, out):
-    for i in range(len(x)):
-        out[i] = x[i]
+def _parts(x: np.ndarray) -> int:
+    return 1 if x.nbytes < SERIAL_BELOW else 4 * nb.get_num_threads()
 
 
-@nb.njit(cache=True)
-def _add(x, y, out):
-    for i in range(len(x)):
-        out[i] = x[i] + y[i]
-
-
-@nb.njit(cache=True)
-def _scale(x, factor):
-    for i in range(len(x)):
-        x[i] *= factor
-
-
-@nb.njit(parallel=True, cache=True)
-def _read_all(x, sums):
-    parts = len(sums)
-    for p in nb.prange(parts):
-        sums[p] = _read(x[len(x) * p // parts : len(x) * (p + 1) // parts])
-
-
-@nb.njit(parallel=True, cache=True)
-def _copy_all(x, out, parts):
-    for p in nb.prange(parts):
-        i, j = len(x) * p // parts, len(x) * (p + 1) // parts
-        _copy(x[i:j], out[i:j])
-
-
-@nb.njit(parallel=True, cache=True)
-def _add_all(x, y, out, parts):
-    for p in nb.prange(parts):
-        i, j = len(x) * p // parts, len(x) * (p + 1) // parts
-        _add(x[i:j], y[i:j], out[i:j])
-
-
-@nb.njit(parallel=True, cache=True)
-def _scale_all(x, factor, parts):
-    for p in nb.prange(parts):
-        _scale(x[len(x) * p // parts : len(x) * (p + 1) // parts], factor)
-
-
-def _words(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Return views of the arrays' memory as integers of 64 bits, whatever the layout."""
-    count = arrays[0].size - arrays[0].size % (8 // arrays[0].itemsize)
-    return [array.ravel(order="K")[:count].view(np.int64) for array in arrays]
-
-
-def _parts() -> int:
-    return 4 * nb.get_num_threads()
-
-
-def _reading(i: Inputs) -> Call:
-    if i.logits.nbytes < SERIAL_BELOW:
-        return partial(_read, *_words(i.logits))
-    return partial(_read_all, *_words(i.logits), np.zeros(_parts(), np.int64))
-
-
-def _copying(i: Inputs) -> Call:
-    if i.logits.nbytes < SERIAL_BELOW:
-        return partial(_copy, *_words(i.logits, i.out))
-    return partial(_copy_all, *_words(i.logits, i.out), _parts())
-
-
-def _adding(op: str, i: Inputs) -> Call:
-    words = _words(i.logits, i.saved(op), i.out)
-    return partial(_add, *words) if i.logits.nbytes < SERIAL_BELOW else partial(_add_all, *words, _parts())
+def _moving(name: str, x: np.ndarray, *others: np.ndarray) -> Call:
+    """Return a call of a kernel on the memory of the arrays as integers of 64 bits, whatever the layout."""
+    count = x.size - x.size % (8 // x.itemsize)
+    words = [array.ravel(order="K")[:count].view(np.int64) for array in (x, *others)]
+    bits = [np.zeros(_parts(x), np.int64)] if name == "read" else []
+    return partial(_kernels(_parts(x))[name], *words, *bits)
 
 
 def _scaling(i: Inputs) -> Call:
     x = i.logits.ravel(order="K")  # by a variable to the compiled loop, so that the work is done
-    return partial(_scale_all, x, x.dtype.type(1), _parts())
+    return partial(_kernels(_parts(x))["scale"], x, x.dtype.type(1))
 
 
 def _three_products(i: LayerInputs) -> Call:
@@ -118,10 +89,12 @@ def _three_products(i: LayerInputs) -> Call:
 
 
 MEMORY: Calls = {
-    **dict.fromkeys((Op.LOSS, Op.LSE), _reading),
-    **dict.fromkeys((Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, Op.LSE_VJP, Op.INPLACE), _copying),
-    Op.SOFTMAX_VJP: partial(_adding, Op.SOFTMAX_VJP),
-    Op.LOG_SOFTMAX_VJP: partial(_adding, Op.LOG_SOFTMAX_VJP),
+    **dict.fromkeys((Op.LOSS, Op.LSE), lambda i: _moving("read", i.logits)),
+    **dict.fromkeys(
+        (Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, Op.LSE_VJP, Op.INPLACE), lambda i: _moving("copy", i.logits, i.out)
+    ),
+    Op.SOFTMAX_VJP: lambda i: _moving("add", i.logits, i.saved(Op.SOFTMAX_VJP), i.out),
+    Op.LOG_SOFTMAX_VJP: lambda i: _moving("add", i.logits, i.saved(Op.LOG_SOFTMAX_VJP), i.out),
     Op.SCALE: _scaling,
 }
 PRODUCTS: Calls = {
