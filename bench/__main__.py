@@ -25,6 +25,7 @@ CLASSES = (10, 1000, 50257)
 FEATURES = 512
 MAX_ELEMENTS = 67_000_000
 TRAINING_BATCHES = (32, 256)
+SECTIONS = {Op.TRAINING: "training", Op.LAYER_LOSS: "layer", Op.LAYER_GRADS: "layer"}
 
 
 def available_cores() -> int:
@@ -92,9 +93,8 @@ def standard_plan(options: argparse.Namespace) -> Plan:
     cases += [Case(Op.TRAINING, batch, 10) for batch in training]
     names = (*options.contenders, LIMIT, *([PRODUCTS] if of_layer else []))
     rounds, epochs = ((3, 3), 3) if options.smoke else ((3, 15), 40)
-    memory = bool(of_layer) and not of_logits
     shared = options.threads, options.seconds, rounds, epochs
-    return Plan(names, tuple(cases), *shared, complete=options.smoke, memory=memory)
+    return Plan(names, tuple(cases), *shared, complete=options.smoke, memory=bool(of_layer))
 
 
 def run_standard(options: argparse.Namespace, console: Console) -> Run:
@@ -105,10 +105,9 @@ def run_standard(options: argparse.Namespace, console: Console) -> Run:
     plan, results = standard_plan(options), Results()
     before = psutil.cpu_percent(1.0)
     with Runner(plan, logs) as runner, Display(console) as display:
-        results.add(runner.run(display.tell), "speed")
+        results.add(runner.run(display.tell))
     for record in results.records:
-        of = {Op.TRAINING: "training", Op.LAYER_LOSS: "layer", Op.LAYER_GRADS: "layer"}
-        record["section"] = of.get(record["op"], "speed")
+        record["section"] = SECTIONS.get(record["op"], "speed")
     names = tuple(name for name in busy.CONTENDERS if name in plan.contenders and Op.LOSS_GRAD in options.ops)
     if names and not options.no_busy:
         with Display(console) as display:
