@@ -119,13 +119,13 @@ def run_standard(options: argparse.Namespace, console: Console) -> Run:
 def run_full(options: argparse.Namespace, console: Console) -> Run:
     """Run what is left of the full benchmark, then put all together."""
     start = time.monotonic()
-    kept = options.out / ("full-smoke" if options.smoke else "full")
+    folder = options.out / ("full-smoke" if options.smoke else "full")
     if options.fresh:
-        shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
     same, facts = full.code_and_machine(options.threads)
     todo = full.stages(options.threads, options.seconds, options.smoke)
     with Display(console, sum(len(stage.plan.cases) for stage in todo)) as display:
-        results, before = full.run(todo, kept, same, display)
+        results, before = full.run(todo, folder, same, display)
     own = {"smoke": options.smoke, "busy_before": before, "seconds": round(time.monotonic() - start, 1)}
     return finished(results, facts | own)
 

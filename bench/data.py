@@ -94,7 +94,7 @@ def finished(results: Results, facts: dict[str, Any]) -> Run:
     """Make a run of results: order the records, relate them to each other, round to four digits."""
     frame = pd.DataFrame(results.records).reindex(columns=COLUMNS)
     frame = related(frame, facts["threads"]).astype(COUNTS)
-    for batch, spread in frame.groupby("batch").accuracy.agg(lambda found: found.max() - found.min()).items():
+    for batch, spread in frame.groupby("batch").accuracy.agg(lambda shares: shares.max() - shares.min()).items():
         if spread > 0.01:  # weights and batches were the same
             results.fail(f"training, batch {batch}", "all", f"accuracies differ by {spread:.1%}")
     frame["_case"] = frame.groupby(CASE, sort=False).ngroup()

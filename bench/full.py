@@ -150,9 +150,9 @@ def _kept_or_run(stage: Stage, folder: Path, key: str, display: Any) -> tuple[Re
     """Return what the stage's file keeps, if its key is the same; else run it, and keep it if nothing failed."""
     path = folder / f"{stage.name}.json"
     if path.exists():
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return Results(**kept["results"]), kept["busy"]
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["key"] == key:
+            return Results(**stored["results"]), stored["busy"]
         path.unlink()
     logs = folder / "logs" / stage.name
     logs.mkdir(parents=True, exist_ok=True)

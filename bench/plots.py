@@ -117,7 +117,7 @@ def speed(frame: pd.DataFrame) -> Figure:
 def training(frame: pd.DataFrame) -> Figure:
     """Draw a training step, split into the loss and the rest of the network."""
     steps = pd.DataFrame(
-        {"loss and its gradient": frame.loss_seconds, "the rest": frame["median"] - frame.loss_seconds}
+        {"loss and its gradient": frame.loss_seconds, "all else": frame["median"] - frame.loss_seconds}
     )
     steps.index = frame.contender.map(LABELS) + ", batch " + frame.batch.map(str)
     colors = [LOOK["fastce-out"][0], "#cccccc"]

@@ -43,8 +43,8 @@ def facts_line(run: Run) -> str:
 def warnings(run: Run) -> list[str]:
     """Say why not to trust the figures; on a busy machine threads wait for each other, in whole time slices."""
     busy = run.facts["busy_before"]
-    found = ["A smoke run: the figures mean nothing."] if run.facts["smoke"] else []
-    return found + ([f"Other programs used {busy:.0f} % of the cores before the run: do not trust it."] * (busy > 5))
+    lines = ["A smoke run: the figures mean nothing."] if run.facts["smoke"] else []
+    return lines + ([f"Other programs used {busy:.0f} % of the cores before the run: do not trust it."] * (busy > 5))
 
 
 @dataclass(frozen=True)
@@ -121,9 +121,9 @@ def full_tables(run: Run) -> list[Table]:
     """Return the tables of the full run but for all times."""
     title = "{}: time of the fastest rival as a multiple of fastce's; bold, below 1: fastce loses"
     rivals = [tables.rivals_table(run, dtype, title.format(dtype)) for dtype in run.section("speed").dtype.unique()]
-    found = [bars.table(run), *rivals, tables.memory_table(run, "speed")]
-    found += [threads_table(run)] if len(run.section("threads")) else []
-    return [*found, growth_table(run), *layer_tables(run)]
+    shown = [bars.table(run), *rivals, tables.memory_table(run, "speed")]
+    shown += [threads_table(run)] if len(run.section("threads")) else []
+    return [*shown, growth_table(run), *layer_tables(run)]
 
 
 def headline(run: Run) -> str:

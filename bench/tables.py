@@ -162,11 +162,11 @@ def limits_table(run: Run) -> Table:
     if frame.empty:
         return NOTHING
     frame = frame.assign(kind=frame.op.map(PATTERNS), nbytes=nbytes(frame))
-    found = frame.groupby(["nbytes", "kind"], as_index=False).gb_per_s.max()
-    cached = found.nbytes.map(lambda size: "" if size > run.facts["cache_bytes"] else " (in cache)")
-    found["array"] = found.nbytes.map(lambda size: f"{size / 1e6:.1f} MB") + cached
-    found["text"] = found.gb_per_s.map(lambda speed: f"{speed:.1f} GB/s")
-    table = pivoted(found, "array", "kind", "array")
+    limits = frame.groupby(["nbytes", "kind"], as_index=False).gb_per_s.max()
+    cached = limits.nbytes.map(lambda size: "" if size > run.facts["cache_bytes"] else " (in cache)")
+    limits["array"] = limits.nbytes.map(lambda size: f"{size / 1e6:.1f} MB") + cached
+    limits["text"] = limits.gb_per_s.map(lambda speed: f"{speed:.1f} GB/s")
+    table = pivoted(limits, "array", "kind", "array")
     table = table[["array", *(kind for kind in ARRAYS if kind in table)]]
     return Table("Memory limits, same number of threads", table, "Bytes read and bytes written count.")
 

@@ -124,10 +124,12 @@ def _errors(result: Any, values: list[Value], dtype: np.dtype[Any]) -> tuple[flo
     info = ml_dtypes.finfo(dtype)
     eps, tiny = float(info.eps), float(info.tiny)
     worst, beyond = 0.0, 0.0
-    for found, (true, size, unavoidable, factor) in zip(np.asarray(result).astype(float).ravel(), values, strict=True):
-        if not np.isfinite(found):
+    for computed, (true, size, unavoidable, factor) in zip(
+        np.asarray(result).astype(float).ravel(), values, strict=True
+    ):
+        if not np.isfinite(computed):
             return np.inf, np.inf
-        off = abs(mpmath.mpf(float(found)) - true)
+        off = abs(mpmath.mpf(float(computed)) - true)
         if off > tiny * max(factor, 1):
             worst = max(worst, float(off / (size * eps)))
             beyond = max(beyond, float((off - tiny) / (size * eps) - (unavoidable or 0) / size))

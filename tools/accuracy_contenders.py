@@ -18,10 +18,10 @@ Call = Callable[[Batch], Any]
 
 def contenders() -> dict[str, dict[str, Call]]:
     """Return by name what each contender computes of a batch, by the names of ``accuracy.QUANTITIES``."""
-    found = {"fastce": _fastce(), "torch": _torch(), "SciPy": _scipy()}
+    tables = {"fastce": _fastce(), "torch": _torch(), "SciPy": _scipy()}
     if importlib.util.find_spec("jax"):
-        found["JAX"] = _jax()
-    return found
+        tables["JAX"] = _jax()
+    return tables
 
 
 def _fastce() -> dict[str, Call]:

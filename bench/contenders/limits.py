@@ -27,10 +27,10 @@ def _kernels(parts: int) -> dict[str, Any]:
     @compiled
     def read(x, bits):
         for p in nb.prange(parts):
-            y, found = x[len(x) * p // parts : len(x) * (p + 1) // parts], np.int64(0)
+            y, union = x[len(x) * p // parts : len(x) * (p + 1) // parts], np.int64(0)
             for k in range(len(y)):
-                found |= y[k]  # OR needs no rounding order, so LLVM vectorises it without fastmath
-            bits[p] = found
+                union |= y[k]  # OR needs no rounding order, so LLVM vectorises it without fastmath
+            bits[p] = union
 
     @compiled
     def copy(x, out):
