@@ -83,7 +83,7 @@ fuzz: $(READY)
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 accuracy: $(READY)
-	$(BIN)/python -m bench.accuracy
+	$(BIN)/python -m tools.accuracy
 
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
@@ -96,7 +96,7 @@ bench-smoke: $(READY)
 	$(BIN)/python -m bench --smoke
 
 readme: $(READY)
-	$(BIN)/python -m bench.readme
+	$(BIN)/python -m tools.readme
 
 lint: $(READY)
 	$(BIN)/ruff check .

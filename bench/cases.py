@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 
-LOSS, LOSS_GRAD, SOFTMAX, LOG_SOFTMAX, LSE = "loss", "loss+grad", "softmax", "log_softmax", "logsumexp"
-OPS = (LOSS, LOSS_GRAD, SOFTMAX, LOG_SOFTMAX, LSE)
-SOFTMAX_VJP, LOG_SOFTMAX_VJP, LSE_VJP = "softmax_vjp", "log_softmax_vjp", "logsumexp_vjp"
-VJPS = (SOFTMAX_VJP, LOG_SOFTMAX_VJP, LSE_VJP)
-INPLACE = "in-place"  # loss and gradient, the gradient over the logits
-SCALE = "scale"  # not a contest: the memory limit of working in place, measured at the largest shape
 
-BATCHES = (1, 32, 256, 1024, 4096, 16384, 65536)
-CLASSES = (10, 1000, 50257)
-MAX_ELEMENTS = 67_000_000
-TRAINING_BATCHES = (32, 256)
+class Op(StrEnum):
+    """The operations."""
+
+    LOSS = "loss"
+    LOSS_GRAD = "loss+grad"
+    SOFTMAX = "softmax"
+    LOG_SOFTMAX = "log_softmax"
+    LSE = "logsumexp"
+    SOFTMAX_VJP = "softmax_vjp"
+    LOG_SOFTMAX_VJP = "log_softmax_vjp"
+    LSE_VJP = "logsumexp_vjp"
+    LAYER_LOSS = "layer-loss"  # from hidden states and weights
+    LAYER_GRADS = "layer-loss+gradients"
+    INPLACE = "in-place"  # loss and gradient, the gradient over the logits
+    SCALE = "scale"  # no contest: the memory limit of working in place, measured at the largest shape
+    TRAINING = "training"  # a network; a round is an epoch
+
+
+OPS = (Op.LOSS, Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, Op.LSE)
+VJPS = (Op.SOFTMAX_VJP, Op.LOG_SOFTMAX_VJP, Op.LSE_VJP)
+LAYER = (Op.LAYER_LOSS, Op.LAYER_GRADS)
+MAIN_LAYER, LARGE_LAYER = (2048, 512, 32000), (8192, 256, 65536)  # tokens, features, classes
 
 READING, COPYING, ADDING, SCALING = "reading", "copying", "adding", "scaling in place"
 PATTERNS = {  # the memory traffic that an operation cannot do without
-    **dict.fromkeys((LOSS, LSE), READING),
-    **dict.fromkeys((LOSS_GRAD, SOFTMAX, LOG_SOFTMAX, LSE_VJP, INPLACE), COPYING),
-    **dict.fromkeys((SOFTMAX_VJP, LOG_SOFTMAX_VJP), ADDING),
-    SCALE: SCALING,
+    **dict.fromkeys((Op.LOSS, Op.LSE), READING),
+    **dict.fromkeys((Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, Op.LSE_VJP, Op.INPLACE), COPYING),
+    **dict.fromkeys((Op.SOFTMAX_VJP, Op.LOG_SOFTMAX_VJP), ADDING),
+    Op.SCALE: SCALING,
 }
 ARRAYS = {READING: 1, COPYING: 2, ADDING: 3, SCALING: 2}  # read or written
 
-# Where the elements of a case lie: classes last; in Fortran order; (batch / 4096, classes, 64, 64), as of images.
+# Memory order: classes last; Fortran order; (batch / 4096, classes, 64, 64), as of images.
 ROWS, FORTRAN, IMAGES = "rows", "fortran", "images"
 PIXELS = (64, 64)
 
@@ -43,18 +56,20 @@ def dtype_of(name: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class Case:
-    """One operation on logits of one shape and dtype."""
+    """One operation on inputs of one shape and dtype; ``features`` is the width of the last layer, if there is one."""
 
-    op: str
+    op: Op
     batch: int
     classes: int
-    dtype: str
+    dtype: str = "float32"
     layout: str = ROWS
+    features: int = 0
 
     def __str__(self) -> str:
         """Name the case, in the display and in what the processes tell each other."""
+        sizes = (self.batch, *([self.features] if self.features else []), self.classes)
         layout = "" if self.layout == ROWS else f" {self.layout}"
-        return f"{self.op} {self.batch}×{self.classes} {self.dtype}{layout}"
+        return f"{self.op} {'×'.join(map(str, sizes))} {self.dtype}{layout}"
 
     @property
     def elements(self) -> int:
@@ -67,56 +82,31 @@ class Case:
         return self.elements * dtype_of(self.dtype).itemsize
 
     @property
-    def traffic(self) -> int:
-        """The fewest bytes the operation can move."""
-        return self.nbytes * ARRAYS[PATTERNS[self.op]]
-
-
-@dataclass(frozen=True)
-class Training:
-    """A network trained with one batch size; takes its place in the list of cases."""
-
-    batch: int
-    epochs: int
-
-    def __str__(self) -> str:
-        """Name the case."""
-        return f"training, batch {self.batch}"
+    def weight(self) -> float:
+        """The case's share of a plan's seconds; small cases have short calls, but no shorter rounds."""
+        return 6e6 + self.elements * max(1, self.features)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything a run is decided by; the runner and every contender's process work from the same one."""
+    """What a run does. The runner and every contender's process work from the same one."""
 
     contenders: tuple[str, ...]
+    cases: tuple[Case, ...]  # those of the training last
     threads: int
-    ops: tuple[str, ...] = OPS
-    batches: tuple[int, ...] = BATCHES
-    classes: tuple[int, ...] = CLASSES
-    dtypes: tuple[str, ...] = ("float32",)
-    max_elements: int = MAX_ELEMENTS
-    seconds: float = 165.0
+    seconds: float
     rounds: tuple[int, int] = (3, 15)  # at least, at most; each case as many as the seconds allow
     epochs: int = 40
-    training: tuple[int, ...] = TRAINING_BATCHES
-    smoke: bool = False
-    chosen: tuple[Case, ...] = ()  # these cases instead of all operations × batches × classes × dtypes
     complete: bool = False  # leave no case out for want of time
+    memory: bool = False  # measure the peak memory of a call, too
+    slowest: float = 5.0  # seconds; a contender whose call takes longer is left out of the case
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """(batch, classes) within the size limit, small to large, so that a slow machine drops the largest."""
-        pairs = [(n, c) for n in self.batches for c in self.classes if n * c <= self.max_elements]
-        return sorted(pairs, key=lambda pair: (pair[0] * pair[1], pair[1]))
+    @property
+    def largest(self) -> int:
+        """The elements that inputs are made for."""
+        return max((case.elements for case in self.cases if case.op not in (*LAYER, Op.TRAINING)), default=0)
 
-    def cases(self) -> list[Case]:
-        """Return all speed cases in the order they are played."""
-        if self.chosen:
-            return list(self.chosen)
-        shapes = self.shapes()
-        cases = [Case(op, n, c, dtype) for dtype in self.dtypes for n, c in shapes for op in self.ops]
-        scale = [Case(SCALE, *shapes[-1], self.dtypes[0])] if shapes else []
-        return scale + cases
 
-    def trainings(self) -> list[Training]:
-        """Return the training runs, played after the speed cases."""
-        return [Training(batch, self.epochs) for batch in self.training]
+def grid(ops: tuple[Op, ...], shapes: list[tuple[int, int]], dtype: str = "float32", layout: str = ROWS) -> list[Case]:
+    """Return a case for each operation on each shape of logits."""
+    return [Case(op, n, c, dtype, layout) for n, c in shapes for op in ops]

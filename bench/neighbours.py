@@ -1,20 +1,14 @@
-"""Processes beside which, and in which, calls are measured: busy neighbours, callers, a quota of one core."""
+"""Where there is no room for threads: beside busy processes, and under a quota of one core."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from bench.caller import ROOT
-
-CALLER = Path(__file__).with_name("caller.py")
 # The thread sees the end of the pipe, whatever became of the process that holds the other end.
 BUSY = """
 import os, signal, sys, threading
@@ -28,8 +22,6 @@ n = 0
 while True:
     n = (n + 1) % 1000003
 """
-PATIENCE = 180.0  # seconds for one answer; the first one includes compiling
-POLICIES = ("OMP_", "GOMP_", "KMP_", "NUMBA_NUM", "NUMBA_THREADING")  # variables that would decide what is measured
 
 
 def cores() -> list[int]:
@@ -55,55 +47,6 @@ def busy_neighbours() -> Iterator[None]:
         for process in processes:
             process.kill()
             process.communicate()
-
-
-class Caller:
-    """The other end of a ``caller.py``; ``folder`` is where its fastce is."""
-
-    def __init__(self, name: str, threads: dict[str, str], folder: Path | str = ROOT) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(POLICIES)}
-        self.name = name
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", str(CALLER), name],
-            env=kept | threads | {"PYTHONPATH": str(folder)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def say(self, *words: Any) -> None:
-        """Tell the process what to do."""
-        assert self.process.stdin
-        self.process.stdin.write(json.dumps(words) + "\n")
-        self.process.stdin.flush()
-
-    def hear(self) -> Any:
-        """Return the answer to what was said; wait for it, but not for ever."""
-        assert self.process.stdout
-        watch = threading.Timer(PATIENCE, self.process.kill)
-        watch.start()
-        line = self.process.stdout.readline()
-        watch.cancel()
-        if not line:
-            raise RuntimeError(f"the process of {self.name} ended with status {self.process.wait()}")
-        return json.loads(line)
-
-    def ask(self, *words: Any) -> Any:
-        """Say it, and wait for the answer."""
-        self.say(*words)
-        return self.hear()
-
-    def end(self) -> None:
-        """End the process, whatever it does."""
-        self.process.kill()
-        self.process.communicate()
-
-
-def together(callers: list[Caller], *words: Any) -> list[Any]:
-    """Let all do the same at once; return their answers."""
-    for caller in callers:
-        caller.say(*words)
-    return [caller.hear() for caller in callers]
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""The plots: speed against batch size, share of the memory limit, the training step."""
+"""The plots, by seaborn.
+
+Speed against batch size, a roofline, the training step; of a full run a heat map of fastce against its fastest rival,
+the roofline, and the last layer over growing sizes.
+"""
 
 from __future__ import annotations
 
@@ -8,123 +12,186 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
+import numpy as np
+import pandas as pd
+import seaborn as sns
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from bench.contenders import CONTENDERS, LIMIT
-from bench.tables import Results, beyond_cache, contests, label, shape
+from bench import tables
+from bench.cases import OPS, PATTERNS, VJPS, Op
+from bench.contenders import LIMIT, PRODUCTS, REFERENCE, RIVALS
+from bench.data import CASE, Run, nbytes
+from bench.tables import LABELS, three_digits
 
 # Okabe-Ito: tells the lines apart for colour-blind readers too.
-LOOK: dict[str, dict[str, Any]] = {
-    "fastce-out": {"color": "#D55E00", "marker": "o", "linewidth": 2.4, "zorder": 5},
-    "fastce": {"color": "#E69F00", "marker": "s", "linewidth": 1.8, "zorder": 4},
-    "numpy": {"color": "#56B4E9", "marker": "^"},
-    "numpy-stable": {"color": "#0072B2", "marker": "v"},
-    "scipy": {"color": "#009E73", "marker": "D"},
-    "torch": {"color": "#CC79A7", "marker": "P"},
-    LIMIT: {"color": "#999999", "linestyle": "--", "linewidth": 1.2},
+LOOK = {
+    "fastce-out": ("#D55E00", "o"),
+    "fastce": ("#E69F00", "s"),
+    "numpy": ("#56B4E9", "^"),
+    "numpy-stable": ("#0072B2", "v"),
+    "scipy": ("#009E73", "D"),
+    "torch": ("#CC79A7", "P"),
+    "torch-chunked": ("#8C4A73", "X"),
+    "jax": ("#000000", "p"),
+    LIMIT: ("#999999", "."),
+    PRODUCTS: ("#999999", "."),
 }
-KINDS = ("speed-", "memory-limit", "training")  # how the files' names begin
+PALETTE = {LABELS[name]: color for name, (color, _) in LOOK.items()}
+MARKERS = {LABELS[name]: marker for name, (_, marker) in LOOK.items()}
+STYLE = {
+    **{"svg.fonttype": "none", "svg.hashsalt": "fastce", "font.size": 9},
+    **{"axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True},
+}
 
 
-def draw_all(results: Results, folder: Path, suffix: str = "svg") -> list[Path]:
-    """Draw every plot the results have figures for; return the files."""
-    paths = []
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastce", "font.size": 9}):
-        for (op, dtype), group in contests(results):
-            name = f"speed-{op.replace('+', '-')}-{dtype}"
-            paths.append(write_figure(_speed(op, dtype, group), folder / f"{name}.{suffix}"))
-        if any(LIMIT in rows and beyond_cache(results, c) for _, group in contests(results) for c, rows in group):
-            paths.append(write_figure(_shares(results), folder / f"memory-limit.{suffix}"))
-        if results["training"]:
-            paths.append(write_figure(_training(results), folder / f"training.{suffix}"))
-    return paths
+def draw_standard(run: Run, folder: Path, suffix: str) -> list[Path]:
+    """Draw what an ordinary run has figures for; return the files."""
+    for old in folder.glob("speed-*"):
+        old.unlink()
+    with plt.rc_context(STYLE):
+        plots = {f"speed-{op.replace('+', '-')}-{dtype}": speed(group) for (op, dtype), group in tables.contests(run)}
+        if (run.section("speed").contender == LIMIT).any():
+            plots["memory-limit"] = roofline(run)
+        if len(run.section("training")):
+            plots["training"] = training(run.section("training"))
+        return [write_figure(figure, folder / f"{name}.{suffix}") for name, figure in plots.items()]
+
+
+def draw_full(run: Run, folder: Path, suffix: str) -> list[Path]:
+    """Draw the plots of a full run; return the files."""
+    with plt.rc_context(STYLE):
+        plots = {"heatmap": heat_map(run), "roofline": roofline(run)}
+        if len(panels := growing(run.section("layer"))):
+            plots["linear"] = layer(panels)
+        return [write_figure(figure, folder / f"{name}.{suffix}") for name, figure in plots.items()]
 
 
 def write_figure(figure: Figure, path: Path) -> Path:
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(path, dpi=110, metadata=metadata)
+    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
     return path
 
 
-def _speed(op: str, dtype: str, group: list[Any]) -> Figure:
-    """Million logits a second against batch size, one panel a class count, one line a contender."""
-    classes = sorted({case.classes for case, _ in group})
-    figure, axes = plt.subplots(1, len(classes), figsize=(1.2 + 3.5 * len(classes), 4.2), sharey=True, squeeze=False)
-    for ax, count in zip(axes[0], classes, strict=True):
-        _speed_panel(ax, [(case, rows) for case, rows in group if case.classes == count])
-        ax.set_title(f"{count:,} classes")
-    axes[0, 0].set_ylabel("million logits a second")
-    figure.suptitle(f"{op}, {dtype} (higher is faster)", x=0.01, ha="left", fontweight="bold")
-    _legend(figure, axes[0])
+def labelled(frame: pd.DataFrame) -> dict[str, Any]:
+    """Return what makes a colour and a marker of each contender's label, in the order of their list."""
+    order = [LABELS[name] for name in LOOK if name in set(frame.contender)]
+    return {"data": frame.assign(label=frame.contender.map(LABELS)), "hue": "label", "hue_order": order}
+
+
+def lines(frame: pd.DataFrame, x: str, y: str, **facets: Any) -> sns.FacetGrid:
+    """Draw a line a contender in each facet, on logarithmic scales."""
+    frame = frame[frame.contender.isin(LOOK)]
+    looks = {"palette": PALETTE, "style": "label", "markers": MARKERS, "dashes": False, "errorbar": None}
+    grid = sns.relplot(kind="line", x=x, y=y, **labelled(frame), **looks, **facets)
+    for ax in grid.axes.flat:
+        sizes = np.unique(np.concatenate([line.get_xdata() for line in ax.get_lines()]))
+        sizes = sizes[np.append(True, np.diff(np.log(sizes)) > 0.1)]  # else their numbers overlap
+        ax.set(xscale="log", yscale="log")
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], rotation=45)
+    return grid
+
+
+def finished(grid: sns.FacetGrid, title: str) -> Figure:
+    """Put the legend under the panels and the title above them."""
+    figure, legend = grid.figure, grid.legend
+    figure.set_layout_engine("constrained")
+    if legend:
+        texts = [text.get_text() for text in legend.get_texts()]
+        figure.legend(legend.legend_handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)
+        legend.remove()
+    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
 
 
-def _speed_panel(ax: Axes, group: list[Any]) -> None:
-    for name in CONTENDERS:
-        points = [(c.batch, c.elements / rows[name]["median"] / 1e6) for c, rows in group if name in rows]
-        if points:
-            ax.plot(*zip(*points, strict=True), label=label(name), markersize=4, **LOOK.get(name, {}))
-    ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
-    batches = sorted({case.batch for case, _ in group})
-    ax.set_xticks(batches, [f"{b:,}" for b in batches], rotation=45)
-    ax.minorticks_off()
-    ax.set_xlabel("batch")
-    ax.grid(alpha=0.3)
+def speed(frame: pd.DataFrame) -> Figure:
+    """Draw million logits a second against batch size, one panel a class count, one line a contender."""
+    frame = frame.assign(speed=frame.batch * frame.classes / frame["median"] / 1e6)
+    grid = lines(frame, "batch", "speed", col="classes", height=4, aspect=0.9, facet_kws={"sharex": False})
+    grid.set_titles("{col_name:,} classes").set_axis_labels("batch", "million logits a second")
+    return finished(grid, f"{frame.op.iloc[0]}, {frame.dtype.iloc[0]} (higher is faster)")
 
 
-def _legend(figure: Figure, axes: Any) -> None:
-    """One legend under all panels, of every line that occurs in any of them."""
-    entries: dict[str, Any] = {}
-    for ax in axes:
-        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
-            entries.setdefault(text, handle)
-    texts = [label(name) for name in CONTENDERS if label(name) in entries]
-    figure.legend([entries[text] for text in texts], texts, loc="lower center", ncols=len(texts), frameon=False)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
-
-
-def _shares(results: Results) -> Figure:
-    """Bars: the share of the memory limit, one panel an operation, for logits larger than the caches."""
-    groups = [
-        (key, [(c, rows) for c, rows in group if LIMIT in rows and beyond_cache(results, c)])
-        for key, group in contests(results)
-    ]
-    groups = [(key, group) for key, group in groups if group]
-    figure, axes = plt.subplots(1, len(groups), figsize=(1.5 + 2.6 * len(groups), 4.6), sharey=True, squeeze=False)
-    for ax, ((op, dtype), group) in zip(axes[0], groups, strict=True):
-        names = [n for n in CONTENDERS if n != LIMIT and any(n in rows for _, rows in group)]
-        height = 0.8 / len(names)
-        for i, name in enumerate(names):
-            bars = [(k + i * height, 100 * rows[name]["share"]) for k, (_, rows) in enumerate(group) if name in rows]
-            ax.barh(*zip(*bars, strict=True), height=height, color=LOOK[name]["color"], label=label(name), align="edge")
-        ax.axvline(100, color=LOOK[LIMIT]["color"], linestyle="--")
-        ax.set_yticks([k + 0.4 for k in range(len(group))], [shape(case) for case, _ in group])
-        ax.set_title(f"{op}\n{dtype}")
-        ax.grid(axis="x", alpha=0.3)
-        ax.set_xlabel("% of the limit")
-    axes[0, 0].invert_yaxis()
-    figure.suptitle(
-        "Share of the memory limit (100 % = only reading or copying the logits)", x=0.01, ha="left", fontweight="bold"
+def training(frame: pd.DataFrame) -> Figure:
+    """Draw a training step, split into the loss and the rest of the network."""
+    steps = pd.DataFrame(
+        {"loss and its gradient": frame.loss_seconds, "all else": frame["median"] - frame.loss_seconds}
     )
-    _legend(figure, axes[0])
-    return figure
-
-
-def _training(results: Results) -> Figure:
-    """Bars: a training step, split into the loss and the rest of the network."""
-    rows = results["training"]
-    figure, ax = plt.subplots(figsize=(7, 0.9 + 0.4 * len(rows)))
-    names = [f"{label(row['contender'])}, batch {row['batch']}" for row in rows]
-    loss = [1e6 * row["loss_seconds"] for row in rows]
-    rest = [1e6 * (row["median"] - row["loss_seconds"]) for row in rows]
-    ax.barh(names, loss, color=LOOK["fastce-out"]["color"], label="loss and its gradient")
-    ax.barh(names, rest, left=loss, color="#cccccc", label="the rest of the step")
+    steps.index = frame.contender.map(LABELS) + ", batch " + frame.batch.map(str)
+    colors = [LOOK["fastce-out"][0], "#cccccc"]
+    ax = (1e6 * steps).plot.barh(stacked=True, color=colors, figsize=(7, 0.9 + 0.4 * len(frame)), ylabel="")
+    ax.set(xlabel="µs a training step")
     ax.invert_yaxis()
-    ax.set_xlabel("µs a training step")
-    ax.legend(frameon=False)
-    figure.tight_layout()
+    ax.figure.tight_layout()
+    return ax.figure
+
+
+def heat_map(run: Run) -> Figure:
+    """Show fastce's time as a share of that of its fastest rival, named in each field; below 1 fastce is faster."""
+    rivals = tables.fastest_rivals(run.section("speed"))
+    rivals = rivals.assign(line=tables.shapes(rivals) + "  " + rivals.dtype, share=1 / rivals.ratio)
+    shares = rivals.share.map(lambda value: f"{value:.3f}" if value < 0.0995 else three_digits(value))
+    rivals = rivals.assign(text=shares + "\n" + rivals.contender.map(LABELS), log=np.log2(rivals.share))
+    ops = [op for op in (*OPS, *VJPS) if op in set(rivals.op)]
+    table = rivals.pivot(index="line", columns="op").loc[rivals.line.unique()]
+    fields, texts = table["log"][ops], table["text"][ops]
+    span = max(2.0, fields.abs().max().max())
+    ticks = np.arange(-np.floor(span), np.floor(span) + 1)
+    figure, ax = plt.subplots(figsize=(3.2 + 1.35 * len(ops), 1.6 + 0.42 * len(fields)), layout="constrained")
+    looks = {"cmap": "RdBu_r", "vmin": -span, "vmax": span, "annot_kws": {"fontsize": 7.5}}
+    sns.heatmap(fields, annot=texts.fillna(""), fmt="", ax=ax, cbar_kws={"ticks": ticks, "shrink": 0.6}, **looks)
+    bar = ax.collections[0].colorbar
+    bar.set_ticks(ticks, labels=[f"{2**t:g}" if t >= 0 else f"1/{2**-t:g}" for t in ticks])
+    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    ax.set(xlabel="", ylabel="")
+    ax.grid(False)
+    figure.suptitle("fastce's time ÷ that of its fastest rival (blue, below 1: fastce is faster)", fontweight="bold")
     return figure
+
+
+def roofline(run: Run) -> Figure:
+    """Draw GB/s moved, against the logits' size, under what reading, copying and adding reach at best."""
+    frame = run.section("speed")
+    frame = frame.assign(mb=nbytes(frame) / 1e6, pattern=frame.op.map(PATTERNS))
+    ours = pd.concat([frame[frame.contender == name] for name in REFERENCE]).drop_duplicates(CASE)
+    rivals = frame[frame.contender.isin(RIVALS)]
+    rivals = rivals.loc[rivals.groupby(CASE)["gb_per_s"].idxmax()]
+    points = pd.concat([rivals.assign(who="the fastest rival"), ours.assign(who="fastce")])
+    limits = frame[frame.contender == LIMIT].groupby(["pattern", "mb"]).gb_per_s.max()
+    colors = {"the fastest rival": LOOK["torch"][0], "fastce": LOOK["fastce-out"][0]}
+    patterns = [pattern for pattern in dict.fromkeys(PATTERNS.values()) if pattern in set(points.pattern)]
+    facets = {"col": "pattern", "col_order": patterns, "height": 5, "aspect": 0.95}
+    grid = sns.relplot(points, x="mb", y="gb_per_s", hue="who", style="who", palette=colors, alpha=0.8, **facets)
+    for pattern, ax in grid.axes_dict.items():
+        ax.plot(limits[pattern].index, limits[pattern], "--", color=LOOK[LIMIT][0], zorder=0)
+        ax.axvline(run.facts["cache_bytes"] / 1e6, color=LOOK[LIMIT][0], linewidth=0.8, linestyle=":")
+        ops = [op for op, kind in PATTERNS.items() if kind == pattern and op in set(points.op)]
+        ax.set(xscale="log", yscale="log", title=f"{pattern}: {', '.join(ops)}")
+    grid.set_axis_labels("MB of logits (dotted: the last-level cache)", "GB/s, counting only the bytes that must move")
+    return finished(grid, "How near to the memory's limit (each point a case; dashed: the measured limit)")
+
+
+def growing(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the records of the last layer over growing tokens and over growing classes, each in a panel."""
+    parts = [pd.DataFrame()]
+    for axis, fixed in (("batch", ["features", "classes"]), ("classes", ["batch", "features"])):
+        for values, group in frame[frame.op == Op.LAYER_GRADS].groupby(fixed, sort=False):
+            if group[axis].nunique() > 2:
+                sizes = " and ".join(f"{value:,} {name}" for name, value in zip(fixed, values, strict=True))
+                title = f"{axis}, at {sizes}".replace("batch", "tokens")
+                parts.append(group.assign(panel=title, size=group[axis]))
+    return pd.concat(parts)
+
+
+def layer(frame: pd.DataFrame) -> Figure:
+    """Draw time and memory of the last layer over tokens and over classes."""
+    frame = frame.assign(seconds=frame["median"], megabytes=frame.bytes.where(frame.bytes > 0) / 1e6)
+    figures = frame.melt(["panel", "size", "contender"], ["seconds", "megabytes"]).dropna()
+    facets = {"sharex": "col", "sharey": "row"}
+    grid = lines(figures, "size", "value", row="variable", col="panel", height=3.8, aspect=1.5, facet_kws=facets)
+    grid.set_titles("{col_name}").set_axis_labels("", "")
+    grid.axes[0, 0].set_ylabel("seconds")
+    grid.axes[1, 0].set_ylabel("peak extra memory, MB")
+    return finished(grid, "The last layer and its loss: loss and gradients, float32")

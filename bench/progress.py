@@ -8,29 +8,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
-class Display:
+class Display(Progress):
     """Use as a context manager; ``done`` counts the cases of earlier plans, ``total`` those of all, if known."""
 
     def __init__(self, console: Console, total: int | None = None) -> None:
         columns = TextColumn("{task.description:<40}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn()
-        self.progress = Progress(*columns, console=console, auto_refresh=False)
-        self.task = self.progress.add_task("starting", total=total)
-        self.console, self.total, self.done, self.last = console, total, 0, ""
-
-    def __enter__(self) -> Display:
-        """Start the display."""
-        self.progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Leave the terminal as it was."""
-        self.progress.stop()
+        super().__init__(*columns, console=console, auto_refresh=False)
+        self.bar, self.total, self.done, self.last = self.add_task("starting", total=total), total, 0, ""
 
     def tell(self, item: Any, number: int, of: int) -> None:
         """Show the case that begins."""
         completed, total = self.done + number, self.total or of
         terminal = self.console.is_terminal
-        self.progress.update(self.task, description=str(item), completed=completed, total=total, refresh=terminal)
+        self.update(self.bar, description=str(item), completed=completed, total=total, refresh=terminal)
         group = str(item).split(" ", 1)[-1]
         if not terminal and group != self.last and number < of:
             self.console.print(f"[{completed}/{total}] {group}")

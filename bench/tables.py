@@ -1,59 +1,58 @@
-"""The figures as tables, once for the terminal and once for Markdown."""
+"""The figures as tables, once for the terminal and once for Markdown: data frames of texts, the best in bold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.cases import ARRAYS, INPLACE, PATTERNS, ROWS, SCALE, Case
-from bench.contenders import CONTENDERS, LIMIT, contender, is_rival, split
-from bench.results import Row, by_case, case_of
+from bench.cases import ARRAYS, PATTERNS, Op
+from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS
+from bench.data import CASE, Run, nbytes, shape_text
 
-Results = dict[str, Any]
-BEST, AHEAD, FAINT = "bold green", "bold red", "dim"
-
-
-@dataclass
-class Cell:
-    """A table's cell; the mark is a rich style, which in Markdown is bold type or none."""
-
-    text: str
-    mark: str = ""
-
-    def markdown(self) -> str:
-        """Return the text, bold if it is the best."""
-        return f"**{self.text}**" if self.mark == BEST else self.text
+LABELS = {name: contender.label for name, contender in CONTENDERS.items()}
+SHAPE = "batch × classes"
 
 
 @dataclass
 class Table:
-    """A titled table of cells."""
+    """A titled frame of texts; the first column heads the rows."""
 
     title: str
-    header: list[str]
-    rows: list[list[Cell]] = field(default_factory=list)
+    frame: pd.DataFrame
     note: str = ""
 
     def rich(self) -> RichTable:
         """Return the table for the terminal."""
         table = RichTable(title=self.title, title_justify="left", title_style="bold", caption=self.note or None)
         table.caption_justify = "left"
-        for i, name in enumerate(self.header):
+        for i, name in enumerate(self.frame.columns):
             table.add_column(name, justify="right" if i else "left")
-        for row in self.rows:
-            table.add_row(*(Text(cell.text, style=cell.mark) for cell in row))
+        for row in self.frame.itertuples(index=False, name=None):
+            table.add_row(*(Text(text.strip("*"), style=_style(text)) for text in row))
         return table
 
-    def markdown(self, heading: str = "###") -> str:
+    def markdown(self) -> str:
         """Return the table in Markdown."""
-        lines = [f"{heading} {self.title}", ""] if self.title else []
-        lines += ["| " + " | ".join(self.header) + " |", "|:--|" + "--:|" * (len(self.header) - 1)]
-        lines += ["| " + " | ".join(cell.markdown() for cell in row) + " |" for row in self.rows]
+        lines = [f"### {self.title}", ""] if self.title else []
+        lines += [_line(self.frame.columns), "|:--|" + "--:|" * (self.frame.shape[1] - 1)]
+        lines += [_line(row) for row in self.frame.itertuples(index=False, name=None)]
         return "\n".join([*lines, "", self.note, ""] if self.note else [*lines, ""])
+
+
+NOTHING = Table("", pd.DataFrame())
+
+
+def _line(texts: object) -> str:
+    return "| " + " | ".join(texts) + " |"
+
+
+def _style(text: str) -> str:
+    return "bold green" if text.startswith("**") else "bold red" if text.startswith("FAIL") else ""
 
 
 def duration(seconds: float) -> str:
@@ -68,148 +67,182 @@ def three_digits(value: float) -> str:
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
-def shape(case: Case) -> str:
-    return f"{case.batch:,} × {case.classes:,}" + ("" if case.layout == ROWS else f" {case.layout}")
+def megabytes(count: float) -> str:
+    return "–" if pd.isna(count) else f"{count / 1e6:,.0f} MB"
 
 
-def beyond_cache(results: Results, case: Case) -> bool:
-    return case.nbytes > results["facts"]["cache_bytes"]
+# --- from records to tables ------------------------------------------------------------
 
 
-def contests(results: Results) -> Iterator[tuple[tuple[str, str], list[tuple[Case, dict[str, Row]]]]]:
-    """Yield the cases of each (operation, dtype), by classes, then batch."""
-    groups: dict[tuple[str, str], list[tuple[Case, dict[str, Row]]]] = {}
-    for case, rows in by_case(results["speed"]):
-        if case.op != SCALE:
-            groups.setdefault((case.op, case.dtype), []).append((case, rows))
-    for key, group in groups.items():
-        yield key, sorted(group, key=lambda pair: (pair[0].classes, pair[0].batch))
+def shapes(frame: pd.DataFrame) -> pd.Series:
+    """Return the shape of each record as a text."""
+    return frame.apply(shape_text, axis=1, result_type="reduce").astype(str)
 
 
-def speed_tables(results: Results) -> Iterator[Table]:
-    """Yield a table an operation: time a call, and as a multiple of fastce's."""
-    for (op, dtype), group in contests(results):
-        names = [n for n in CONTENDERS if any(n in rows for _, rows in group)]
-        table = Table(f"{op}, {dtype}: median time of a call (times fastce's)", ["batch × classes", *map(label, names)])
-        for case, rows in group:
-            table.rows.append([Cell(shape(case)), *(time_cell(rows, name) for name in names)])
-        yield table
+def best(frame: pd.DataFrame) -> Any:
+    """Tell which records are the fastest of their case, limits aside."""
+    competing = frame[frame.contender.isin((*REFERENCE, *RIVALS))]
+    return frame.index.isin(competing.groupby(CASE)["median"].idxmin())
 
 
-def label(name: str) -> str:
-    threads = split(name)[1]
-    own = f", {threads} thread{'s' * (threads > 1)}" if threads else ""
-    return contender(name).label + own
+def pivoted(frame: pd.DataFrame, rows: str, columns: str, head: str = "") -> pd.DataFrame:
+    """Put the column ``text`` into a table, contenders in the order of their list; a dash where there is none."""
+    names = list(dict.fromkeys(frame[columns]))
+    if columns == "contender":
+        names = [name for name in CONTENDERS if name in names]
+    table = frame.pivot(index=rows, columns=columns, values="text").reindex(frame[rows].unique())[names]
+    return table.fillna("–").rename(columns=LABELS).rename_axis(head).reset_index().rename_axis(None, axis=1)
 
 
-def fastest(rows: dict[str, Row]) -> str:
-    return min(
-        (name for name in rows if not contender(name).yardstick), key=lambda name: rows[name]["median"], default=""
-    )
+def bold(texts: pd.Series, where: Any) -> pd.Series:
+    return texts.where(~where, "**" + texts + "**")
 
 
-def time_cell(rows: dict[str, Row], name: str) -> Cell:
-    if name not in rows:
-        return Cell("–", FAINT)
-    row = rows[name]
-    text = duration(row["median"])
-    if "ratio" in row:
-        text += f" ({three_digits(row['ratio'])})"
-    if name == LIMIT:
-        return Cell(text, FAINT)
-    ahead = is_rival(name) and row.get("ratio", 1) < 1
-    return Cell(text, BEST if name == fastest(rows) else AHEAD if ahead else "")
+def contests(run: Run, section: str = "speed") -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """Yield the records of each (operation, dtype), by classes, then batch."""
+    frame = run.section(section)
+    frame = frame[frame.op != Op.SCALE]
+    frame = frame.assign(shape=shapes(frame)).sort_values(["classes", "batch"], kind="stable")
+    for key in frame.sort_index()[["op", "dtype"]].drop_duplicates().itertuples(index=False, name=None):
+        yield key, frame[(frame.op == key[0]) & (frame.dtype == key[1])]
 
 
-def limits_table(results: Results) -> Table:
-    """Show what the memory gives, by the size of the array."""
-    kinds = [kind for kind in ARRAYS if any(PATTERNS[row["op"]] == kind for row in results["speed"])]
-    table = Table("Memory limits, same number of threads", ["array", *kinds])
-    found: dict[tuple[int, str], float] = {}
-    for row in results["speed"]:
-        if row["contender"] == LIMIT:
-            kind = PATTERNS[row["op"]]
-            key = (case_of(row).nbytes, kind)
-            found[key] = max(found.get(key, 0.0), row["gb_per_s"])
-    for size in sorted({size for size, _ in found if size >= 1e6}):
-        cells = [Cell(f"{found[size, kind]:.1f} GB/s" if (size, kind) in found else "–") for kind in kinds]
-        cached = "" if size > results["facts"]["cache_bytes"] else " (in cache)"
-        table.rows.append([Cell(f"{size / 1e6:.1f} MB{cached}"), *cells])
-    table.note = "Bytes read and bytes written count."
-    return table
+def speed_tables(run: Run, section: str = "speed") -> Iterator[Table]:
+    """Yield a table an operation: time a call, and as a multiple of the reference's."""
+    head, whose = ("tokens × features × classes", "the bare products'") if section == "layer" else (SHAPE, "fastce's")
+    for (op, dtype), group in contests(run, section):
+        group = group.assign(text=bold(times(group), best(group)))
+        title = f"{op}, {dtype}: median time of a call (times {whose})"
+        yield Table(title, pivoted(group, "shape", "contender", head))
 
 
-def share_table(results: Results) -> Table:
-    """How near each contender comes to the memory limit, for arrays beyond the caches."""
-    names = [n for n in CONTENDERS if n != LIMIT and any(r["contender"] == n for r in results["speed"])]
-    table = Table("Share of the memory limit, logits larger than the caches", ["", *map(label, names)])
-    for (op, dtype), group in contests(results):
-        for case, rows in group:
-            if beyond_cache(results, case) and LIMIT in rows:
-                table.rows.append([Cell(f"{op} {shape(case)} {dtype}"), *(share_cell(rows, n) for n in names)])
-    table.note = (
+def times(frame: pd.DataFrame) -> pd.Series:
+    """Return the median of each record, with the multiple in parentheses."""
+    ratios = frame.ratio.map(lambda ratio: f" ({three_digits(ratio)})", na_action="ignore").fillna("")
+    return frame["median"].map(duration) + ratios
+
+
+def memory_table(run: Run, section: str) -> Table:
+    """Show the peak memory of a call."""
+    frame = run.section(section)
+    frame = frame[frame.bytes.notna() & ~frame.contender.isin((LIMIT, PRODUCTS))]
+    if frame.empty:
+        return NOTHING
+    multiples = (frame.bytes / nbytes(frame)).map(" ({:.2f})".format)
+    frame = frame.assign(text=frame.bytes.map(megabytes) + multiples, name=frame.op + " " + shapes(frame))
+    note = "Beyond the arguments and what is given as out=; a new result counts."
+    table = pivoted(frame, "name", "contender")
+    return Table("Peak extra memory, in parentheses as a multiple of the logits", table, note)
+
+
+def beyond_cache(run: Run, frame: pd.DataFrame) -> pd.Series:
+    return nbytes(frame) > run.facts["cache_bytes"]
+
+
+def share_table(run: Run) -> Table:
+    """Show how near each contender comes to the memory limit, for arrays beyond the caches."""
+    frame = pd.concat([run.section("speed").head(0), *(group for _, group in contests(run))])
+    frame = frame[beyond_cache(run, frame) & frame.share.notna() & (frame.contender != LIMIT)]
+    if frame.empty:
+        return NOTHING
+    texts = frame.share.map("{:.0%}".format) + frame.gb_per_s.map(" ({:.1f} GB/s)".format)
+    frame = frame.assign(text=bold(texts, best(frame)), name=frame.op + " " + shapes(frame) + " " + frame.dtype)
+    note = (
         "The limit is the fastest round of reading the logits (loss, logsumexp), copying them, or adding two arrays "
-        "(vjps of array results), measured in turn with the contenders. The JSON has the share for every case; it "
+        "(vjps of array results), measured in turn with the contenders. The data have the share for every case; it "
         "means little within the caches."
     )
-    return table
+    return Table("Share of the memory limit, logits larger than the caches", pivoted(frame, "name", "contender"), note)
 
 
-def share_cell(rows: dict[str, Row], name: str) -> Cell:
-    if name not in rows:
-        return Cell("–", FAINT)
-    row = rows[name]
-    return Cell(f"{row['share']:.0%} ({row['gb_per_s']:.1f} GB/s)", BEST if name == fastest(rows) else "")
+def limits_table(run: Run) -> Table:
+    """Show what the memory gives, by the size of the array."""
+    frame = run.section("speed")
+    frame = frame[(frame.contender == LIMIT) & (nbytes(frame) >= 1e6)]
+    if frame.empty:
+        return NOTHING
+    frame = frame.assign(kind=frame.op.map(PATTERNS), nbytes=nbytes(frame))
+    limits = frame.groupby(["nbytes", "kind"], as_index=False).gb_per_s.max()
+    cached = limits.nbytes.map(lambda size: "" if size > run.facts["cache_bytes"] else " (in cache)")
+    limits["array"] = limits.nbytes.map(lambda size: f"{size / 1e6:.1f} MB") + cached
+    limits["text"] = limits.gb_per_s.map(lambda speed: f"{speed:.1f} GB/s")
+    table = pivoted(limits, "array", "kind", "array")
+    table = table[["array", *(kind for kind in ARRAYS if kind in table)]]
+    return Table("Memory limits, same number of threads", table, "Bytes read and bytes written count.")
 
 
-def training_table(results: Results) -> Table:
+def training_table(run: Run) -> Table:
     """Show the training loop with each contender's loss."""
-    header = ["loss from", "batch", "a step", "in the loss", "share of the step", "test accuracy"]
-    table = Table("Training a 64-128-10 NumPy network on scikit-learn's digits", header)
-    for row in results["training"]:
-        step, loss = row["median"], row["loss_seconds"]
-        texts = [label(row["contender"]), str(row["batch"]), duration(step), duration(loss)]
-        table.rows.append([Cell(t) for t in [*texts, f"{loss / step:.0%}", f"{row['accuracy']:.2%}"]])
-    return table
+    frame = run.section("training")
+    columns = {
+        "loss from": frame.contender.map(LABELS),
+        "batch": frame.batch.map(str),
+        "a step": frame["median"].map(duration),
+        "in the loss": frame.loss_seconds.map(duration),
+        "share of the step": (frame.loss_seconds / frame["median"]).map("{:.0%}".format),
+        "test accuracy": frame.accuracy.map("{:.2%}".format),
+    }
+    return Table("Training a 64-128-10 NumPy network on scikit-learn's digits", pd.DataFrame(columns))
 
 
-def best_rival(rows: dict[str, Row]) -> str:
-    """Return the fastest contender that is not fastce."""
-    return fastest({name: row for name, row in rows.items() if is_rival(name)})
+def rivals_table(run: Run, dtype: str, title: str = "") -> Table:
+    """Show how many times as long the fastest of all others takes, for every operation: below 1, fastce loses."""
+    frame = run.section("speed")
+    frame = frame[(frame.dtype == dtype) & ~frame.op.isin((Op.INPLACE, Op.SCALE))]
+    frame = frame.assign(shape=shapes(frame))
+    rivals = fastest_rivals(frame)
+    texts = rivals.ratio.map(three_digits) + " (" + rivals.contender.map(LABELS) + ")"
+    rivals = rivals.assign(text=bold(texts, rivals.ratio < 1))
+    rivals = rivals.sort_values(["classes", "batch"], kind="stable")
+    table = pivoted(rivals, "shape", "op", SHAPE).reindex(columns=[SHAPE, *frame.op.unique()], fill_value="–")
+    return Table(title, table)
 
 
-def rivals_table(results: Results, dtype: str) -> Table:
-    """How many times as long the fastest of all others takes, for every operation: below 1, fastce loses."""
-    groups = {op: dict_of_shapes(group) for (op, kind), group in contests(results) if kind == dtype and op != INPLACE}
-    shapes = sorted({s for group in groups.values() for s in group}, key=lambda s: s[:2])
-    table = Table("", ["batch × classes", *groups])
-    for key in shapes:
-        cells = [Cell(key[2])]
-        for group in groups.values():
-            rows = group.get(key, {})
-            rival = best_rival(rows)
-            if not rival or "ratio" not in rows[rival]:
-                cells.append(Cell("–"))
-                continue
-            ratio = rows[rival]["ratio"]
-            cells.append(Cell(f"{three_digits(ratio)} ({label(rival)})", "" if ratio >= 1 else BEST))
-        table.rows.append(cells)
-    return table
+def fastest_rivals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return for each case that fastce has, too, the record of the fastest rival."""
+    rivals = frame[frame.contender.isin(RIVALS) & frame.ratio.notna()]
+    return rivals.loc[rivals.groupby(CASE, sort=False)["median"].idxmin()]
 
 
-def dict_of_shapes(group: list[tuple[Case, dict[str, Row]]]) -> dict[tuple[int, int, str], dict[str, Row]]:
-    return {(case.classes, case.batch, shape(case)): rows for case, rows in group}
+# --- beside busy processes -------------------------------------------------------------
 
 
-def failure_lines(results: Results) -> list[str]:
-    """Say what failed."""
-    return [f"FAILED: {n['contender']}, {n['case']}: {n['reason']}" for n in results["failures"]]
+def busy_pairs(run: Run) -> pd.DataFrame:
+    """Return the busy records, each with the mean of the quiet machine."""
+    busy, quiet = run.section("busy"), run.section("quiet")
+    keys = [*CASE[1:], "contender"]
+    frame = busy.merge(quiet[[*keys, "mean"]], on=keys, suffixes=("", "_quiet"))
+    return frame.assign(times=frame["mean"] / frame.mean_quiet, shape=shapes(frame))
 
 
-def left_out_lines(results: Results) -> list[str]:
-    """Say what was left out, grouped by reason."""
+def busy_table(run: Run) -> Table:
+    """Show all figures, a line a shape and contender."""
+    frame = busy_pairs(run)
+    columns = {
+        SHAPE: frame["shape"],
+        "": frame.contender.map(LABELS),
+        "quiet, mean": frame.mean_quiet.map(duration),
+        "busy, mean": frame["mean"].map(duration),
+        "times quiet": frame.times.map(three_digits),
+        "busy, median": frame["median"].map(duration),
+        "busy, 99 %": frame.p99.map(duration),
+    }
+    note = (
+        "Means over all calls of a span, so that stalls count; 99 % of the calls took at most the last figure. Beside "
+        "each core's busy process half of the time is what there is to have. Threads are not bound to cores here, as "
+        "few programs bind them."
+    )
+    return Table(f"{Op.LOSS_GRAD} beside a busy process a core", pd.DataFrame(columns), note)
+
+
+# --- what is missing -------------------------------------------------------------------
+
+
+def missing_lines(run: Run) -> list[str]:
+    """Say what failed, and what was left out, grouped by reason; tables show missing functions by a dash."""
+    failed = [f"FAILED: {n['contender']}, {n['case']}: {n['reason']}" for n in run.failures]
     reasons: dict[tuple[str, str], list[str]] = {}
-    for note in results["skipped"]:
-        if not note["reason"].startswith(("has no", "is not")):  # the tables show that by a dash
+    for note in run.skipped:
+        if not note["reason"].startswith(("has no", "is not")):
             reasons.setdefault((note["contender"], note["reason"]), []).append(note["case"])
-    return [f"Left out ({who}, {why}): {', '.join(cases)}" for (who, why), cases in reasons.items()]
+    return failed + [f"Left out ({who}, {why}): {', '.join(cases)}" for (who, why), cases in reasons.items()]

@@ -1,102 +1,217 @@
-"""A contender's process: pytest with pytest-benchmark, playing when the runner gives it the turn.
-
-The talk over the pipe, contender's words on the right::
-
-    prepare                 ready | skip REASON | failed MESSAGE
-    measure                 time SECONDS
-    terms (ROUNDS, LOOPS)
-    turn                    done          once a round
-    end                                   when all have played
-"""
+"""A contender's process: it does what it is asked to over a pipe, and is still in between."""
 
 from __future__ import annotations
 
+import gc
 import os
+import re
+import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
-from threadpoolctl import threadpool_info, threadpool_limits
+import numpy as np
+from threadpoolctl import threadpool_limits
 
-from bench.cases import Case, Plan, Training
-from bench.contenders import Contender, contender, split
+from bench.cases import Case, Op
+from bench.contenders import CONTENDERS, Call, split
+from bench.inputs import Inputs, inputs_of
+from bench.network import DigitsNetwork
+from bench.oracle import check
 
-TESTS = Path(__file__).with_name("test_speed.py")
+WARM_UP = 0.004  # seconds
+LONG = 0.2  # seconds; such a call needs no untimed one before it
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a process is set up."""
+
+    largest: int  # the elements that inputs are made for
+    threads: int | None = None  # of pools that take no environment variable
+    log: Path | None = None  # what libraries print goes there
+    folder: Path | None = None  # of another checkout of fastce
+
+
+class Skip(Exception):
+    """The contender takes no part in a case."""
 
 
 @dataclass
-class Turns:
-    """The contender's end of the pipe."""
+class Timed:
+    """A prepared case: what is timed, and what is called before it, untimed."""
 
-    link: Connection
-    playing: bool = field(default=False)
-
-    def expect(self, word: str) -> Any:
-        """Wait for a word of the runner; leave the case if it says so."""
-        said, value = self.link.recv()
-        if said == "skip":
-            pytest.skip(value)
-        if said != word:
-            raise RuntimeError(f"the runner said {said!r} instead of {word!r}")
-        return value
-
-    def begin(self, case: str) -> None:
-        """Wait until the runner opens this case."""
-        self.playing = False
-        runners = self.expect("prepare")
-        if runners != case:
-            raise RuntimeError(f"at {case!r} while the runner is at {runners!r}")
-
-    def decline(self, reason: str) -> NoReturn:
-        """Take no part in the case."""
-        self.link.send(("skip", reason))
-        pytest.skip(reason)
-
-    def agree(self, measure: Callable[[], float]) -> tuple[int, int]:
-        """Report how long a call takes, measured alone on the machine; return the rounds and the loops a round."""
-        self._say("ready")
-        self.expect("measure")
-        self._say("time", measure())
-        return self.expect("terms")
-
-    def take(self, warm_up: Callable[[], None]) -> None:
-        """Wait for the turn, then warm up untimed: caches, threads, clock rate."""
-        if self.playing:
-            self.done()
-        self.expect("turn")
-        self.playing = True
-        warm_up()
-
-    def done(self) -> None:
-        """End the turn."""
-        self._say("done")
-
-    def _say(self, word: str, value: Any = None) -> None:
-        rest()
-        self.link.send((word, value))
+    call: Call
+    warm_up: Call
+    figures: Callable[[], dict[str, Any]] = dict  # what else the case tells when it has been timed
+    steps: int = 1  # that a call consists of
+    seconds: float = 0.0  # of a call, measured once
 
 
-def rest(longest: float = 0.05) -> None:
+class Worker:
+    """What a contender's process can do: every method is a word that it understands."""
+
+    def __init__(self, name: str, largest: int) -> None:
+        self._contender, self._largest = CONTENDERS[split(name)[0]], largest
+        self._timed: dict[Case, Timed] = {}
+
+    def prepare(self, *cases: Case) -> None:
+        """Make inputs and calls, and check their results with the oracle; forget earlier cases."""
+        self._timed.clear()
+        for case in cases:
+            self._timed[case] = (self._training if case.op == Op.TRAINING else self._call)(case)
+
+    def _call(self, case: Case) -> Timed:
+        inputs = inputs_of(case, self._largest)
+        try:
+            call = self._contender.call(case.op, inputs)
+            if call is not None:
+                result = call()
+                if not self._contender.yardstick:
+                    check(case.op, inputs, result, self._contender.to_numpy)
+        except Exception as error:
+            if self._contender.needs:
+                raise Skip(f"cannot: {in_short(error)}") from error
+            raise
+        if call is None:
+            raise Skip("has no such function")
+        return Timed(call, call)
+
+    def _training(self, case: Case) -> Timed:
+        step = self._contender.call(case.op, None)
+        if step is None:
+            raise Skip("is not part of the training loop")
+        # These matrix products are too small for threads, and a BLAS pool that spins beside torch's or Numba's on the
+        # same cores slows every step several times over.
+        threadpool_limits(1, user_api="blas")
+        network = DigitsNetwork(step, case.batch)
+        images, labels = (part[: case.batch] for part in network.train)
+        logits = network.forward(images)[1]
+        check(Op.LOSS_GRAD, Inputs(logits, labels, np.empty(0)), step(logits.copy(), labels))
+        return Timed(network.epoch, network.warm_up, network.figures, network.steps)
+
+    def seconds(self, case: Case) -> float:
+        """Return how long a call takes, to decide on the rounds."""
+        timed = self._timed[case]
+        stamps = _stamps(timed.warm_up, WARM_UP)
+        timed.seconds = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+        return timed.seconds
+
+    def round(self, case: Case, calls: int) -> float:
+        """Warm up caches, threads and clock rate, then time so many calls; return the seconds a step."""
+        timed = self._timed[case]
+        if timed.seconds < LONG:
+            _stamps(timed.warm_up, WARM_UP)
+        call = timed.call
+        gc.disable()
+        start = time.perf_counter()
+        # Each result is dropped at once, as in a loop that overwrites it: giving memory back is part of the cost.
+        for _ in repeat(None, calls):
+            call()
+        elapsed = time.perf_counter() - start
+        gc.enable()
+        return elapsed / (calls * timed.steps)
+
+    def figures(self, case: Case, memory: bool) -> dict[str, Any]:
+        """Return what else there is to tell of a case that has been timed."""
+        timed = self._timed[case]
+        return timed.figures() | ({"bytes": extra_bytes(timed.call)} if memory else {})
+
+    def span(self, case: Case, seconds: float) -> dict[str, float]:
+        """Call for so many seconds, of which every moment counts."""
+        call = self._timed[case].call
+        _stamps(call, WARM_UP)
+        stamps = np.array(_stamps(call, seconds))
+        times = np.diff(stamps)
+        quantiles = {"median": float(np.median(times)), "p99": float(np.quantile(times, 0.99))}
+        return {"calls": len(times), "seconds": float(stamps[-1] - stamps[0]), **quantiles}
+
+    def confine(self, cores: list[int]) -> None:
+        """Put every thread there is on these cores."""
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), cores)
+
+
+def serve(link: Connection, name: str, settings: Settings) -> None:
+    """Answer until the other end of the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process at the other end ends this one too
+    if settings.log:
+        with open(settings.log, "w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    if settings.folder:
+        sys.path.insert(0, str(settings.folder))
+    if settings.threads and name.startswith("torch"):
+        import torch
+
+        torch.set_num_threads(settings.threads)
+    worker = Worker(name, settings.largest)
+    with threadpool_limits(settings.threads), suppress(EOFError, OSError):
+        while True:
+            word, arguments = link.recv()
+            try:
+                answer = "done", getattr(worker, word)(*arguments)
+            except Skip as reason:
+                answer = "skip", str(reason)
+            except Exception as error:
+                answer = "failed", f"{type(error).__name__}: {error}"[:1000]
+            wait_until_idle()
+            link.send(answer)
+
+
+def _stamps(call: Call, seconds: float) -> list[float]:
+    """Call for so many seconds, once at least; return the time before the first call and after each."""
+    stamps = [time.perf_counter()]
+    end = stamps[0] + seconds
+    while len(stamps) == 1 or stamps[-1] < end:
+        call()
+        stamps.append(time.perf_counter())
+    return stamps
+
+
+def in_short(error: Exception) -> str:
+    """Name an error in a line, without the machine's paths."""
+    lines = str(error).strip().splitlines() or [""]
+    return re.sub(r"(/[^\s:'\"]+)+/", "", f"{type(error).__name__}: {lines[0]}")[:160]
+
+
+def extra_bytes(call: Call) -> int | None:
+    """Return how far resident memory rises during a call that was made before; None where the system cannot tell.
+
+    The result counts, unless it goes to ``out=``.
+    """
+    if not RESET.exists():
+        return None
+    gc.collect()
+    RESET.write_text("5")  # resets the high-water mark
+    before = _kilobytes("VmRSS")
+    call()
+    return max(0, _kilobytes("VmHWM") - before) << 10
+
+
+def _kilobytes(field: str) -> int:
+    return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith(field))
+
+
+def wait_until_idle(longest: float = 0.05) -> None:
     """Wait until no other thread of this process runs.
 
     OpenMP's threads spin for some milliseconds after their work (8 ms measured), and would take a core from the
-    contender whose turn it is next.
+    contender that has the next turn.
     """
     tasks = Path("/proc/self/task")
     if not tasks.exists():
         time.sleep(longest / 4)
         return
     main, end = str(os.getpid()), time.monotonic() + longest
-    while time.monotonic() < end:
-        states = [_state(task) for task in tasks.iterdir() if task.name != main]
-        if "R" not in states:
-            return
+    while time.monotonic() < end and "R" in [_state(task) for task in tasks.iterdir() if task.name != main]:
         time.sleep(0.001)
 
 
@@ -107,68 +222,8 @@ def _state(task: Path) -> str:
         return ""
 
 
-class Worker:
-    """The pytest plugin that tells the tests who plays, and what."""
-
-    def __init__(self, name: str, plan: Plan, link: Connection) -> None:
-        self.name, self.plan, self.link = name, plan, link
-
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Make a test of every case."""
-        if "case" in metafunc.fixturenames:
-            metafunc.parametrize("case", self.plan.cases(), ids=str)
-        if "training" in metafunc.fixturenames:
-            metafunc.parametrize("training", self.plan.trainings(), ids=str)
-
-    @pytest.fixture
-    def contender(self) -> Contender:
-        """Return who plays in this process."""
-        return contender(self.name)
-
-    @pytest.fixture
-    def largest(self) -> int:
-        """Count the logits of the largest case, which the data is made for."""
-        return max(case.elements for case in self.plan.cases())
-
-    @pytest.fixture
-    def turns(self, request: pytest.FixtureRequest) -> Turns:
-        """Give the pipe to the runner, once it has opened the case."""
-        turns = Turns(self.link)
-        item: Case | Training = request.node.callspec.params.get("case") or request.node.callspec.params["training"]
-        turns.begin(str(item))
-        return turns
-
-    def pytest_exception_interact(self, call: pytest.CallInfo[Any]) -> None:
-        """Tell the runner of a test that failed."""
-        error = call.excinfo.value
-        self.link.send(("failed", f"{type(error).__name__}: {error}"[:1000]))
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
-        """Come to an end with all others: it takes a core while some may still play."""
-        with suppress(EOFError, OSError):  # the runner is gone
-            self.link.recv()
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_benchmark_generate_machine_info(self) -> dict[str, Any]:
-        """Replace what pytest-benchmark would ask the machine (a second in every process) by the thread counts."""
-        pools = {Path(p["filepath"]).name.split("-")[0]: p["num_threads"] for p in threadpool_info()}
-        facts: dict[str, Any] = {"pools": pools}
-        if "numba" in sys.modules:
-            import numba
-
-            facts["numba threads"] = numba.get_num_threads()
-            try:
-                facts["numba threading layer"] = numba.threading_layer()
-            except ValueError:  # nothing ran in parallel
-                pass
-        if "torch" in sys.modules:
-            facts["torch threads"] = sys.modules["torch"].get_num_threads()
-        return facts
-
-
 def thread_environment(threads: int) -> dict[str, str]:
-    """Environment of every contender's process.
+    """Return the environment variables that give every contender's process the same threads.
 
     OpenMP's threads are bound to cores: unbound, Linux can leave both threads of a small team on one core, where each
     call then waits out whole time slices.
@@ -183,21 +238,3 @@ def thread_environment(threads: int) -> dict[str, str]:
     }
     compiler = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # in the process itself, leaving none behind that could spin
     return {**{f"{pool}_NUM_THREADS": str(threads) for pool in pools}, "OMP_PROC_BIND": "true", **jax, **compiler}
-
-
-def play(name: str, plan: Plan, link: Connection, raw: str, log: str) -> None:
-    """Run all cases of one contender; what pytest prints goes to the log."""
-    with open(log, "w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    base, own = split(name)
-    threads = own or plan.threads
-    if base.startswith("torch"):
-        import torch
-
-        torch.set_num_threads(threads)
-    options = ["-o", "addopts=", "-o", "filterwarnings=", "-p", "no:cacheprovider"]
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # others cost time, and may change the order
-    timing = ["-p", "pytest_benchmark.plugin", "--benchmark-disable-gc", f"--benchmark-json={raw}", "-q"]
-    with threadpool_limits(threads):
-        sys.exit(pytest.main([str(TESTS), *options, *timing], plugins=[Worker(name, plan, link)]))

@@ -1,4 +1,4 @@
-"""Times the first call of a process and writes the README's table of it: ``python -m bench.first_call``."""
+"""Times the first call of a process and writes the README's table of it: ``python -m tools.first_call``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 
+import pandas as pd
+
 from bench.__main__ import available_cores
-from bench.cases import Plan
-from bench.full import FASTCE
-from bench.readme import ROOT, replaced
-from bench.results import machine_facts
-from bench.tables import Cell, Table
+from bench.data import ROOT, machine_facts
+from bench.tables import Table
+from tools.readme import replaced
 
 SHAPES = ((32, 10), (65536, 10), (32, 1000), (4096, 1000), (64, 2000))
 ROUNDS = 3
@@ -48,16 +48,17 @@ def cold_and_cached(shape: tuple[int, int]) -> tuple[float, float]:
 
 
 def main() -> int:
-    table = Table("", ["logits", "nothing cached", "cached on disk"])
+    """Measure all and fill in the README."""
+    rows = []
     for shape in SHAPES:
-        times = [Cell(f"{value:.1f} s") for value in cold_and_cached(shape)]
-        table.rows.append([Cell("×".join(map(str, shape))), *times])
-    known = machine_facts(Plan(FASTCE, available_cores()))
+        cold, cached = (f"{value:.1f} s" for value in cold_and_cached(shape))
+        rows.append({"logits": "×".join(map(str, shape)), "nothing cached": cold, "cached on disk": cached})
+    known = machine_facts(available_cores())
     conditions = (
         f"Time of the first `cross_entropy_and_grad` of a process, float32, beyond importing Numba, median of {ROUNDS} "
         f"processes, on {known['cores']} cores of {known['cpu']}, {known['date']}:"
     )
-    text = f"{conditions}\n\n{table.markdown()}".strip()
+    text = f"{conditions}\n\n{Table('', pd.DataFrame(rows)).markdown()}".strip()
     readme = ROOT / "README.md"
     readme.write_text(replaced(readme.read_text(encoding="utf-8"), text, "compile"), encoding="utf-8")
     print(text)

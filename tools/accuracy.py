@@ -19,9 +19,9 @@ from matplotlib import pyplot as plt
 from rich.progress import track
 
 import fastce
-from bench.accuracy_contenders import contenders
-from bench.exact import Batch, Exact, Value
-from bench.plots import LOOK, write_figure
+from bench.plots import LOOK, STYLE, write_figure
+from tools.accuracy_contenders import contenders
+from tools.exact import Batch, Exact, Value
 
 DOCS = Path(__file__).parents[1] / "docs"
 BITS = 300
@@ -87,7 +87,7 @@ def regimes() -> dict[str, tuple[np.ndarray, Callable[[np.ndarray], int]]]:
 def measure() -> list[Row]:
     """Return the worst error of each quantity, dtype, regime and contender."""
     rows: list[Row] = []
-    players = contenders()
+    calls_of = contenders()
     for dtype in [np.dtype(t) for t in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16)]:
         chosen = {n: r for n, r in regimes().items() if dtype.itemsize > 2 or n in HALF_REGIMES}
         for regime, (logits, label_of) in track(chosen.items(), f"{dtype.name:9}"):
@@ -98,7 +98,7 @@ def measure() -> list[Row]:
                 if "linear" in quantity and logits.shape[1] > 100:  # a square of classes
                     continue
                 values = [value for e in exact for value in getattr(e, QUANTITIES[quantity])]
-                for name, calls in players.items():
+                for name, calls in calls_of.items():
                     if quantity in calls:
                         error, beyond = _errors(calls[quantity](batch), values, dtype)
                         row = {"quantity": quantity, "dtype": dtype.name, "regime": regime, "name": name}
@@ -124,10 +124,12 @@ def _errors(result: Any, values: list[Value], dtype: np.dtype[Any]) -> tuple[flo
     info = ml_dtypes.finfo(dtype)
     eps, tiny = float(info.eps), float(info.tiny)
     worst, beyond = 0.0, 0.0
-    for found, (true, size, unavoidable, factor) in zip(np.asarray(result).astype(float).ravel(), values, strict=True):
-        if not np.isfinite(found):
+    for computed, (true, size, unavoidable, factor) in zip(
+        np.asarray(result).astype(float).ravel(), values, strict=True
+    ):
+        if not np.isfinite(computed):
             return np.inf, np.inf
-        off = abs(mpmath.mpf(float(found)) - true)
+        off = abs(mpmath.mpf(float(computed)) - true)
         if off > tiny * max(factor, 1):
             worst = max(worst, float(off / (size * eps)))
             beyond = max(beyond, float((off - tiny) / (size * eps) - (unavoidable or 0) / size))
@@ -166,7 +168,7 @@ def draw(rows: list[Row], path: Path) -> None:
     """Draw the errors in float32, a panel a quantity."""
     names = list(dict.fromkeys(row["name"] for row in rows))
     looks = dict(zip(names, (LOOK["fastce-out"], LOOK["torch"], LOOK["scipy"], LOOK["numpy-stable"]), strict=False))
-    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastce", "font.size": 9}):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(1, len(MAIN), figsize=(15, 4), sharey=True, sharex=True)
         for ax, quantity in zip(axes, MAIN, strict=True):
             chosen = [row for row in rows if row["quantity"] == quantity and row["dtype"] == "float32"]
@@ -174,11 +176,10 @@ def draw(rows: list[Row], path: Path) -> None:
             for i, name in enumerate(names):
                 lower = 0.18 * (i - (len(names) - 1) / 2)  # else markers would hide each other
                 points = [(max(r["error"], 0.1), places[r["regime"]] - lower) for r in chosen if r["name"] == name]
-                look = {"color": looks[name]["color"], "marker": looks[name]["marker"]}
+                look = dict(zip(("color", "marker"), looks[name], strict=True))
                 ax.scatter(*zip(*points, strict=True), label=name, **look, zorder=3, alpha=0.9)
             ax.set(xscale="log", title=TITLES.get(quantity, quantity).lower(), xlabel="error in eps")
             ax.set_yticks(list(places.values()), list(places))
-            ax.grid(alpha=0.3)
             ax.axvline(5, color="#999999", linestyle="--", linewidth=1)
         axes[0].legend(loc="lower right", fontsize=8)
         title = "float32: worst error against exact arithmetic (further left is better; dashed: 5 eps)"

@@ -11,17 +11,17 @@ import numpy as np
 import scipy.special
 
 import fastce
-from bench.exact import GAMMA, POSITIVE, SMOOTHING, TEMPERATURE, Batch
+from tools.exact import GAMMA, POSITIVE, SMOOTHING, TEMPERATURE, Batch
 
 Call = Callable[[Batch], Any]
 
 
 def contenders() -> dict[str, dict[str, Call]]:
     """Return by name what each contender computes of a batch, by the names of ``accuracy.QUANTITIES``."""
-    found = {"fastce": _fastce(), "torch": _torch(), "SciPy": _scipy()}
+    tables = {"fastce": _fastce(), "torch": _torch(), "SciPy": _scipy()}
     if importlib.util.find_spec("jax"):
-        found["JAX"] = _jax()
-    return found
+        tables["JAX"] = _jax()
+    return tables
 
 
 def _fastce() -> dict[str, Call]:
@@ -63,30 +63,47 @@ def _fastce() -> dict[str, Call]:
     }
 
 
+def _tensor(x: np.ndarray) -> Any:
+    import torch
+
+    if x.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(x.astype(np.float32)).to(torch.bfloat16)
+    return torch.from_numpy(x.copy())
+
+
+def _to_numpy(t: Any) -> np.ndarray:
+    return t.detach().double().numpy()
+
+
+def _forward(function: Callable[[Any, Batch], Any]) -> Call:
+    return lambda b: _to_numpy(function(_tensor(b.x), b))
+
+
+def _gradient(function: Callable[[Any, Batch], Any], upstream: Any = None) -> Call:
+    def call(b: Batch) -> np.ndarray:
+        x = _tensor(b.x).requires_grad_()
+        result = function(x, b)
+        result.backward(result.new_ones(result.shape) if upstream is None else _tensor(upstream(b)))
+        return _to_numpy(x.grad)
+
+    return call
+
+
 def _torch() -> dict[str, Call]:
+    return {
+        "log-sum-exp": _forward(lambda x, b: x.logsumexp(-1)),
+        "softmax": _forward(lambda x, b: x.softmax(-1)),
+        "log-softmax": _forward(lambda x, b: x.log_softmax(-1)),
+        "vjp of log-sum-exp": _gradient(lambda x, b: x.logsumexp(-1), lambda b: b.upstream[:, 0]),
+        "vjp of softmax": _gradient(lambda x, b: x.softmax(-1), lambda b: b.upstream),
+        "vjp of log-softmax": _gradient(lambda x, b: x.log_softmax(-1), lambda b: b.upstream),
+        **_torch_losses(),
+    }
+
+
+def _torch_losses() -> dict[str, Call]:
     import torch
     from torch.nn import functional
-
-    def tensor(x: np.ndarray) -> torch.Tensor:
-        if x.dtype == ml_dtypes.bfloat16:
-            return torch.from_numpy(x.astype(np.float32)).to(torch.bfloat16)
-        return torch.from_numpy(x.copy())
-
-    def back(t: torch.Tensor) -> np.ndarray:
-        return t.detach().double().numpy()
-
-    def forward(function: Callable[[torch.Tensor, Batch], torch.Tensor]) -> Call:
-        return lambda b: back(function(tensor(b.x), b))
-
-    def gradient(function: Callable[[torch.Tensor, Batch], torch.Tensor], upstream: Any = None) -> Call:
-        def call(b: Batch) -> np.ndarray:
-            x = tensor(b.x).requires_grad_()
-            result = function(x, b)
-            result.backward(torch.ones_like(result) if upstream is None else tensor(upstream(b)))  # type: ignore[no-untyped-call]
-            assert x.grad is not None
-            return back(x.grad)
-
-        return call
 
     def loss(x: torch.Tensor, b: Batch, **options: Any) -> torch.Tensor:
         return functional.cross_entropy(x, torch.from_numpy(b.labels), reduction="none", **options)
@@ -99,30 +116,24 @@ def _torch() -> dict[str, Call]:
         return functional.binary_cross_entropy_with_logits(x, target, reduction="none")
 
     def divergence(x: torch.Tensor, b: Batch) -> torch.Tensor:
-        logs, teacher = ((v / TEMPERATURE).log_softmax(-1) for v in (x, tensor(b.teacher)))
+        logs, teacher = ((v / TEMPERATURE).log_softmax(-1) for v in (x, _tensor(b.teacher)))
         return functional.kl_div(logs, teacher, reduction="none", log_target=True).sum(-1)
 
     def product(b: Batch) -> np.ndarray:
         function = torch.autograd.functional.hvp
-        return back(function(lambda x: loss(x, b).sum(), tensor(b.x), tensor(b.upstream))[1])  # type: ignore[no-untyped-call]
+        return _to_numpy(function(lambda x: loss(x, b).sum(), _tensor(b.x), _tensor(b.upstream))[1])
 
     return {
-        "log-sum-exp": forward(lambda x, b: x.logsumexp(-1)),
-        "softmax": forward(lambda x, b: x.softmax(-1)),
-        "log-softmax": forward(lambda x, b: x.log_softmax(-1)),
-        "vjp of log-sum-exp": gradient(lambda x, b: x.logsumexp(-1), lambda b: b.upstream[:, 0]),
-        "vjp of softmax": gradient(lambda x, b: x.softmax(-1), lambda b: b.upstream),
-        "vjp of log-softmax": gradient(lambda x, b: x.log_softmax(-1), lambda b: b.upstream),
-        "cross-entropy": forward(loss),
-        "its gradient": gradient(loss),
-        "with label smoothing": forward(lambda x, b: loss(x, b, label_smoothing=SMOOTHING)),
+        "cross-entropy": _forward(loss),
+        "its gradient": _gradient(loss),
+        "with label smoothing": _forward(lambda x, b: loss(x, b, label_smoothing=SMOOTHING)),
         "its Hessian times a vector": product,
-        "of a linear layer": forward(layer),
-        "gradient of a linear layer": gradient(layer),
-        "binary cross-entropy": forward(binary),
-        "gradient of the binary": gradient(binary),
-        "divergence": forward(divergence),
-        "gradient of divergence": gradient(divergence),
+        "of a linear layer": _forward(layer),
+        "gradient of a linear layer": _gradient(layer),
+        "binary cross-entropy": _forward(binary),
+        "gradient of the binary": _gradient(binary),
+        "divergence": _forward(divergence),
+        "gradient of divergence": _gradient(divergence),
     }
 
 

@@ -47,14 +47,14 @@ class Softmax:
     """Exact softmax and log-softmax of a row, without cancellation."""
 
     def __init__(self, x: list[Real]) -> None:
-        top = max(x)
-        self.top = top
-        self.gaps = [top - v for v in x]
+        row_max = max(x)
+        self.row_max = row_max
+        self.gaps = [row_max - v for v in x]
         self.terms = [mpmath.exp(-gap) for gap in self.gaps]
         self.total = mpmath.fsum(self.terms)
         self.p = [term / self.total for term in self.terms]
-        lost = x.index(top)
-        self.log_total = mpmath.log1p(mpmath.fsum(term for j, term in enumerate(self.terms) if j != lost))
+        at_max = x.index(row_max)
+        self.log_total = mpmath.log1p(mpmath.fsum(term for j, term in enumerate(self.terms) if j != at_max))
         self.logs = [-gap - self.log_total for gap in self.gaps]
         self.spread = mpmath.fsum(p * gap for p, gap in zip(self.p, self.gaps, strict=True))
 
@@ -77,20 +77,20 @@ class Exact:
         return Softmax(self.x)
 
     @cached_property
-    def rest(self) -> Real:
+    def others(self) -> Real:
         """1 minus the label's probability."""
         return self.s.others(self.label)
 
     @cached_property
     def lse(self) -> list[Value]:
         """The log-sum-exp."""
-        return [_value(self.s.top + self.s.log_total, self.s.spread)]
+        return [_value(self.s.row_max + self.s.log_total, self.s.spread)]
 
     @cached_property
     def weighted(self) -> list[Value]:
         """The log-sum-exp with the magnitudes of the upstream gradient for weights."""
         total = mpmath.fsum(abs(g) * term for g, term in zip(self.g, self.s.terms, strict=True))
-        return [_value(self.s.top + mpmath.log(total))]
+        return [_value(self.s.row_max + mpmath.log(total))]
 
     @cached_property
     def softmax(self) -> list[Value]:
@@ -126,15 +126,15 @@ class Exact:
     def loss(self) -> list[Value]:
         """The cross-entropy."""
         gap = self.s.gaps[self.label]
-        return [_value(-self.s.logs[self.label], self.s.spread + gap * (self.rest - self.s.p[self.label]))]
+        return [_value(-self.s.logs[self.label], self.s.spread + gap * (self.others - self.s.p[self.label]))]
 
     @cached_property
     def gradient(self) -> list[Value]:
         """The gradient of cross-entropy."""
-        found = []
+        values = []
         for j, (p, gap) in enumerate(zip(self.s.p, self.s.gaps, strict=True)):
-            found.append(_value(-self.rest if j == self.label else p, p * (gap * (1 - 2 * p) + self.s.spread)))
-        return found
+            values.append(_value(-self.others if j == self.label else p, p * (gap * (1 - 2 * p) + self.s.spread)))
+        return values
 
     @cached_property
     def smoothed(self) -> list[Value]:
@@ -155,12 +155,12 @@ class Exact:
     @cached_property
     def focal(self) -> list[Value]:
         """The focal loss."""
-        return [_value(self.rest**GAMMA * self.loss[0].value)]
+        return [_value(self.others**GAMMA * self.loss[0].value)]
 
     @cached_property
     def focal_gradient(self) -> list[Value]:
         """The gradient of focal loss."""
-        slope = self.rest**GAMMA + GAMMA * self.rest ** (GAMMA - 1) * self.s.p[self.label] * self.loss[0].value
+        slope = self.others**GAMMA + GAMMA * self.others ** (GAMMA - 1) * self.s.p[self.label] * self.loss[0].value
         return [_value(slope * g.value) for g in self.gradient]
 
     @cached_property

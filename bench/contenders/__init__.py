@@ -1,0 +1,77 @@
+"""The contenders, each a table of what it can do: operation -> how its call is made from a case's inputs.
+
+Every call does what a user's line of code would do, and returns the result as the library gives it. A table is imported
+only in the process that calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+Call = Callable[[], Any]
+Calls = dict[str, Callable[[Any], Call | None]]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A library, or a way of using it; ``table`` is written as ``module:NAME``, the module one of this folder."""
+
+    label: str
+    table: str
+    needs: str = ""  # an optional package: without it, or where it fails, the contender is skipped
+    yardstick: bool = False  # a limit, or fastce under other conditions: compared with, not competed with
+
+    def call(self, op: str, inputs: Any) -> Call | None:
+        """Return what is timed, None where the library has no such function."""
+        module, name = self.table.split(":")
+        table: Calls = getattr(import_module(f"{__name__}.{module}"), name)
+        return table[op](inputs) if op in table else None
+
+    def to_numpy(self, array: Any) -> np.ndarray:
+        """Return an array of the library as one of NumPy."""
+        module = import_module(f"{__name__}.{self.table.split(':')[0]}")
+        return getattr(module, "to_numpy", np.asarray)(array)
+
+    @property
+    def missing(self) -> str:
+        """Return the package that it needs and that is not installed, if any."""
+        return self.needs if self.needs and find_spec(self.needs) is None else ""
+
+
+LIMIT, PRODUCTS = "limit", "products"
+REFERENCE = ("fastce-out", "fastce")  # what the others are compared with: the first that has the operation
+CONTENDERS = {
+    "fastce-out": Contender("fastce out=", "fastce:OUT"),
+    "fastce": Contender("fastce", "fastce:NEW"),
+    "numpy": Contender("NumPy textbook", "numpy:TEXTBOOK"),
+    "numpy-stable": Contender("NumPy stable", "numpy:STABLE"),
+    "scipy": Contender("SciPy", "scipy:CALLS"),
+    "torch": Contender("torch eager", "torch:EAGER"),
+    "torch-out": Contender("torch eager out=", "torch:OUT"),
+    "torch-compile": Contender("torch.compile", "torch:COMPILED", needs="torch"),
+    "torch-linear": Contender("torch linear_cross_entropy", "torch:LAYER", needs="torch"),
+    "torch-chunked": Contender("torch, its chunks", "torch:LAYER_CHUNKED", needs="torch"),
+    "torch-1024": Contender("torch, chunks of 1,024", "torch:LAYER_1024", needs="torch"),
+    "jax": Contender("JAX jit", "jax:CALLS", needs="jax"),
+    "sklearn": Contender("scikit-learn loss", "sklearn:CALLS", needs="sklearn"),
+    "mygrad": Contender("MyGrad", "mygrad:CALLS", needs="mygrad"),
+    "autograd": Contender("autograd", "autograd:CALLS", needs="autograd"),
+    "fastce-rows": Contender("fastce, classes last", "fastce:ROWS", yardstick=True),
+    "fastce-float32": Contender("fastce, float32", "fastce:FLOAT32", yardstick=True),
+    LIMIT: Contender("memory limit", "limits:MEMORY", yardstick=True),
+    PRODUCTS: Contender("bare products", "limits:PRODUCTS", yardstick=True),
+}
+STANDARD = ("fastce-out", "fastce", "numpy", "numpy-stable", "scipy", "torch")  # of ``make bench``
+RIVALS = tuple(name for name, c in CONTENDERS.items() if name not in REFERENCE and not c.yardstick)
+
+
+def split(name: str) -> tuple[str, int | None]:
+    """Split ``torch@1`` into the contender and its own number of threads; None is that of the plan."""
+    base, _, threads = name.partition("@")
+    return base, int(threads) if threads else None

@@ -1,0 +1,199 @@
+"""A run as tidy data: a table with one record a measurement, and the facts of the machine once.
+
+A run named ``full`` is kept in ``full.csv``, which :func:`pandas.read_csv` reads, and ``full.json``, which has the
+facts, and what was left out or failed. Times are in seconds a call. The columns:
+
+section
+    What the record is for: speed, threads, growth, layer, training; ``quiet`` and ``busy``, the latter beside a busy
+    process a core.
+op, batch, features, classes, dtype, layout
+    The case; ``features`` is 0 but for the last layer.
+contender, threads
+    Who computed it.
+rounds, calls, median, min, iqr
+    Rounds, calls a round, and the statistics of the rounds; of single calls where the section is quiet or busy.
+mean, p99
+    Of single calls: quiet and busy.
+bytes
+    Peak memory of a call beyond its arguments.
+loss_seconds, accuracy
+    Training: the loss and its gradient a step, and the accuracy on held-out images.
+ratio
+    The median as a multiple of fastce's; in the last layer, of the bare matrix products.
+gb_per_s, share
+    Bytes that must move, a second, and the share of the memory limit.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+
+from bench.cases import ARRAYS, LAYER, PATTERNS, ROWS, dtype_of
+from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE
+
+Record = dict[str, Any]
+ROOT = Path(__file__).parents[1]
+CASE = ["section", "op", "batch", "features", "classes", "dtype", "layout"]
+STATISTICS = ["rounds", "calls", "median", "min", "iqr", "mean", "p99", "bytes", "loss_seconds", "accuracy"]
+COLUMNS = [*CASE, "contender", "threads", *STATISTICS, "ratio", "gb_per_s", "share"]
+COUNTS = dict.fromkeys(("rounds", "calls", "bytes"), "Int64")  # which may be missing
+PACKAGES = ("fastce", "numpy", "numba", "llvmlite", "scipy", "torch", "scikit-learn", "pytest-benchmark")
+PEERS = ("jax", "mygrad", "autograd")  # named only where they took part
+VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON"), ("neon", "NEON"), ("sse2", "SSE2"))
+
+
+@dataclass
+class Results:
+    """The records of a plan, what was skipped and what failed."""
+
+    records: list[Record] = field(default_factory=list)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    def skip(self, case: Any, name: str, reason: str) -> None:
+        """Note that a contender takes no part in a case."""
+        self.skipped.append({"case": str(case), "contender": name, "reason": reason})
+
+    def fail(self, case: Any, name: str, reason: str) -> None:
+        """Note that a contender failed."""
+        self.failures.append({"case": str(case), "contender": name, "reason": reason})
+
+    def add(self, other: Results, section: str | None = None) -> None:
+        """Add the results of another plan, those of records under a section of their own."""
+        self.records += [{"section": section, **record} if section else record for record in other.records]
+        self.skipped += other.skipped
+        self.failures += other.failures
+
+
+@dataclass
+class Run:
+    """What reports are made of."""
+
+    facts: dict[str, Any]
+    records: pd.DataFrame
+    skipped: list[dict[str, str]]
+    failures: list[dict[str, str]]
+
+    def section(self, name: str) -> pd.DataFrame:
+        """Return the records of a section."""
+        return self.records[self.records.section == name]
+
+
+def finished(results: Results, facts: dict[str, Any]) -> Run:
+    """Make a run of results: order the records, relate them to each other, round to four digits."""
+    frame = pd.DataFrame(results.records).reindex(columns=COLUMNS)
+    frame = related(frame, facts["threads"]).astype(COUNTS)
+    for batch, spread in frame.groupby("batch").accuracy.agg(lambda shares: shares.max() - shares.min()).items():
+        if spread > 0.01:  # weights and batches were the same
+            results.fail(f"training, batch {batch}", "all", f"accuracies differ by {spread:.1%}")
+    frame["_case"] = frame.groupby(CASE, sort=False).ngroup()
+    frame["_contender"] = frame.contender.map(list(CONTENDERS).index)
+    frame = frame.sort_values(["_case", "_contender", "threads"], ascending=[True, True, False], kind="stable")
+    floats = frame.select_dtypes("float").columns
+    frame[floats] = frame[floats].map(lambda value: float(f"{value:.4g}"))
+    return Run(facts, frame[COLUMNS].reset_index(drop=True), results.skipped, results.failures)
+
+
+def related(frame: pd.DataFrame, threads: int) -> pd.DataFrame:
+    """Add each time as a multiple of the reference's, GB/s, and the share of the memory limit."""
+    timed = frame[frame.op.isin((*PATTERNS, *LAYER)) & ~frame.section.isin(("quiet", "busy"))]
+    main = timed[timed.threads == threads]
+    references = [main[(main.contender == name) & ~main.op.isin(LAYER)] for name in REFERENCE]
+    reference = pd.concat([*references, main[main.contender == PRODUCTS]]).drop_duplicates(CASE)
+    limit = main[main.contender == LIMIT].drop_duplicates(CASE).set_index(CASE)["min"].rename("limit")
+    timed = timed.join(reference.set_index(CASE)["median"].rename("reference"), on=CASE).join(limit, on=CASE)
+    arrays = timed.op.map(lambda op: ARRAYS.get(PATTERNS.get(op)))
+    # A limit is what the machine can do, so it is the fastest round; all else is the median.
+    seconds = timed["median"].where(timed.contender != LIMIT, timed["min"])
+    columns = {"ratio": timed["median"] / timed.reference, "gb_per_s": arrays * nbytes(timed) / seconds / 1e9}
+    return frame.assign(**columns, share=timed.limit / timed["median"])
+
+
+def nbytes(frame: pd.DataFrame) -> pd.Series:
+    """Return the bytes of each record's logits."""
+    return frame.batch * frame.classes * frame.dtype.map(lambda name: dtype_of(name).itemsize)
+
+
+def save(run: Run, folder: Path, name: str) -> list[Path]:
+    """Write the run; return the files."""
+    table, notes = folder / f"{name}.csv", folder / f"{name}.json"
+    run.records.to_csv(table, index=False)
+    parts = [f'  "facts": {json.dumps(run.facts, ensure_ascii=False)}']
+    for key, entries in (("skipped", run.skipped), ("failures", run.failures)):
+        lines = ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in entries)
+        parts.append(f'  "{key}": [\n{lines}\n  ]' if lines else f'  "{key}": []')
+    notes.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
+    return [table, notes]
+
+
+def load(folder: Path, name: str) -> Run:
+    """Read a run that :func:`save` has written."""
+    records = pd.read_csv(folder / f"{name}.csv", dtype=COUNTS)
+    notes = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return Run(notes["facts"], records, notes["skipped"], notes["failures"])
+
+
+def shape_text(record: Any) -> str:
+    """Write the shape of a record, and its layout where the classes are not last."""
+    sizes = [record.batch, *([record.features] if record.features else []), record.classes]
+    return " × ".join(f"{size:,}" for size in sizes) + ("" if record.layout == ROWS else f" {record.layout}")
+
+
+# --- the machine ---------------------------------------------------------------------
+
+
+def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Gather what a reader needs to judge the figures, and nothing that names the machine."""
+    import cpuinfo
+
+    cpu = cpuinfo.get_cpu_info()
+    peers = [name for name in PEERS if name in contenders]
+    flags = set(cpu.get("flags", ()))
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+        "cpu": cpu.get("brand_raw", platform.processor()),
+        "architecture": platform.machine(),
+        "vectors": next((name for flag, name in VECTORS if flag in flags), "unknown"),
+        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
+        "threads": threads,
+        "cache_bytes": _last_level_cache(cpu),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {name: number for name in (*PACKAGES, *peers) if (number := _version(name))},
+        "commit": _commit(),
+    }
+
+
+def _last_level_cache(cpu: dict[str, Any]) -> int:
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    if sizes:
+        return max(int(size.rstrip("K")) << 10 for size in sizes)
+    levels = (cpu.get("l3_cache_size"), cpu.get("l2_cache_size"))
+    return next((level for level in levels if isinstance(level, int) and level), 32 << 20)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,132 @@
+"""Writes the README's figures from the committed runs: ``make readme``; ``--check`` only compares."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import pandas as pd
+
+from bench import data, report, tables
+from bench.busy import SECONDS
+from bench.cases import LARGE_LAYER, LAYER, MAIN_LAYER, Op
+from bench.contenders import CONTENDERS, PRODUCTS
+from bench.data import ROOT, Run
+from bench.tables import LABELS, SHAPE, Table, duration, megabytes, three_digits
+
+RESULTS = ROOT / "bench" / "results"
+
+
+def speed(run: Run) -> str:
+    """Return loss + gradient in full, and the other operations against the best of the others."""
+    records = run.records
+    only = Run(run.facts, records[(records.section == "speed") & (records.op == Op.LOSS_GRAD)], [], [])
+    full, training = next(tables.speed_tables(only)), tables.training_table(run)
+    full.title = training.title = ""
+    dtype = run.section("speed").dtype.iloc[0]
+    parts = [
+        "Loss and gradient, median time of a call, in parentheses as a multiple of `fastce out=`; bold is the fastest.",
+        "",
+        full.markdown(),
+        f"![loss + gradient: speed against batch size](bench/results/speed-loss-grad-{dtype}.svg)",
+        "",
+        "All operations: how many times as long as fastce the fastest other contender of this run takes (named in "
+        "parentheses). Bold, below 1: fastce loses.",
+        "",
+        tables.rivals_table(run, dtype).markdown(),
+        "A two-layer NumPy network on scikit-learn's digits, trained with each loss:",
+        "",
+        training.markdown(),
+        *busy(run),
+        "Measured by `make bench`, reported in full in [bench/results/report.md](bench/results/report.md): "
+        f"{report.facts_line(run)}",
+    ]
+    return "\n".join(parts)
+
+
+def busy(run: Run) -> list[str]:
+    """Return the lines on a shared machine, none where the run has not measured this."""
+    frame = tables.busy_pairs(run)
+    if frame.empty:
+        return []
+    texts = frame["mean"].map(duration) + frame.times.map(lambda times: f" ({three_digits(times)})")
+    frame = frame.assign(text=tables.bold(texts, frame.index.isin(frame.groupby("shape")["mean"].idxmin())))
+    sentence = (
+        f"Loss and gradient beside a busy process a core: mean over {SECONDS} s of calls, stalls included, in "
+        "parentheses as a multiple of the same on the quiet machine:"
+    )
+    return [sentence, "", Table("", tables.pivoted(frame, "shape", "contender", SHAPE)).markdown()]
+
+
+def last_layer(run: Run) -> str:
+    """Return the section on the last layer."""
+    frame = run.section("layer")
+    frame = frame.set_index(["batch", "features", "classes"], drop=False).sort_index(kind="stable")
+    if MAIN_LAYER not in frame.index:
+        return ""
+    main, large = (frame.loc[[shape]].reset_index(drop=True) for shape in (MAIN_LAYER, LARGE_LAYER))
+    large = large[large.contender != PRODUCTS]
+    texts = [f"{LABELS[name]} {megabytes(size)}" for name, size in zip(large.contender, large.bytes, strict=True)]
+    tokens, features, classes = MAIN_LAYER
+    n, d, v = LARGE_LAYER
+    parts = [
+        f"Hidden states {tokens:,} × {features:,}, {classes:,} classes, float32, in parentheses as a "
+        "multiple of the bare matrix products, one for the loss and three for all; memory beyond the arguments.",
+        "",
+        Table("", summary(main)).markdown(),
+        f"At {n:,} × {d:,} × {v:,}, whose logits are {4e-9 * n * v:.1f} GB, loss and gradients take: "
+        f"{', '.join(texts)}.",
+        "",
+        "![time and memory over tokens and classes](bench/results/linear.svg)",
+        "",
+        f"Measured by `make bench-full`: {report.facts_line(run)}",
+    ]
+    return "\n".join(parts)
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return times and memory of the last layer on one shape, a line a contender."""
+    memory = frame.bytes.map(megabytes).where(frame.contender != PRODUCTS, "–")
+    frame = frame.assign(time=tables.times(frame), memory=memory)
+    columns = {"": pd.Series({name: LABELS[name] for name in CONTENDERS if name in set(frame.contender)})}
+    for head, column in (("", "time"), ("memory, ", "memory")):
+        for op in LAYER:
+            texts = frame[frame.op == op].set_index("contender")[column]
+            columns[f"{head}{op.removeprefix('layer-')}"] = texts
+    return pd.DataFrame(columns).reindex(columns[""].index).fillna("–")
+
+
+def replaced(readme: str, text: str, name: str) -> str:
+    """Return the README with the part between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` replaced.
+
+    Raises
+    ------
+    ValueError
+        If the README does not have both marks, once each.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if readme.count(begin) != 1 or readme.count(end) != 1:
+        raise ValueError(f"README.md needs one {begin} and one {end}")
+    before, _, after = readme.partition(begin)
+    return f"{before}{begin}\n{text}\n{end}{after.partition(end)[2]}"
+
+
+def main() -> int:
+    """Write or check the README."""
+    parser = argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is not up to date")
+    check = parser.parse_args().check
+    path = ROOT / "README.md"
+    readme = path.read_text(encoding="utf-8")
+    full = data.load(RESULTS, "full")
+    new = replaced(readme, speed(data.load(RESULTS, "report")), "speed")
+    new = replaced(replaced(new, report.headline(full), "headline"), last_layer(full), "linear")
+    if check:
+        print("README.md is up to date" if new == readme else "README.md is not up to date: run make readme")
+        return int(new != readme)
+    path.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
