@@ -296,7 +296,7 @@ class Call:
         if kind == "overlaps itself" and size > 1:
             guard = self.guarded["memory of out"] = Guarded(np.ones(1, dtype))
             refused = np.lib.stride_tricks.as_strided(guard.array, shape, (0,) * len(shape))
-        elif kind == "overlaps the first argument" and size > 1 and self.case["layout"] == "C order" and x.array.ndim:
+        elif kind == "overlaps the first argument" and size > 1 and self._shares_memory() and x.array.ndim:
             refused = x.shifted()
         elif kind == "the first argument" and size:
             refused = x.array
@@ -310,13 +310,21 @@ class Call:
         else:
             self._fresh_output(name, kind, shape, dtype)
 
+    def _shares_memory(self) -> bool:
+        """Whether the first argument is passed in C order and as what has its memory, which lists have not."""
+        return self.case["layout"] == "C order" and self.case["objects"] not in ("list", "tuple", "any")
+
     def _output_over(self, name: str, kind: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Give an array over the memory of an argument: the very same array, or one that begins somewhere in it."""
         if kind == "over an argument":
             given = [guard for guard in self.guarded.values() if not guard.outs]
             guard = given[self.rng.integers(len(given))]
             offset = self.rng.integers(guard.inside.stop - guard.inside.start + 1)
-            out = guard.laid_over(shape, dtype, int(offset) // dtype.itemsize * dtype.itemsize)
+            try:
+                out = guard.laid_over(shape, dtype, int(offset) // dtype.itemsize * dtype.itemsize)
+            except TypeError:  # the memory ends before
+                self._fresh_output(name, kind, shape, dtype)
+                return
             self.may_raise = True
             self._give(name, guard, out)
             return

@@ -138,7 +138,7 @@ def assert_within(actual, expected, eps, dtype=None, *, scale=None, message=""):
 def assert_same_bits(actual, expected, message=""):
     """Equal to the last bit; all NaN count as one."""
     assert actual.dtype == expected.dtype
-    if actual.dtype == BFLOAT16:  # whose NaN is not known to NumPy's comparison
+    if actual.dtype.newbyteorder("=") == BFLOAT16:  # whose NaN is not known to NumPy's comparison
         actual, expected = (x.astype(np.float32) for x in (actual, expected))
     np.testing.assert_array_equal(actual, expected, err_msg=message)
     number = ~np.isnan(np.asarray(expected, np.float64))
