@@ -1,19 +1,19 @@
 """Fast, exact cross-entropy, softmax and log-sum-exp, with gradients, on NumPy arrays."""
 
-from fastce._binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
-from fastce._config import show_config
-from fastce._criterion import CrossEntropyLoss, LossParts
-from fastce._cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
-from fastce._evaluate import Evaluation, evaluate
-from fastce._focal import focal_loss, focal_loss_and_grad
-from fastce._from_probs import cross_entropy_from_probs, cross_entropy_from_probs_and_grad
-from fastce._kl import kl_divergence, kl_divergence_and_grad
-from fastce._linear import LinearCrossEntropy, linear_cross_entropy, linear_cross_entropy_and_grad
-from fastce._score import Score, score
-from fastce._second import GradAndHessian, cross_entropy_grad_and_hessian, cross_entropy_hvp
-from fastce._softmax import log_softmax, logsumexp, softmax
-from fastce._vjp import log_softmax_vjp, logsumexp_vjp, softmax_vjp
-from fastce._warmup import warmup
+from fastce.api.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
+from fastce.api.config import show_config
+from fastce.api.cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
+from fastce.api.cross_entropy_loss import CrossEntropyLoss, LossParts
+from fastce.api.evaluate import Evaluation, evaluate
+from fastce.api.focal import focal_loss, focal_loss_and_grad
+from fastce.api.from_probs import cross_entropy_from_probs, cross_entropy_from_probs_and_grad
+from fastce.api.hessian import GradAndHessian, cross_entropy_grad_and_hessian, cross_entropy_hvp
+from fastce.api.kl_divergence import kl_divergence, kl_divergence_and_grad
+from fastce.api.linear import LinearCrossEntropy, linear_cross_entropy, linear_cross_entropy_and_grad
+from fastce.api.score import Score, score
+from fastce.api.softmax import log_softmax, logsumexp, softmax
+from fastce.api.softmax_vjp import log_softmax_vjp, logsumexp_vjp, softmax_vjp
+from fastce.api.warmup import warmup
 
 __all__ = [
     "CrossEntropyLoss",

@@ -2,7 +2,7 @@
 
 import argparse
 
-from fastce._config import show_config
+from fastce.api.config import show_config
 
 
 def main() -> None:

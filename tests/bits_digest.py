@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 
 import fastce
-from fastce.kernels.simd import PORTABLE
+from fastce.kernels.codegen.target import PORTABLE
 
 COMMITTED = Path(__file__).with_suffix(".txt")
 DTYPES = {

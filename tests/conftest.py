@@ -10,7 +10,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastce.kernels.jit import Kernel
+from fastce.kernels.codegen.jit import Kernel
 
 # the same examples in every run; compilation makes the first one slow
 hypothesis.settings.register_profile(

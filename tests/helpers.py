@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.kernels.threads import PARALLEL_ELEMENTS
+from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS
 from tests import ENVIRONMENT, reference
 
 ROOT = Path(__file__).parent.parent

@@ -32,7 +32,7 @@ def in_dtype(problem, dtype):
 def enter(regime, monkeypatch):
     """The options that lead to a regime: all rows at once, chunks of rows, or chunks in tiles of a few classes."""
     if regime == "tiles":
-        monkeypatch.setattr("fastce._linear_chunks.MIN_TILE", (16, 10))
+        monkeypatch.setattr("fastce.linear.chunks.MIN_TILE", (16, 10))
     return {} if regime == "one chunk" else CHUNKED
 
 

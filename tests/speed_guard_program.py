@@ -24,8 +24,8 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 import fastce
-from fastce.kernels import launch
-from fastce.kernels.jit import Kernel
+from fastce import dispatch
+from fastce.kernels.codegen.jit import Kernel
 
 SECONDS = 0.8  # of timing a shape
 TIMED = {
@@ -100,11 +100,11 @@ entry = Kernel.entry
 @contextlib.contextmanager
 def entries(replaced):
     """Have kernels started by what ``replaced`` returns, which is called as ``Kernel.entry``."""
-    launch._known.clear()
+    dispatch._known.clear()
     Kernel.entry = replaced
     yield
     Kernel.entry = entry
-    launch._known.clear()
+    dispatch._known.clear()
 
 
 def twins():

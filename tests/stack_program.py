@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 import fastce
-from fastce.kernels.jit import Kernel
+from fastce.kernels.codegen.jit import Kernel
 from tests.helpers import BFLOAT16, CASES, suited
 from tests.speed_guard_program import entries
 

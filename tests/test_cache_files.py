@@ -10,7 +10,7 @@ from pathlib import Path
 import numba
 import pytest
 
-from fastce.kernels import cache
+from fastce.kernels.codegen import cache
 from tests.helpers import ROOT, in_new_process
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="POSIX owners and modes")
@@ -107,7 +107,7 @@ def test_full_disk_at_each_byte(tmp_path):
     in_new_process(f"""
 import os, resource
 import numba
-from fastce.kernels import cache
+from fastce.kernels.codegen import cache
 
 numba.config.CACHE_DIR = {str(tmp_path)!r}
 new, old = (cache.Key("softmax_serial", "types", text) for text in ("new", "old"))
@@ -126,7 +126,7 @@ for room in range(size):
 KILLED = """
 import os, signal
 import numba
-from fastce.kernels import cache
+from fastce.kernels.codegen import cache
 
 numba.config.CACHE_DIR = {folder!r}
 key = cache.Key("softmax_serial", "types", "sources")
@@ -293,7 +293,7 @@ def test_imports_are_those_of_the_language():
 DIGESTS = """
 import json, sys
 import fastce
-from fastce.kernels import binary, cross_entropy, softmax
+from fastce.kernels.ops import binary, cross_entropy, softmax
 kernels = binary.binary, cross_entropy.hard_tiles, softmax.softmax_rows
 print(json.dumps([kernel._sources for kernel in kernels]))
 """
@@ -312,13 +312,13 @@ def test_an_edit_outdates_what_it_can_change(tmp_path):
     first = before = digests()
     assert len(set(first)) == 3
     for file, outdated in [
-        ("launch.py", (False, False, False)),
-        ("tiles.py", (False, True, True)),
-        ("binary.py", (True, False, False)),
-        ("vecmath.py", (True, True, True)),
-        ("jit.py", (True, True, True)),
+        ("dispatch.py", (False, False, False)),
+        ("kernels/rows/tiles.py", (False, True, True)),
+        ("kernels/ops/binary.py", (True, False, False)),
+        ("kernels/simd/vecmath.py", (True, True, True)),
+        ("kernels/codegen/jit.py", (True, True, True)),
     ]:
-        path = tmp_path / "fastce" / "kernels" / file
+        path = tmp_path / "fastce" / file
         path.write_bytes(path.read_bytes() + b"\n# edited\n")
         after = digests()
         assert tuple(a != b for a, b in zip(before, after, strict=True)) == outdated, file
@@ -334,7 +334,7 @@ def test_sources_are_digested_while_they_are_imported(tmp_path):
     in_new_process(f"""
 import importlib, sys
 sys.path.insert(0, {str(tmp_path)!r})
-from fastce.kernels import binary
+from fastce.kernels.ops import binary
 before = binary.binary._sources
 with open(binary.__file__, "a") as file:
     file.write("# edited")

@@ -1,6 +1,6 @@
 """The disk cache under fire: no place to write, no home, another user, company, sudden ends, other sources.
 
-Without what ``kernels.cache`` does about them these troubles end in exceptions, in stale kernels, or in a crash.
+Without what ``kernels.codegen.cache`` does about them these troubles end in exceptions, stale kernels, or a crash.
 Its files are tested in ``test_cache_files``.
 """
 
@@ -31,7 +31,7 @@ print(len(compiled.buffer))
 """
 
 NOWHERE = """
-from fastce.kernels import cache
+from fastce.kernels.codegen import cache
 
 cache._places = lambda: iter(())
 """
@@ -155,7 +155,7 @@ def run_there(folder, before=(), **environment):
 def test_read_only_installation_without_a_home(tmp_path):
     """Files where folders would have to be made: what stops even root from writing."""
     package_in(tmp_path)
-    (tmp_path / "fastce" / "kernels" / "__pycache__").write_bytes(b"")
+    (tmp_path / "fastce" / "kernels" / "codegen" / "__pycache__").write_bytes(b"")
     nowhere = tmp_path / "nowhere"
     nowhere.write_bytes(b"")
     for _ in range(2):
@@ -191,7 +191,7 @@ def test_edited_helpers_never_run_stale(tmp_path):
     package_in(tmp_path)
     assert run_there(tmp_path) > 0
     assert run_there(tmp_path) == 0
-    helper = tmp_path / "fastce" / "kernels" / "vecmath.py"
+    helper = tmp_path / "fastce" / "kernels" / "simd" / "vecmath.py"
     helper.write_text(helper.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
     assert run_there(tmp_path) > 0
 
@@ -208,7 +208,7 @@ def upgrade(folder):
 
     Numba's key knows the kernel itself, and its stamp that file: neither changes where sources are not there.
     """
-    edit(folder, "binary.py", "return where(x == x, loss, x), slope", "return where(x == x, loss + loss, x), slope")
+    edit(folder, "ops/binary.py", "return where(x == x, loss, x), slope", "return where(x == x, loss + loss, x), slope")
 
 
 def loss_there(folder, before="", **environment):
@@ -267,7 +267,7 @@ def test_numbas_locators_do_not_go_past_the_sources(tmp_path):
     package_in(tmp_path)
     place = {"NUMBA_CACHE_LOCATOR_CLASSES": "InTreeCacheLocator", "NUMBA_CACHE_DIR": ""}
     assert run_there(tmp_path, **place) > 0
-    edit(tmp_path, "vecmath.py", "import inline, inline_for", "import inline, inline_for  # edited")
+    edit(tmp_path, "simd/vecmath.py", "import inline, inline_for", "import inline, inline_for  # edited")
     assert run_there(tmp_path, **place) > 0
 
 

@@ -14,7 +14,7 @@ import pytest
 import fastce
 from tests.helpers import ROOT
 
-MODULES = ["fastce", *(m.name for m in pkgutil.iter_modules(fastce.__path__, "fastce.") if not m.ispkg)]
+MODULES = ["fastce", *(m.name for m in pkgutil.walk_packages(fastce.__path__, "fastce.") if not m.ispkg)]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 

@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from fastce import Evaluation, _evaluate, evaluate, score
+from fastce import Evaluation, evaluate, score
+from fastce.api import evaluate as evaluate_module
 from tests.helpers import DTYPES, labels_for, logits, name_of
 from tests.test_memory import peak
 
@@ -58,7 +59,7 @@ def test_known_answer():
 )
 @pytest.mark.parametrize("elements", [1, 100, 1000, 1 << 22])
 def test_one_pair_of_arrays(elements, shape, axis, rng, monkeypatch):
-    monkeypatch.setattr(_evaluate, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(evaluate_module, "BLOCK_ELEMENTS", elements)
     x, target = data(rng, shape, axis)
     target.flat[0] = 0
     target = np.asarray(target)
@@ -66,7 +67,7 @@ def test_one_pair_of_arrays(elements, shape, axis, rng, monkeypatch):
 
 
 def test_memory_maps(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr(_evaluate, "BLOCK_ELEMENTS", 500)
+    monkeypatch.setattr(evaluate_module, "BLOCK_ELEMENTS", 500)
     x, target = data(rng, dtype=np.float32)
     maps = []
     for name, array in (("x", x), ("target", target)):
@@ -164,7 +165,7 @@ def test_errors_tell_the_batch(rng, monkeypatch):
     good, bad = data(rng), (np.zeros((2, 3)), [0, 3])
     assert raised(IndexError, r"target\[1\] is 3", [good, bad]) == ["in batch 1, counted from 0"]
     assert raised(ValueError, "target has shape", [(good[0], [0])]) == ["in batch 0, counted from 0"]
-    monkeypatch.setattr(_evaluate, "BLOCK_ELEMENTS", 100)
+    monkeypatch.setattr(evaluate_module, "BLOCK_ELEMENTS", 100)
     target = good[1].copy()
     target[90] = 12
     notes = raised(IndexError, r"target\[2\] is 12", (good[0], target))
@@ -184,6 +185,6 @@ def test_errors(rng):
 
 def test_shapes_are_checked_before_blocks_are_cut(rng, monkeypatch):
     """Slices of a target that is too long would all fit."""
-    monkeypatch.setattr(_evaluate, "BLOCK_ELEMENTS", 24)
+    monkeypatch.setattr(evaluate_module, "BLOCK_ELEMENTS", 24)
     x, target = data(rng)
     raised(ValueError, r"target has shape \(301,\)", (x, np.append(target, 0)))

@@ -5,7 +5,7 @@ import numba
 import numpy as np
 import pytest
 
-from fastce.kernels.memory import fence, load, load_one, row, store, store_n, store_one, stream
+from fastce.kernels.simd.memory import fence, load, load_one, row, store, store_n, store_one, stream
 
 LANES = 16
 pytestmark = [

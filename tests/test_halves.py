@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.kernels.rows import CHUNK
+from fastce.kernels.rows.long_rows import CHUNK
 from tests.helpers import finfo
 
 HALVES = pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])

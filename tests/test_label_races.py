@@ -19,8 +19,8 @@ def test_neither_reads_nor_writes_outside(regime):
 
 
 def test_kernels_have_labels_from_one_place():
-    """Labels are looked up in `kernels.samples` alone: an index of one would be a second reading."""
-    for path in Path(fastce.kernels.__file__).parent.glob("*.py"):
+    """Labels are looked up in `kernels.rows.samples` alone: an index of one would be a second reading."""
+    for path in Path(fastce.kernels.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text())
         subscripted = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Subscript) and _is_target(node)]
         assert not subscripted, f"{path.name}, lines {subscripted}"

@@ -95,7 +95,7 @@ def test_layouts(case, layout, dtype):
     expected = linear_cross_entropy_and_grad(hidden, weight, target, bias=bias, **CHUNKED)
     arrange = LAYOUTS[layout]
     if layout == "rows reversed":
-        assert not fastce._linear_layer.is_ready(arrange(weight), np.dtype(dtype))  # it tests staging, too
+        assert not fastce.linear.layer.is_ready(arrange(weight), np.dtype(dtype))  # it tests staging, too
     if layout in ("every other class", "rows with padding") and dtype == BFLOAT16:
         expected = linear_cross_entropy_and_grad(hidden, weight, target, **CHUNKED)
         found = linear_cross_entropy_and_grad(arrange(hidden), arrange(weight), target, **CHUNKED)
@@ -123,7 +123,7 @@ def test_leading_axes(shape, regime, rng):
 
 def test_blocks_of_weights(monkeypatch, regime, rng):
     """More classes than a block of weights has."""
-    monkeypatch.setattr("fastce._linear_layer.BLOCK_BYTES", 1)
+    monkeypatch.setattr("fastce.linear.layer.BLOCK_BYTES", 1)
     hidden, weight, bias = rng.normal(size=(200, 5)), rng.normal(size=(150, 5)), rng.normal(size=150)
     target = rng.integers(0, 150, 200)
     expected = linear(hidden, weight, target, bias=bias)

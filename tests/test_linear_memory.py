@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastce import linear_cross_entropy, linear_cross_entropy_and_grad
-from fastce._linear_layer import Layer
+from fastce.linear.layer import Layer
 from tests.helpers import HALF, assert_any_threads_agree, in_new_process, name_of
 from tests.linear_problem import REGIMES, enter, make_problem
 
@@ -119,6 +119,6 @@ def test_errors_in_threads_are_the_callers(monkeypatch, rng):
     def fail(*args):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("fastce._linear_losses.launch.run_hard", fail)
+    monkeypatch.setattr("fastce.linear.losses.dispatch.run_hard", fail)
     with pytest.raises(MemoryError, match="no room"):
         linear_cross_entropy(rng.normal(size=(300, 2)), rng.normal(size=(2000, 2)), np.zeros(300, int))

@@ -74,7 +74,7 @@ import numba
 from numba.core import event
 import numpy as np
 import fastce
-from fastce.kernels import jit
+from fastce.kernels.codegen import jit
 
 class Lost(event.Listener):
     def on_start(self, event):

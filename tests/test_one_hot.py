@@ -116,7 +116,7 @@ def test_any_class_axis(name, axis, rng):
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
 def test_evaluation_in_blocks(axis, rng, monkeypatch):
-    monkeypatch.setattr("fastce._evaluate.BLOCK_ELEMENTS", 40)
+    monkeypatch.setattr("fastce.api.evaluate.BLOCK_ELEMENTS", 40)
     x = logits(rng, (4, 5, 6))
     labels = labels_for(rng, x.shape, axis)
     one_hot = np.expand_dims(labels, axis) == np.arange(x.shape[axis]).reshape([-1] + [1] * (2 - axis % 3))

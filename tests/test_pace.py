@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.kernels import threads as module
+from fastce.kernels.codegen import threads as module
 from tests.helpers import in_new_process
 
 SIZE = 1 << 20

@@ -182,7 +182,7 @@ print(numba.threading_layer())
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_parallel_kernel_run_by_one_thread(layer):
     """As it is while threads lose time: with the same bits, and the caller's number of threads afterwards."""
-    assert run(f"from fastce.kernels import threads as kernel_threads\n{ALONE}", layer) == layer
+    assert run(f"from fastce.kernels.codegen import threads as kernel_threads\n{ALONE}", layer) == layer
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -220,7 +220,7 @@ def test_small_calls_start_no_threads(shape):
     in_new_process(f"""
 import numpy as np
 import fastce
-from fastce.kernels import threads
+from fastce.kernels.codegen import threads
 
 x = np.zeros({shape}, np.float32)
 fastce.softmax(x, axis=1)
@@ -266,7 +266,7 @@ thread.join()
 """
 
 IMPATIENT = """
-from fastce.kernels import compiling
+from fastce.kernels.codegen import compiling
 
 compiling.PATIENCE = 0.01
 inside, forked = threading.Event(), threading.Event()

@@ -101,7 +101,7 @@ def test_threads_that_the_system_refuses(count):
 
 
 ERRORS = """
-from fastce import _workers
+from fastce.core import workers
 
 x = np.zeros((400, 400))
 seen = []
@@ -111,7 +111,7 @@ def work(rows):
     raise KeyError(rows.start)
 
 try:
-    with _workers.Workers() as workers:
+    with workers.Workers() as workers:
         workers.run(work, x)
 except KeyError:
     print("right")

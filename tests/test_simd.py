@@ -4,9 +4,11 @@ import numba
 import numpy as np
 import pytest
 
-from fastce.kernels import simd, tiles
-from fastce.kernels.jit import inline
-from fastce.kernels.memory import (
+from fastce.kernels.codegen.jit import inline
+from fastce.kernels.rows import tiles
+from fastce.kernels.rows.tiles import MAX_CLASSES
+from fastce.kernels.simd import vector as simd
+from fastce.kernels.simd.memory import (
     gather,
     load,
     load_between,
@@ -23,7 +25,8 @@ from fastce.kernels.memory import (
     store_one,
     will_write,
 )
-from fastce.kernels.simd import (
+from fastce.kernels.simd.transpose import load_group, max_rows, store_group, store_square, sum_rows
+from fastce.kernels.simd.vector import (
     add_true,
     any_lane,
     bits,
@@ -44,8 +47,6 @@ from fastce.kernels.simd import (
     where,
     widen,
 )
-from fastce.kernels.squares import load_group, max_rows, store_group, store_square, sum_rows
-from fastce.kernels.tiles import MAX_CLASSES
 
 pytestmark = [
     pytest.mark.usefixtures("uncounted"),

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.kernels import launch
-from fastce.kernels.rows import CHUNK, chunk_length
+from fastce import dispatch
+from fastce.kernels.rows.long_rows import CHUNK, chunk_length
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def whole_rows(monkeypatch):
     """Have rows computed by one thread each from here on."""
 
     def switch():
-        monkeypatch.setattr(launch, "ROWS_A_THREAD", 0)
+        monkeypatch.setattr(dispatch, "ROWS_A_THREAD", 0)
 
     return switch
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from fastce.kernels.memory import MAX_STACK
+from fastce.kernels.simd.memory import MAX_STACK
 from tests.helpers import in_new_process
 
 

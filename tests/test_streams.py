@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import fastce
-from fastce.kernels import launch
-from fastce.kernels.jit import inline
-from fastce.kernels.memory import load_n, row
-from fastce.kernels.streams import write
+from fastce import dispatch
+from fastce.kernels.codegen.jit import inline
+from fastce.kernels.rows.write import write
+from fastce.kernels.simd.memory import load_n, row
 from tests.helpers import assert_same_bits
 
 CLASSES = 1100
@@ -66,9 +66,9 @@ def test_same_bits(name, offset, shape, dtype, monkeypatch):
     streamed = plain.copy()
     expected = CALLS[name](x, plain[offset : offset + size].reshape(shape))
     asked = []
-    monkeypatch.setattr(launch, "STREAMED_BYTES", dict.fromkeys(launch.STREAMED_BYTES, 0))
-    decide = launch._is_streamed
-    monkeypatch.setattr(launch, "_is_streamed", lambda *args: asked.append(decide(*args)) or asked[-1])
+    monkeypatch.setattr(dispatch, "STREAMED_BYTES", dict.fromkeys(dispatch.STREAMED_BYTES, 0))
+    decide = dispatch._is_streamed
+    monkeypatch.setattr(dispatch, "_is_streamed", lambda *args: asked.append(decide(*args)) or asked[-1])
     result = CALLS[name](x, streamed[offset : offset + size].reshape(shape))
     assert any(asked)
     assert_same_bits(plain, streamed)
@@ -79,20 +79,20 @@ def test_same_bits(name, offset, shape, dtype, monkeypatch):
 def test_only_large_results_that_no_cache_holds(monkeypatch):
     x = np.zeros((4, 5000), np.float32)
     out = np.empty_like(x)
-    assert not launch._is_streamed("rows", (x,), out, fresh=False)
-    monkeypatch.setattr(launch, "STREAMED_BYTES", {"rows": out.nbytes})
-    assert launch._is_streamed("rows", (x,), out, fresh=False)
-    assert launch._is_streamed("rows", (x, x), out, fresh=False)
-    assert not launch._is_streamed("rows", (x,), out, fresh=True)
-    assert not launch._is_streamed("rows", (x,), x, fresh=False)
-    assert not launch._is_streamed("rows", (out.copy(), x), x[:], fresh=False)
-    assert not launch._is_streamed("rows", (x,), None, fresh=False)
+    assert not dispatch._is_streamed("rows", (x,), out, fresh=False)
+    monkeypatch.setattr(dispatch, "STREAMED_BYTES", {"rows": out.nbytes})
+    assert dispatch._is_streamed("rows", (x,), out, fresh=False)
+    assert dispatch._is_streamed("rows", (x, x), out, fresh=False)
+    assert not dispatch._is_streamed("rows", (x,), out, fresh=True)
+    assert not dispatch._is_streamed("rows", (x,), x, fresh=False)
+    assert not dispatch._is_streamed("rows", (out.copy(), x), x[:], fresh=False)
+    assert not dispatch._is_streamed("rows", (x,), None, fresh=False)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "hard", "soft", "logsumexp_vjp", "softmax_vjp"])
 def test_short_rows_are_not_streamed(name, monkeypatch):
-    monkeypatch.setattr(launch, "STREAMED_BYTES", dict.fromkeys(launch.STREAMED_BYTES, 0))
-    monkeypatch.setattr(launch, "_is_streamed", lambda *_: pytest.fail("asked whether to stream short rows"))
+    monkeypatch.setattr(dispatch, "STREAMED_BYTES", dict.fromkeys(dispatch.STREAMED_BYTES, 0))
+    monkeypatch.setattr(dispatch, "_is_streamed", lambda *_: pytest.fail("asked whether to stream short rows"))
     short = np.zeros((200, 100), np.float32)
     CALLS[name](short, np.empty_like(short))
 

@@ -10,10 +10,11 @@ import numba
 import numpy as np
 import pytest
 
-from fastce.kernels import vecmath
-from fastce.kernels.jit import inline, inline_for
-from fastce.kernels.memory import load, load_n, row, store_n
-from fastce.kernels.simd import bits, full, get_lane, has_avx512, lanes, where, widen
+from fastce.kernels.codegen.jit import inline, inline_for
+from fastce.kernels.codegen.target import has_avx512
+from fastce.kernels.simd import vecmath
+from fastce.kernels.simd.memory import load, load_n, row, store_n
+from fastce.kernels.simd.vector import bits, full, get_lane, lanes, where, widen
 
 
 class Function(NamedTuple):

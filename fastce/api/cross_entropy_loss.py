@@ -1,0 +1,237 @@
+"""Cross-entropy as an object, with what a training loop wants of the step before."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce.api.cross_entropy import cross_entropy
+from fastce.core.layout import Array, as_array, as_index, as_real
+from fastce.core.loss import Problem
+from fastce.core.validation import (
+    Reduction,
+    as_bend,
+    as_ignore_index,
+    as_number,
+    check_reduction,
+    check_smoothing,
+    mean,
+    positive,
+)
+
+
+class LossParts(NamedTuple):
+    """What a loss is made of; the parts add up to it.
+
+    Attributes
+    ----------
+    cross_entropy : scalar or ndarray
+        The cross-entropy, reduced as the loss.
+    z_loss : scalar or ndarray
+        The part of the squared log-sum-exp, reduced as the loss.
+    """
+
+    cross_entropy: Any
+    z_loss: Any
+
+
+class _Last(threading.local):
+    """What an object keeps of the last step of each thread."""
+
+    problem: Problem | None = None
+    loss: Any = None
+    grad: Array | None = None
+
+
+class CrossEntropyLoss:
+    """Cross-entropy as an object that keeps its options, its gradient buffer and the last step's sums.
+
+    Parameters
+    ----------
+    axis, weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
+        As in `cross_entropy`.
+    reduction, normalizer, where
+        As in `cross_entropy`.
+
+    See Also
+    --------
+    cross_entropy_and_grad : loss and gradient in one call, which reads the logits once.
+
+    Notes
+    -----
+    Several threads may use one object at once: each has its own last step and its own buffer, so that
+    `backward` follows the call in the same thread. Pickles and copies hold the options alone.
+
+    Examples
+    --------
+    >>> import numpy as np, fastce
+    >>> criterion = fastce.CrossEntropyLoss(label_smoothing=0.1)
+    >>> criterion(np.array([[2.0, 1.0, 0.1]]), [0]).round(6)
+    np.float64(0.513697)
+    >>> criterion.backward().round(4)
+    array([[-0.2743,  0.2091,  0.0652]])
+    >>> criterion.lse.round(4)
+    array([2.417])
+    """
+
+    def __init__(
+        self,
+        *,
+        axis: int = -1,
+        weight: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+        reduction: Reduction = "mean",
+        normalizer: float | None = None,
+        where: npt.ArrayLike | None = None,
+    ) -> None:
+        check_reduction(reduction)
+        check_smoothing(label_smoothing)
+        as_ignore_index(ignore_index)
+        as_index(axis, "axis")
+        as_number(z_loss, "z_loss")
+        as_bend(logit_scale, softcap)
+        if normalizer is not None:
+            positive(normalizer, "normalizer")
+        if weight is not None:
+            weight = as_real(weight, "weight")
+        if sample_weight is not None:
+            sample_weight = as_real(sample_weight, "sample_weight")
+        if where is not None:
+            where = as_array(where, "where")
+        self._options: dict[str, Any] = {
+            "axis": axis,
+            "weight": weight,
+            "sample_weight": sample_weight,
+            "ignore_index": ignore_index,
+            "label_smoothing": label_smoothing,
+            "reduction": reduction,
+            "normalizer": normalizer,
+            "z_loss": z_loss,
+            "logit_scale": logit_scale,
+            "softcap": softcap,
+            "where": where,
+        }
+        self._last = _Last()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the last step: a copy has no loss yet, and a buffer of its own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the options."""
+        self.__dict__.update(state)
+        self._last = _Last()
+
+    def __repr__(self) -> str:
+        """Show the options that are not the defaults."""
+        defaults: dict[str, Any] = cross_entropy.__kwdefaults__  # type: ignore[assignment]
+        given = [f"{k}={v!r}" for k, v in self._options.items() if np.ndim(v) or v != defaults[k]]
+        return f"CrossEntropyLoss({', '.join(given)})"
+
+    def forward(self, logits: npt.ArrayLike, target: npt.ArrayLike) -> Any:
+        """Compute the loss, and remember the arguments for `backward`.
+
+        Parameters
+        ----------
+        logits, target : array_like
+            As in `cross_entropy`. They are not copied: change them after `backward`.
+
+        Returns
+        -------
+        scalar or ndarray
+            As from `cross_entropy`.
+
+        Raises
+        ------
+        IndexError, TypeError, ValueError, numpy.exceptions.AxisError
+            As `cross_entropy`.
+        """
+        last = self._last
+        last.problem = None
+        problem = Problem(logits, target, **self._options)
+        problem.remember()
+        last.loss = problem.solve(None, None)
+        last.problem = problem
+        return last.loss
+
+    __call__ = forward
+
+    @property
+    def lse(self) -> Array:
+        """The log-sum-exp of every sample of the last loss, of scaled and capped logits.
+
+        In the dtype of the loss and the shape of ``logits`` without the class axis. NaN for
+        ignored samples, which are not looked at, and for those that have no softmax: with NaN
+        or +inf, or nothing but -inf.
+        """
+        return self._last_problem().lse()
+
+    @property
+    def parts(self) -> LossParts:
+        """The last loss as `LossParts`: cross-entropy and z-loss apart."""
+        problem = self._last_problem()
+        dtype = problem.dtype.type
+        with np.errstate(all="ignore"):  # of extreme log-sum-exps
+            terms = np.zeros(problem.shape)
+            if problem.z_loss is not None:
+                terms = np.nan_to_num(problem.lse().astype(np.float64), nan=0.0) ** 2 * problem.z_loss
+            if problem.sample_weight is not None:
+                terms *= problem.sample_weight.reshape(problem.shape)
+            if problem.reduction == "none":
+                z_part: Any = terms.astype(problem.dtype)[()]
+            else:
+                total = float(terms.sum())
+                z_part = dtype(mean(total, problem.kept) if problem.reduction == "mean" else total)
+            return LossParts(self._last.loss - z_part, z_part)
+
+    def _last_problem(self) -> Problem:
+        problem = self._last.problem
+        if problem is None:
+            raise RuntimeError("there is no loss yet: call the object with logits and target first, in this thread")
+        return problem
+
+    def backward(self, grad_output: npt.ArrayLike | None = None, *, out: Array | None = None) -> Array:
+        """Compute the gradient of the last loss with respect to its logits.
+
+        Maxima and sums are those of the forward pass, wherever finding them again would
+        cost another pass over the logits. These are read again: they must not have changed.
+
+        Parameters
+        ----------
+        grad_output : scalar or array_like in the shape of the loss, optional
+            The gradient with respect to the loss, 1 by default.
+        out : ndarray, optional
+            Where to write the gradient. By default to a buffer that the next call of
+            `backward` for logits of the same shape and dtype writes to again.
+
+        Returns
+        -------
+        ndarray, shape and dtype of the logits
+
+        Raises
+        ------
+        RuntimeError
+            If no loss was computed yet in this thread.
+        TypeError, ValueError
+            If ``grad_output`` or ``out`` does not fit.
+        """
+        last = self._last
+        problem = last.problem
+        if problem is None:
+            raise RuntimeError("backward needs a loss first: call the object with logits and target, in this thread")
+        if out is not None:
+            grad = problem.grad_array(out)
+        else:
+            if last.grad is None or not problem.fits(last.grad):
+                last.grad = problem.grad_array()
+            grad = last.grad
+        problem.backward(grad, grad_output)
+        return grad

@@ -1,0 +1,48 @@
+"""Elementary functions of arrays: NumPy's, and own ones in portable mode, as NumPy's bits differ by processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce.kernels.codegen.jit import Kernel
+from fastce.kernels.codegen.target import PORTABLE
+from fastce.kernels.ops import elementary
+
+Array = npt.NDArray[Any]
+
+
+def _own(kernel: Kernel) -> Callable[..., Any]:
+    def function(x: npt.ArrayLike, *args: float, out: Array | None = None) -> Any:
+        result = np.array(x, order="C")
+        kernel(False, (result.reshape(-1), *args))
+        if out is None:
+            return result[()]
+        out[...] = result
+        return out
+
+    return function
+
+
+def _numpy_dots(x: Array, y: Array) -> Array:
+    rows = "ij,ij->i" if y.ndim == 2 else "ij,j->i"
+    result: Array = np.einsum(rows, x, y, dtype=np.float64, casting="unsafe")
+    return result
+
+
+def _own_dots(x: Array, y: Array) -> Array:
+    result = np.empty(len(x))
+    y = np.ascontiguousarray(np.broadcast_to(y, x.shape), x.dtype)
+    elementary.dots(False, (np.ascontiguousarray(x), y, result))
+    return result
+
+
+exp: Callable[..., Any] = _own(elementary.exp) if PORTABLE else np.exp
+expm1: Callable[..., Any] = _own(elementary.expm1) if PORTABLE else np.expm1
+log: Callable[..., Any] = _own(elementary.log) if PORTABLE else np.log
+log1p: Callable[..., Any] = _own(elementary.log1p) if PORTABLE else np.log1p
+power: Callable[..., Any] = _own(elementary.power) if PORTABLE else np.power
+dots = _own_dots if PORTABLE else _numpy_dots  # sums of products along rows, (N, C), with other rows or with one

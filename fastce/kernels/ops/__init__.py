@@ -1,0 +1,1 @@
+"""Drivers: one operation a file, one driver a regime."""

@@ -1,0 +1,44 @@
+"""Drivers of logit_scale and softcap: what acts on the logits before the softmax, and back.
+
+With scale s and cap c, x' = c tanh(s x / c), or s x without a cap; a gradient with respect to
+x' is brought back by dx'/dx = s (1 - tanh(s x / c)^2), or s. Element by element on rows.
+"""
+
+from numba import prange
+
+from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.rows.split import chunk_count, chunk_of
+from fastce.kernels.simd.memory import load_n, offset, row, store_n
+from fastce.kernels.simd.vecmath import tanh
+from fastce.kernels.simd.vector import full, lanes
+
+
+@inline
+def _bend(x, scale, cap):
+    """Return (x', dx'/dx)."""
+    if cap is None:
+        return x * scale, full(x, scale)
+    bent, slope = tanh(x * (scale / cap))
+    return bent * cap, slope * scale
+
+
+@kernel
+def bend(x, scale, cap, out):
+    """Write x' of (N, C) logits."""
+    for task in prange(x.shape[0] * chunk_count(x)):
+        i, start, n = chunk_of(x, task)
+        p, q = offset(row(x, i), start), offset(row(out, i), start)
+        for j in range(0, n, lanes(x)):
+            bent, _ = _bend(load_n(p, j, n - j, 0.0), scale, cap)
+            store_n(q, j, n - j, bent)
+
+
+@kernel
+def unbend(x, scale, cap, grad, out):
+    """Write ``grad``, with respect to x', as a gradient with respect to the (N, C) logits ``x``."""
+    for task in prange(x.shape[0] * chunk_count(x)):
+        i, start, n = chunk_of(x, task)
+        p, g, q = offset(row(x, i), start), offset(row(grad, i), start), offset(row(out, i), start)
+        for j in range(0, n, lanes(x)):
+            _, slope = _bend(load_n(p, j, n - j, 0.0), scale, cap)
+            store_n(q, j, n - j, load_n(g, j, n - j, 0.0) * slope)

@@ -1,0 +1,176 @@
+"""Drivers of the softmax family: one source for log-sum-exp, softmax and log-softmax.
+
+Of ``lse``, ``probs`` and ``logs``, those that are not None are written; ``probs`` or
+``logs`` may be ``x`` itself.
+"""
+
+import numpy as np
+from numba import prange
+
+from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.rows import columns, long_rows, short_rows, tiles
+from fastce.kernels.rows.columns import ROOM
+from fastce.kernels.rows.long_rows import MAXIMA
+from fastce.kernels.rows.short_rows import KEPT
+from fastce.kernels.rows.split import chunk_count, chunk_of
+from fastce.kernels.rows.tiles import MAX_CLASSES
+from fastce.kernels.rows.write import settle, write
+from fastce.kernels.simd.memory import (
+    either,
+    given,
+    load,
+    offset,
+    row,
+    scratch,
+    scratch_from,
+    store,
+    store_n,
+    store_one,
+)
+from fastce.kernels.simd.vecmath import log1p
+from fastce.kernels.simd.vector import any_lane, full, get_lane, lanes, set_lane, where
+
+
+@inline
+def _lse(top, rest):
+    # nothing but -inf gives -inf; +inf gives +inf, even where it hides a NaN
+    return where(top - top == 0.0, top + log1p(rest), top)
+
+
+@inline
+def _lse_of_rows(x, start, n, top, rest):
+    lse = _lse(top, rest)
+    if any_lane(lse == np.inf):
+        for r in range(n):
+            if get_lane(lse, r) == np.inf and long_rows.has_nan(row(x, start + r), x.shape[1]):
+                lse = set_lane(lse, r, np.nan)
+    return lse
+
+
+@kernel
+def softmax_short_rows(x, lse, probs, logs):
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
+    count, classes = x.shape
+    per_block = short_rows.together(x)
+    goal = either(probs, logs)
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        n = min(per_block, count - start)
+        exps = scratch(x, KEPT)
+        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), goal, None, None, None)
+        if lse is not None:
+            store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
+        if probs is not None:
+            factor = full(x, 1.0) / (rest + 1.0)
+            for r in range(n):
+                e = offset(exps, r * short_rows.stride(x))
+                terms = (e, get_lane(factor, r), None, None)
+                write(row(probs, start + r), classes, False, short_rows.gradient, terms)
+        if logs is not None:
+            log_sum = log1p(rest)
+            for r in range(n):
+                terms = (row(x, start + r), get_lane(top, r), get_lane(log_sum, r))
+                write(row(logs, start + r), classes, False, long_rows.log_softmax, terms)
+
+
+@kernel
+def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, kept):
+    """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
+    count, classes = x.shape
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        stop = min(start + per_block, count)
+        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), long_rows.waiting(kept, b)
+        next_top = long_rows.look_at(x, start, stop, tops, chunked)
+        for i in range(start, stop):
+            exps = long_rows.exponentials(kept, wide, probs, i)
+            row_top, row_rest, next_top = long_rows.stats_of(
+                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, exps, chunked
+            )  # fmt: skip
+            tops, next_tops = next_tops, tops
+            top, rest = full(x, row_top), full(x, row_rest)
+            if lse is not None:
+                store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
+            if probs is not None:
+                factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
+                source = long_rows.source(exps, row(x, i), row_top)
+                write(row(probs, i), classes, streamed, long_rows.gradient, (*source, factor, None, None))
+            if logs is not None:
+                terms = (row(x, i), row_top, get_lane(log1p(rest), 0))
+                write(row(logs, i), classes, streamed, long_rows.log_softmax, terms)
+        settle(streamed)
+
+
+@kernel
+def softmax_tiles(x, lse, probs, logs):
+    """``x`` is (N, C) with contiguous rows of few classes."""
+    count, classes = x.shape
+    width = lanes(x)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
+        tiles.announce(either(probs, logs), start, n)
+        tiles.fetch(x, start, n, tile)
+        top, rest = tiles.stats(tile, classes, exps)
+        if probs is not None:
+            tiles.write_softmax(exps, classes, full(x, 1.0) / (rest + 1.0))
+            tiles.put(probs, start, n, exps)
+        if logs is not None:
+            tiles.write_log_softmax(tile, exps, classes, top, log1p(rest))
+            tiles.put(logs, start, n, exps)
+        if lse is not None:
+            value = _lse(top, rest)
+            if any_lane(value == np.inf):
+                value = tiles.or_nan(value, tile, classes)
+            store_n(row(lse, start), 0, n, value)
+
+
+@kernel
+def softmax_columns(x, lse, probs, logs, panel, streamed):
+    """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
+    classes = x.shape[1]
+    width = lanes(x)
+    step = columns.class_step(x)
+    for b in prange(columns.block_count(x, panel)):
+        start, n, lead = columns.block_range(x, b, panel)
+        tops, rests, terms = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
+        p = columns.origin(x, start)
+        columns.stats(p, step, classes, n, lead, tops, rests)
+        if lse is not None:
+            for j in range(0, n, width):
+                value = _lse(load(tops, j), load(rests, j))
+                if any_lane(value == np.inf):
+                    value = columns.or_nan(value, offset(p, j), step, classes, n - j)
+                store_n(row(lse, start + j), 0, n - j, value)
+        if probs is not None:
+            for j in range(0, n, width):
+                store(terms, j, full(x, 1.0) / (load(rests, j) + 1.0))
+            q, q_step = columns.origin(probs, start), columns.class_step(probs)
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.softmax, (tops, terms))
+        if logs is not None:
+            for j in range(0, n, width):
+                store(terms, j, log1p(load(rests, j)))
+            q, q_step = columns.origin(logs, start), columns.class_step(logs)
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.log_softmax, (tops, terms))
+        settle(streamed)
+
+
+@kernel
+def softmax_split(x, lse, probs, logs, streamed, found):
+    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``found``."""
+    for task in prange(x.shape[0] * chunk_count(x)):
+        i, start, classes = chunk_of(x, task)
+        top = full(x, found[0, i])
+        rest = full(x, found[1, i])
+        p = offset(row(x, i), start)
+        if lse is not None and start == 0:
+            store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
+        if probs is not None:
+            factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
+            q = offset(row(probs, i), start)
+            write(q, classes, streamed, long_rows.gradient, (p, found[0, i], factor, None, None))
+        if logs is not None:
+            log_sum = get_lane(log1p(rest), 0)
+            write(offset(row(logs, i), start), classes, streamed, long_rows.log_softmax, (p, found[0, i], log_sum))
+        settle(streamed)

@@ -1,0 +1,1 @@
+"""Building blocks by the shape of rows, and what samples and results need."""

@@ -1,0 +1,158 @@
+"""One value a sample: labels, factors, and the sum of losses.
+
+Labels belong to the caller, and another thread or process may change them at any time: what `scan` has
+checked need not be what a kernel finds later. So kernels have each label from `label_at`, `labels_at` or
+`next_kept`, which read it once and make it safe, and keep it; they never look it up a second time.
+"""
+
+import math
+
+from fastce.kernels.codegen.jit import block, inline, kernel
+from fastce.kernels.simd.memory import load, load_labels, load_n, load_once, row
+from fastce.kernels.simd.vecmath import two_sum
+from fastce.kernels.simd.vector import any_lane, full, get_lane, lanes, reduce_add, where, widen
+
+
+@inline
+def label_at(target, i, ignore_index, classes):
+    """Return the label of sample ``i``, -1 where it is ignored or out of range."""
+    label = load_once(row(target, i), 0)
+    return label if 0 <= label < classes and label != ignore_index else -1
+
+
+@inline
+def labels_at(target, start, n, ignore_index, classes, like):
+    """Return `label_at` of ``n`` samples for the lanes of ``like``; -1 in the other lanes."""
+    labels = load_labels(row(target, start), n, -1, like)
+    labels = where((labels | (classes - 1 - labels)) < 0, -1, labels)
+    return where(labels == ignore_index, -1, labels)
+
+
+@inline
+def next_kept(target, i, stop, ignore_index, classes):
+    """Return the first sample from ``i`` on that is not ignored, and its label; ``stop`` and -1 where there is none."""
+    label = -1
+    while i < stop:
+        label = label_at(target, i, ignore_index, classes)
+        if label >= 0:
+            break
+        i += 1
+    return i, label
+
+
+@block
+def scan(target, classes, ignore_index, class_weight, sample_factors):
+    """Return (position of the first label out of range or -1, weight of the kept samples).
+
+    A kept sample weighs its class weight times its sample weight, the first of its factors; each is 1 where it is None.
+    """
+    width = lanes(target)
+    whole = target.size // width * width
+    p = row(target, 0)
+    signs = full(target, 0)  # negative in a lane once a label or its distance to the last class is
+    for i in range(0, whole, width):
+        labels = load(p, i)
+        signs = signs | labels | (full(target, classes - 1) - labels)
+    all_fine = not any_lane(signs < 0)
+    count = 0
+    for i in range(whole if all_fine and not 0 <= ignore_index < classes else 0, target.size):
+        label = load_once(row(target, i), 0)
+        if label != ignore_index:
+            count += 1
+            if not 0 <= label < classes:
+                return i, 0.0
+    if class_weight is None and sample_factors is None:
+        return -1, float(count + (whole if all_fine and not 0 <= ignore_index < classes else 0))
+    return -1, _weigh(target, classes, ignore_index, class_weight, sample_factors)
+
+
+@inline
+def _weigh(target, classes, ignore_index, class_weight, sample_factors):
+    """Return the weight of the kept samples: as if rounded once; four sums in turn."""
+    options = classes, ignore_index, class_weight, sample_factors
+    a = b = c = d = low = 0.0
+    for i in range(0, target.size, 4):
+        n = target.size - i
+        a, lost_a = two_sum(a, _weight(target, i, n > 0, *options))
+        b, lost_b = two_sum(b, _weight(target, i + 1, n > 1, *options))
+        c, lost_c = two_sum(c, _weight(target, i + 2, n > 2, *options))
+        d, lost_d = two_sum(d, _weight(target, i + 3, n > 3, *options))
+        low += (lost_a + lost_b) + (lost_c + lost_d)
+    high, lost = two_sum(a, b)
+    low += lost
+    high, lost = two_sum(high, c)
+    low += lost
+    high, lost = two_sum(high, d)
+    low += lost
+    return high + low if math.isfinite(high) else high
+
+
+@inline
+def _weight(target, i, exists, classes, ignore_index, class_weight, sample_factors):
+    label = label_at(target, i, ignore_index, classes) if exists else -1
+    if label < 0:
+        return 0.0
+    weight = 1.0
+    if class_weight is not None:
+        weight *= class_weight[label]
+    if sample_factors is not None:
+        weight *= sample_factors[0, i]
+    return weight
+
+
+@inline
+def scaled(like, factors, scale, start, n):
+    """Return ``scale`` times the factors of samples ``start`` to ``start + n``, which are 1 where they are None."""
+    result = full(like, scale)
+    if factors is not None:
+        result = result * load_n(row(factors, start), 0, n, 0.0)
+    return result
+
+
+@block
+def total_of(values):
+    """Return the sum in float64, in a fixed order, 0 of None; of float64 values as if rounded once."""
+    if values is None:
+        return 0.0
+    if values.itemsize == 8:
+        return _exact_total(values)
+    width = lanes(values)
+    p = row(values, 0)
+    a = b = widen(full(values, 0.0))
+    whole = values.size // (2 * width) * (2 * width)
+    for j in range(0, whole, 2 * width):
+        a = a + widen(load(p, j))
+        b = b + widen(load(p, j + width))
+    a = a + widen(load_n(p, whole, values.size - whole, 0.0))
+    b = b + widen(load_n(p, whole + width, values.size - whole - width, 0.0))
+    return reduce_add(a + b)
+
+
+@inline
+def _exact_total(values):
+    width = lanes(values)
+    p = row(values, 0)
+    high = low = widen(full(values, 0.0))
+    for j in range(0, values.size, width):
+        high, lost = two_sum(high, widen(load_n(p, j, values.size - j, 0.0)))
+        low = low + lost
+    result = compensation = plain = 0.0
+    for lane in range(width):
+        result, lost = two_sum(result, get_lane(high, lane))
+        compensation += lost + get_lane(low, lane)
+        plain += get_lane(high, lane)
+    if math.isfinite(result):
+        return result + compensation
+    return plain
+
+
+@kernel
+def scan_labels(target, classes, ignore_index, class_weight, sample_factors):
+    """Run `scan` on its own."""
+    return scan(target, classes, ignore_index, class_weight, sample_factors)
+
+
+@kernel
+def total(values):
+    """Run `total_of` on its own."""
+    return total_of(values)

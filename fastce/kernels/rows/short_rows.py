@@ -1,0 +1,224 @@
+"""Building blocks on as many contiguous rows of classes as a value has lanes, each short enough for the cache.
+
+What a row costs beside its exponentials is paid for all of them at once: each row leaves one
+value of partial results, and a tree of shuffles reduces all values together, a lane a row.
+The maximum is known before the exponentials, which are computed once: they wait in scratch
+memory, in the first-level cache, for the factor that turns them into the result.
+"""
+
+import numpy as np
+
+from fastce.kernels.codegen.jit import block, inline
+from fastce.kernels.rows import long_rows
+from fastce.kernels.simd.memory import (
+    load,
+    load_n,
+    load_one,
+    offset,
+    row,
+    scratch,
+    step_of,
+    store,
+    store_one,
+    will_read,
+    will_write,
+)
+from fastce.kernels.simd.transpose import max_rows, sum_rows
+from fastce.kernels.simd.vecmath import exp, two_sum
+from fastce.kernels.simd.vector import (
+    add_where,
+    count_true,
+    first_lanes,
+    full,
+    lanes,
+    maximum,
+    reduce_add,
+    where,
+    widen,
+)
+
+VALUES = 64  # a row: values whose exponentials are added in the logits' precision
+FEW = 2 * long_rows.TERMS  # a row: values of products that are added in two sums
+KEPT = 256  # values of exponentials that wait: 16 KB
+
+
+@inline
+def together(x):
+    """Return how many rows go together: at most a lane each, and more than one only if all exponentials can be kept."""
+    return max(min(KEPT // -(-x.shape[1] // lanes(x)), lanes(x)), 1)
+
+
+@inline
+def stride(x):
+    """Return how many elements it is from row to row of the kept exponentials."""
+    return -(-x.shape[1] // lanes(x)) * lanes(x)
+
+
+@inline
+def _greatest(p, classes):
+    """Return a value whose greatest lane is the row's maximum; NaN is passed over."""
+    width = lanes(p)
+    whole = classes // width * width
+    a = b = full(p, -np.inf)
+    for j in range(0, whole - width, 2 * width):
+        a = maximum(load(p, j), a)
+        b = maximum(load(p, j + width), b)
+    if whole // width % 2:
+        a = maximum(load(p, whole - width), a)
+    if whole < classes:
+        b = maximum(load_n(p, whole, classes - whole, -np.inf), b)
+    return maximum(a, b)
+
+
+@inline
+def _add(x, shift, q, j, rest, count):
+    """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``.
+
+    The exponentials are left in ``q`` unless that is None.
+    """
+    d = x - shift
+    e = exp(d)
+    if q is not None:
+        store(q, j, e)
+    below = d != 0.0  # true of NaN, which so reaches the sum
+    return add_where(rest, below, e), count + count_true(below)
+
+
+@inline
+def _exponentials(p, q, goal, classes, shift, ahead):
+    """Return (a value whose lanes add up to rest, classes at the maximum).
+
+    The exponentials are left in ``q``, in whole values, and ``goal`` is made ready to be
+    written to, unless those are None.
+    """
+    width = lanes(p)
+    total, below = full(p, 0.0), 0
+    whole = classes // width * width
+    for start in range(0, whole, long_rows.TERMS * width):
+        rest = full(p, 0.0)
+        for j in range(start, min(start + long_rows.TERMS * width, whole), width):
+            will_read(p, j + ahead)
+            if goal is not None:
+                will_write(goal, j)
+            rest, below = _add(load(p, j), shift, q, j, rest, below)
+        total = total + rest
+    if whole < classes:
+        total, below = _add(load_n(p, whole, classes - whole, -np.inf), shift, q, whole, total, below)
+    return total, -(-classes // width) * width - below
+
+
+@block
+def _sums(x, start, n, shifts, keep, goal, labels, square, counts):
+    """Write ``_exponentials`` of ``n`` rows to ``square`` and ``counts``; the others as in ``stats``.
+
+    Among all that a driver holds, exp's constants would have no registers, and be loaded for every value.
+    """
+    width = lanes(x)
+    ahead = n * step_of(x, 0)
+    if start + 2 * n > x.shape[0]:  # behind the last row another thread may be writing
+        ahead = 0
+    for r in range(n):
+        if labels is None or load_one(labels, r) >= 0:
+            p, q, goal_row = row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r)
+            shift = full(x, load_one(shifts, r))
+            rest, ones = _exponentials(p, q, goal_row, x.shape[1], shift, ahead)
+            store(square, r * width, rest)
+            store_one(counts, r, ones)
+
+
+@inline
+def _gaps(p, shift, classes, class_weight):
+    """Return a value whose lanes add up to the sum of w (shift - x)."""
+    width = lanes(p)
+    a = b = full(p, 0.0)
+    for j in range(0, classes, 2 * width):
+        a = a + _gap(p, j, shift, classes, class_weight)
+        if j + width < classes:
+            b = b + _gap(p, j + width, shift, classes, class_weight)
+    return a + b
+
+
+@inline
+def _gap(p, j, shift, classes, class_weight):
+    gap = shift - load_n(p, j, classes - j, 0.0)
+    if class_weight is not None:
+        gap = gap * load_n(row(class_weight, j), 0, classes - j, 0.0)
+    return where(first_lanes(p, classes - j), gap, 0.0)
+
+
+@inline
+def stats(x, start, n, keep, goal, labels, class_weight, smoothing):
+    """Return (maximum, rest, sum of w (maximum - x)) of ``n`` rows, a lane each: see ``long_rows.stats``.
+
+    The exponentials are left in ``keep``, ``stride`` apart, and the rows of ``goal`` are made
+    ready to be written to, unless those are None. Rows whose label is below 0 are passed over;
+    ``labels`` may be None. The last sum is 0 where ``smoothing`` is None.
+    """
+    width = lanes(x)
+    classes = x.shape[1]
+    square, shifts, counts = scratch(x, 16), scratch(x, 1), scratch(x, 1)
+    for r in range(n):
+        if labels is None or load_one(labels, r) >= 0:
+            store(square, r * width, _greatest(row(x, start + r), classes))
+    top = max_rows(square)
+    store(shifts, 0, where(top > -np.inf, top, 0.0))
+    gap_sum = full(x, 0.0)
+    if smoothing is not None:
+        for r in range(n):
+            if labels is None or load_one(labels, r) >= 0:
+                shift = full(x, load_one(shifts, r))
+                store(square, r * width, _gaps(row(x, start + r), shift, classes, class_weight))
+        gap_sum = sum_rows(square)
+    _sums(x, start, n, shifts, keep, goal, labels, square, counts)
+    rest = sum_rows(square)
+    ones = load(counts, 0)
+    # without a maximum: -inf, or NaN where a NaN is in the sum
+    top = where(top > -np.inf, top, top + rest)
+    return top, where(ones > 0.0, rest + (ones - 1.0), np.nan), gap_sum
+
+
+@inline
+def soft_sums(x, target, start, n, class_weight, top, smoothing):
+    """Return the sums of t and of t (top - x) of ``n`` rows, a lane each, after smoothing and weights."""
+    width = lanes(x)
+    classes = x.shape[1]
+    amounts, dots, tops = scratch(x, 1), scratch(x, 1), scratch(x, 1)
+    store(tops, 0, top)
+    for r in range(n):
+        p, t = row(x, start + r), row(target, start + r)
+        row_top = full(x, load_one(tops, r))
+        amount = lost = dot = widen(full(x, 0.0))
+        for j in range(0, classes, width):
+            share = long_rows.soft_share_of(t, j, classes - j, class_weight, smoothing)
+            gap = row_top - load_n(p, j, classes - j, 0.0)
+            amount, rounded = two_sum(amount, widen(share))  # the gradient is a difference of it
+            lost = lost + rounded
+            dot = dot + widen(where(share == 0.0, full(x, 0.0), share * gap))  # 0 x inf is 0 here
+        store_one(amounts, r, reduce_add(amount + lost))
+        store_one(dots, r, reduce_add(dot))
+    return load(amounts, 0), load(dots, 0)
+
+
+@inline
+def dot(p, g, classes):
+    """Return the sum of p g over at most `FEW` values of classes, of g where ``p`` is None."""
+    width = lanes(g)
+    whole = classes // width * width
+    a = b = full(g, 0.0)
+    for j in range(0, whole - width, 2 * width):
+        a = long_rows.add_product(p, g, j, width, a)
+        b = long_rows.add_product(p, g, j + width, width, b)
+    if whole // width % 2:
+        a = long_rows.add_product(p, g, whole - width, width, a)
+    if whole < classes:
+        b = long_rows.add_product(p, g, whole, classes - whole, b)
+    return reduce_add(a + b)
+
+
+@inline
+def gradient(j, n, e, factor, class_weight, minus):
+    """Return exponentials times ``factor``, less w * minus unless that is None."""
+    value = load_n(e, j, n, 0.0) * factor
+    if minus is not None:
+        value = value - long_rows.share_of(class_weight, j, n, minus, value)
+    return value

@@ -1,0 +1,245 @@
+"""Building blocks for rows of few classes: 16 rows (8 of float64) turned on their side.
+
+A row of ten classes would fill ten of sixteen lanes and need sums across them. A *tile* is a
+block of as many rows as a value has lanes, transposed in registers: it lies in scratch
+memory class after class, one value each, and all that follows goes down the classes with a
+sample in every lane. Results are transposed back.
+"""
+
+import numpy as np
+
+from fastce.kernels.codegen.jit import inline
+from fastce.kernels.rows.columns import soft_gradient, soft_share
+from fastce.kernels.rows.long_rows import TERMS
+from fastce.kernels.simd.memory import load, load_one, offset, row, step_of, store, store_one, will_read, will_write
+from fastce.kernels.simd.transpose import (
+    load_group,
+    load_packed,
+    store_group,
+    store_packed,
+    store_square,
+    stores_masked,
+)
+from fastce.kernels.simd.vecmath import exp, two_sum
+from fastce.kernels.simd.vector import add_true, add_where, bits, full, lanes, maximum, narrow, to_float, where, widen
+
+MAX_CLASSES = 32
+AHEAD = 3  # tiles
+
+
+@inline
+def fetch(x, start, n, tile):
+    """Transpose rows ``start`` to ``start + n`` into a tile; the last one fills lanes without a row.
+
+    Classes come in groups of 16 bytes or less; the last one reaches back, so that it is a whole one.
+    """
+    width, classes, step = lanes(x), x.shape[1], step_of(x, 0)
+    p = row(x, start)
+    if step == classes:
+        for c in range(0, width * classes, width):
+            will_read(p, AHEAD * width * classes + c)  # behind the last row that is no access
+    if n < width:
+        for r in range(width):
+            for c in range(classes):
+                store_one(tile, c * width + r, load_one(p, min(r, n - 1) * step + c))
+    elif classes >= 4 and width == 16:
+        for k in range(0, classes, 4):
+            c = min(k, classes - 4)
+            load_group(offset(p, c), step, 4, offset(tile, c * width))
+    elif classes == 3 and _is_packed(x):
+        load_packed(p, 3, tile)
+    elif classes == 2 and _is_packed(x):
+        load_packed(p, 2, tile)
+    elif classes >= 2:
+        for k in range(0, classes, 2):
+            c = min(k, classes - 2)
+            load_group(offset(p, c), step, 2, offset(tile, c * width))
+    else:
+        load_group(p, step, 1, tile)
+
+
+@inline
+def _is_packed(x):
+    """Tell whether rows lie one behind the other, and lanes of two values of 16 are found in one instruction."""
+    return lanes(x) == 16 and stores_masked(x) and step_of(x, 0) == x.shape[1]
+
+
+@inline
+def put(x, start, n, tile):
+    """Transpose a tile into rows ``start`` to ``start + n``."""
+    width, classes, step = lanes(x), x.shape[1], step_of(x, 0)
+    p = row(x, start)
+    if n < width:
+        for r in range(n):
+            for c in range(classes):
+                store_one(p, r * step + c, load_one(tile, c * width + r))
+    elif stores_masked(x) and classes > width // 2:
+        for c in range(0, classes, width):
+            store_square(offset(p, c), step, min(width, classes - c), offset(tile, c * width))
+    elif classes >= 4 and width == 16:
+        for k in range(0, classes, 4):
+            c = min(k, classes - 4)
+            store_group(offset(p, c), step, 4, offset(tile, c * width))
+    elif classes == 3 and _is_packed(x):
+        store_packed(p, 3, tile)
+    elif classes == 2 and _is_packed(x):
+        store_packed(p, 2, tile)
+    elif classes >= 2:
+        for k in range(0, classes, 2):
+            c = min(k, classes - 2)
+            store_group(offset(p, c), step, 2, offset(tile, c * width))
+    else:
+        store_group(p, step, 1, tile)
+
+
+@inline
+def announce(x, start, n):
+    """Have the memory of rows ready to be written to, unless ``x`` is None."""
+    if x is not None:
+        length, step = x.shape[1], step_of(x, 0)
+        if step == length:  # one after the other: few lines for many rows
+            length, n = n * length, 1
+        p = row(x, start)
+        for r in range(n):
+            for c in range(0, length, lanes(x)):
+                will_write(p, r * step + c)
+
+
+@inline
+def maximum_of(tile, classes):
+    """Return the maximum of at least one class: of even and odd ones side by side, as each waits for the one before."""
+    width = lanes(tile)
+    even = odd = full(tile, -np.inf)
+    for c in range(0, classes - 1, 2):
+        even = maximum(load(tile, c * width), even)
+        odd = maximum(load(tile, (c + 1) * width), odd)
+    return maximum(maximum(load(tile, (classes - 1) * width), even), odd)
+
+
+@inline
+def stats(tile, classes, exps):
+    """Return (maximum, rest) and leave exp(x - maximum) in ``exps``.
+
+    As ``columns.stats``; so few terms are added in the logits' precision, ``TERMS`` of them at a time.
+    """
+    width = lanes(tile)
+    top = maximum_of(tile, classes)
+    shift = where(top > -np.inf, top, 0.0)
+    rest, count = full(tile, 0.0), bits(full(tile, 0.0))
+    for start in range(0, classes, TERMS):
+        part = full(tile, 0.0)
+        for c in range(start, min(start + TERMS, classes)):
+            d = load(tile, c * width) - shift
+            e = exp(d)
+            store(exps, c * width, e)
+            below = d != 0.0  # true of NaN, which so reaches the sum
+            part = add_where(part, below, e)
+            count = add_true(count, below)
+        rest = rest + part
+    ones = classes - count
+    # without a maximum: -inf, or NaN where a NaN is in the sum
+    top = where(top > -np.inf, top, top + rest)
+    return top, where(ones > 0, rest + to_float(ones - 1), np.nan)
+
+
+@inline
+def or_nan(value, tile, classes):
+    """Return ``value``, NaN where a class of the sample is NaN."""
+    for c in range(classes):
+        x = load(tile, c * lanes(tile))
+        value = where(x != x, np.nan, value)
+    return value
+
+
+@inline
+def write_softmax(exps, classes, factor):
+    """Multiply exponentials by ``factor``."""
+    width = lanes(exps)
+    for c in range(classes):
+        store(exps, c * width, load(exps, c * width) * factor)
+
+
+@inline
+def write_log_softmax(tile, result, classes, top, log_sum):
+    """Write (x - top) - log_sum."""
+    width = lanes(tile)
+    for c in range(classes):
+        store(result, c * width, (load(tile, c * width) - top) - log_sum)
+
+
+@inline
+def write_gradient(exps, classes, factor, labels, at_label, class_weight, minus):
+    """Multiply exponentials by ``factor`` and take off w * minus; ``at_label`` at the label, 0 where that is -1.
+
+    ``minus`` may be None; ``labels`` are as wide as the logits.
+    """
+    width = lanes(exps)
+    left = labels  # classes until the label
+    for c in range(classes):
+        value = load(exps, c * width) * factor
+        if minus is not None and class_weight is not None:
+            value = value - minus * class_weight[c]
+        elif minus is not None:
+            value = value - minus
+        value = where(left == 0, at_label, value)
+        left = left - 1
+        store(exps, c * width, where(labels >= 0, value, 0.0))
+
+
+@inline
+def gap_sum(tile, class_weight, classes, top):
+    """Return the sum of w (top - x) over the classes."""
+    width = lanes(tile)
+    total = widen(full(tile, 0.0))
+    for c in range(classes):
+        gap = top - load(tile, c * width)
+        if class_weight is not None:
+            gap = gap * class_weight[c]
+        total = total + widen(gap)
+    return narrow(total, tile)
+
+
+@inline
+def _share(target, c, class_weight, smoothing):
+    """Return the targets of class ``c`` after smoothing and weights."""
+    share = soft_share(load(target, c * lanes(target)), smoothing)
+    if class_weight is not None:
+        share = share * class_weight[c]
+    return share
+
+
+@inline
+def soft_sums(tile, target, class_weight, classes, top, smoothing):
+    """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
+    width = lanes(tile)
+    amount = lost = dot = widen(full(tile, 0.0))
+    for c in range(classes):
+        share = _share(target, c, class_weight, smoothing)
+        gap = top - load(tile, c * width)
+        amount, rounded = two_sum(amount, widen(share))  # the gradient is a difference of it
+        lost = lost + rounded
+        dot = dot + widen(where(share == 0.0, full(tile, 0.0), share * gap))  # 0 x inf is 0 here
+    return narrow(amount + lost, tile), narrow(dot, tile)
+
+
+@inline
+def write_soft(exps, target, class_weight, classes, rest, amount, slope, smoothing):
+    """Replace exponentials by slope * (amount * softmax - t), for targets after smoothing and weights."""
+    width = lanes(exps)
+    factor = amount * slope / (rest + 1.0)
+    for c in range(classes):
+        share = _share(target, c, class_weight, smoothing)
+        store(exps, c * width, soft_gradient(load(exps, c * width), share, factor, rest, amount, slope))
+
+
+@inline
+def dot(tile, g, classes):
+    """Return the sum over the classes of the products, of ``g`` where ``tile`` is None."""
+    width = lanes(g)
+    total = widen(full(g, 0.0))
+    for c in range(classes):
+        term = load(g, c * width)
+        if tile is not None:
+            term = term * load(tile, c * width)
+        total = total + widen(term)
+    return narrow(total, g)

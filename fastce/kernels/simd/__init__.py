@@ -1,0 +1,1 @@
+"""The SIMD value: arithmetic, memory, transposition and mathematical functions."""

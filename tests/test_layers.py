@@ -1,0 +1,74 @@
+"""Imports go down: each folder of the package imports only itself and the folders below it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import fastce
+
+PACKAGE = Path(fastce.__file__).parent
+FLOORS = [  # from the ground up
+    "kernels/codegen",
+    "kernels/simd",
+    "kernels/rows",
+    "kernels/ops",
+    "dispatch",
+    "core",
+    "linear",
+    "api",
+    "__init__",
+    "__main__",
+]
+
+
+def floor_of(module):
+    """Return the floor of a module of the package, given by its path or by its dotted name without the package's."""
+    name = module.replace(".", "/")
+    return next(number for number, floor in enumerate(FLOORS) if f"{name}/".startswith(f"{floor}/"))
+
+
+def imports(path):
+    """Yield (line, module) for each import of the package's own modules, a name of a module or not."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the whole name of the module"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [
+                name if (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists() else node.module for name in names
+            ]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from ((node.lineno, name.removeprefix("fastce.")) for name in names if name.startswith("fastce."))
+
+
+FILES = sorted(path.relative_to(PACKAGE).as_posix().removesuffix(".py") for path in PACKAGE.rglob("*.py"))
+MODULES = [name for name in FILES if not name.endswith("/__init__")]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down(module):
+    """Seen to fail: with an import of ``fastce.core`` in a kernel."""
+    above = {
+        f"{module}.py:{line} imports {name}"
+        for line, name in imports(PACKAGE / f"{module}.py")
+        if floor_of(name) > floor_of(module)
+    }
+    assert not above
+
+
+def test_no_circles():
+    """Seen to fail: with two modules of one folder that import each other."""
+    below = {module: {name.replace(".", "/") for _, name in imports(PACKAGE / f"{module}.py")} for module in MODULES}
+    while below:
+        leaves = {module for module, names in below.items() if not names & set(below)}
+        assert leaves, f"circle among {sorted(below)}"
+        below = {module: names for module, names in below.items() if module not in leaves}
+
+
+def test_folders_hold_no_code():
+    for name in FILES:
+        if name.endswith("/__init__"):
+            assert len(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")).body) <= 1, name
