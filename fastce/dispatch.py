@@ -8,10 +8,10 @@ Regimes, by the shape of the array that arrives:
 - (N, C), rows of up to 64 values: as many together as a value has lanes (``short_rows``).
 - (N, C) otherwise: one row after the other (``long_rows``).
 
-The serial twin runs where threads would cost more than they bring, and where they would take
+The serial variant runs where threads would cost more than they bring, and where they would take
 the process down: in a child forked after threads had started, and, with Numba's workqueue
 layer, while there are other Python threads: one of them might be inside a parallel kernel, of
-this package or another. Where the parallel twin may run, ``threads`` has it run by one thread
+this package or another. Where the parallel variant may run, ``threads`` has it run by one thread
 while other programs use the cores.
 """
 
@@ -61,31 +61,39 @@ class Op(NamedTuple):
     tiles: Kernel
     short_rows: Kernel
     rows: Kernel
-    split: Callable[..., Any] | None = None  # (args, out, fresh): runs those of few rows of very many classes
+    split: Callable[..., Any] | None = None  # (args, out, out_is_new): runs those of few rows of very many classes
     kind: str = "rows"  # of results of long rows, see `STREAMED_BYTES`
 
 
-SOFT = Op(soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows)
+PROB_TARGETS = Op(
+    soft_targets.soft_columns, soft_targets.soft_tiles, soft_targets.soft_short_rows, soft_targets.soft_rows
+)
 
 
-def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None, fresh: bool = False) -> None:
-    """Run the softmax family; see ``kernels.softmax``. ``fresh`` results have never been written to."""
+def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None, out_is_new: bool = False) -> None:
+    """Run the softmax family; see ``kernels.softmax``. ``out_is_new`` results have never been written to."""
     form = lse is None, probs is None, logs is None
-    _run(SOFTMAX if logs is None else LOG_SOFTMAX, form, (x, lse, probs, logs), logs if probs is None else probs, fresh)
+    _run(
+        SOFTMAX if logs is None else LOG_SOFTMAX,
+        form,
+        (x, lse, probs, logs),
+        logs if probs is None else probs,
+        out_is_new,
+    )
 
 
-def _softmax_split(args: tuple[Any, ...], out: Array | None, fresh: bool) -> None:
+def _softmax_split(args: tuple[Any, ...], out: Array | None, out_is_new: bool) -> None:
     x = args[0]
-    _launch(softmax.softmax_split, *args, _is_streamed("rows", (x,), out, fresh), _split_stats(x))
+    _launch(softmax.softmax_split, *args, _is_streamed("rows", (x,), out, out_is_new), _split_stats(x))
 
 
 SOFTMAX = Op(
     softmax.softmax_columns, softmax.softmax_tiles, softmax.softmax_short_rows, softmax.softmax_rows, _softmax_split
-)  # fmt: skip
+)
 LOG_SOFTMAX = SOFTMAX._replace(kind="logs")  # in whose results no exponentials wait
 
 
-def run_hard(
+def run_index_targets(
     x: Array,
     target: Array,
     ignore_index: int,
@@ -98,20 +106,36 @@ def run_hard(
     found: Array | None,
     loss: Array | None,
     grad: Array | None,
-    fresh: bool = False,
+    out_is_new: bool = False,
 ) -> tuple[int, float, float]:
     """Run cross-entropy with class indices; see ``kernels.cross_entropy``."""
     args = (
-        x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean, found, loss, grad,
-    )  # fmt: skip
+        x,
+        target,
+        ignore_index,
+        class_weight,
+        sample_factors,
+        smoothing,
+        z_loss,
+        scale,
+        is_mean,
+        found,
+        loss,
+        grad,
+    )
     form = (
-        class_weight is None, sample_factors is None, smoothing is None, z_loss is None,
-        found is None, loss is None, grad is None,
-    )  # fmt: skip
-    return _run(HARD if smoothing is None else SMOOTHED, form, args, grad, fresh)  # type: ignore[no-any-return]
+        class_weight is None,
+        sample_factors is None,
+        smoothing is None,
+        z_loss is None,
+        found is None,
+        loss is None,
+        grad is None,
+    )
+    return _run(INDEX_TARGETS if smoothing is None else SMOOTHED_INDEX_TARGETS, form, args, grad, out_is_new)  # type: ignore[no-any-return]
 
 
-def _hard_split(args: tuple[Any, ...], grad: Array | None, fresh: bool) -> tuple[int, float, float]:
+def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> tuple[int, float, float]:
     x, target, ignore_index, class_weight, sample_factors, _, z_loss, scale, is_mean, found, loss, _ = args
     weights = class_weight, sample_factors
     wide = [None if w is None else w.astype(np.float64) for w in weights]
@@ -126,22 +150,25 @@ def _hard_split(args: tuple[Any, ...], grad: Array | None, fresh: bool) -> tuple
     if is_mean:
         with np.errstate(divide="ignore", invalid="ignore"):  # as in kernels: where all samples are ignored
             scale = float(np.divide(scale, denominator))
-    arrays = (loss, grad, _is_streamed("rows", (x,), grad, fresh), stats, at_labels)
+    arrays = (loss, grad, _is_streamed("rows", (x,), grad, out_is_new), stats, at_labels)
     _launch(cross_entropy.hard_split, x, target, ignore_index, *weights, z_loss, scale, *arrays)
     return position, denominator, 0.0 if loss is None else total(loss)
 
 
-HARD = Op(
-    cross_entropy.hard_columns, cross_entropy.hard_tiles, cross_entropy.hard_short_rows, cross_entropy.hard_rows,
+INDEX_TARGETS = Op(
+    cross_entropy.hard_columns,
+    cross_entropy.hard_tiles,
+    cross_entropy.hard_short_rows,
+    cross_entropy.hard_rows,
     _hard_split,
-)  # fmt: skip
-SMOOTHED = HARD._replace(split=None)
+)
+SMOOTHED_INDEX_TARGETS = INDEX_TARGETS._replace(split=None)
 
 
-def run_soft(x: Array, target: Array, *options: Any, fresh: bool = False) -> float:
+def run_prob_targets(x: Array, target: Array, *options: Any, out_is_new: bool = False) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.soft_targets``."""
     form = (*map(type, options),)
-    return _run(SOFT, form, (x, target, *options), options[-1], fresh, 2)  # type: ignore[no-any-return]
+    return _run(PROB_TARGETS, form, (x, target, *options), options[-1], out_is_new, 2)  # type: ignore[no-any-return]
 
 
 def _computed(x: Array) -> np.dtype[Any]:
@@ -168,7 +195,7 @@ def _split_stats(x: Array, stats: Array | None = None) -> Array:
     return stats
 
 
-def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, fresh: bool = False) -> None:
+def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, out_is_new: bool = False) -> None:
     """Run the backward pass of softmax, whose result is ``y``, or of log-softmax; see ``kernels.vjp``."""
     args = y, g, out, _chosen(not are_logs)
     if _is_narrow(y):
@@ -176,7 +203,7 @@ def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, fresh: bool 
     elif _is_few(y):
         _launch(softmax_vjp.softmax_short_rows, *args)
     else:
-        streamed = _is_streamed("softmax_vjp", (y, g), out, fresh)
+        streamed = _is_streamed("softmax_vjp", (y, g), out, out_is_new)
         if y.ndim == 3:
             _launch(softmax_vjp.softmax_columns, *args, _panel(y), streamed)
         elif _is_split(y):
@@ -189,7 +216,7 @@ def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, fresh: bool 
             _launch(softmax_vjp.softmax_rows, *args, _rows_together(y))
 
 
-def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, fresh: bool = False) -> None:
+def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, out_is_new: bool = False) -> None:
     """Run the backward pass of log-sum-exp; see ``kernels.vjp``."""
     args = x, g, lse, out
     if _is_narrow(x):
@@ -197,7 +224,7 @@ def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, fresh: bool = False)
     elif _is_few(x):
         _launch(softmax_vjp.lse_short_rows, *args)
     else:
-        streamed = _is_streamed("lse_vjp", (x,), out, fresh)
+        streamed = _is_streamed("lse_vjp", (x,), out, out_is_new)
         if x.ndim == 3:
             _launch(softmax_vjp.lse_columns, *args, _panel(x), streamed)
         else:
@@ -217,13 +244,13 @@ def _is_narrow(y: Array) -> bool:
     return 4 * classes <= lanes or (classes % lanes != 0 and not has_bits_of_its_own())
 
 
-def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, fresh: bool) -> bool:
+def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, out_is_new: bool) -> bool:
     """Tell whether a result of long rows, or of columns, goes past the caches: one too large for them.
 
     None of them may hold its lines: those of the inputs are held by the cache that has just read them, those of a
-    fresh array by the one through which the system has cleared it.
+    new array by the one through which the system has cleared it.
     """
-    if out is None or fresh or out.nbytes < STREAMED_BYTES[kind]:
+    if out is None or out_is_new or out.nbytes < STREAMED_BYTES[kind]:
         return False
     return not any(np.may_share_memory(out, x) for x in inputs)
 
@@ -245,7 +272,9 @@ def _is_kept(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool
 _known: dict[Any, Callable[..., Any]] = {}  # entry points of drivers that are told nothing but the call's arguments
 
 
-def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int = 1) -> Any:
+def _run(
+    op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None, out_is_new: bool, inputs: int = 1
+) -> Any:
     """Run the driver of the regime.
 
     ``form`` tells which of the arguments are None, by truth values or types; with the dtype of ``x`` that settles the
@@ -257,18 +286,18 @@ def _run(op: Op, form: tuple[Any, ...], args: tuple[Any, ...], out: Array | None
     entry = _known.get(key)
     if entry is None:
         if op.split is not None and _is_split(x):
-            return op.split(args, out, fresh)
-        kernel, more = _driver(op, args, out, fresh, inputs)
+            return op.split(args, out, out_is_new)
+        kernel, more = _driver(op, args, out, out_is_new, inputs)
         entry = kernel.entry(in_parallel, (*args, *more))
         if more:
             args = *args, *more
         else:
             _known[key] = entry
-    return run(entry, args, x, fresh) if in_parallel else entry(*args)
+    return run(entry, args, x, out_is_new) if in_parallel else entry(*args)
 
 
 def _driver(
-    op: Op, args: tuple[Any, ...], out: Array | None, fresh: bool, inputs: int
+    op: Op, args: tuple[Any, ...], out: Array | None, out_is_new: bool, inputs: int
 ) -> tuple[Kernel, tuple[int | bool | Array | None, ...]]:
     """Return the driver and what else it is told: how many values or rows go together, and how results are written.
 
@@ -277,12 +306,12 @@ def _driver(
     x = args[0]
     classes = x.shape[1]
     if x.ndim == 3:
-        return op.columns, (_panel(x), _is_streamed("columns", (x,), out, fresh))
+        return op.columns, (_panel(x), _is_streamed("columns", (x,), out, out_is_new))
     if classes <= MAX_CLASSES:
         return op.tiles, ()
     if classes <= LANES[x.itemsize] * VALUES:
         return op.short_rows, ()
-    streamed = _is_streamed(op.kind, args[:1], out, fresh)
+    streamed = _is_streamed(op.kind, args[:1], out, out_is_new)
     together = _rows_together(x)
     kept: Array | bool | None = _chosen(_is_kept(args[:inputs], out, streamed))
     if kept and x.itemsize == 2:
@@ -334,7 +363,7 @@ def _launch(kernel: Kernel, *args: Any) -> Any:
 
 
 def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
-    """Return in words (regime, twin) of an array of this shape; ``itemsize`` is that computed in."""
+    """Return in words (regime, variant) of an array of this shape; ``itemsize`` is that computed in."""
     classes, lanes = shape[1], LANES[itemsize]
     count = started() or numba.config.NUMBA_NUM_THREADS
     if len(shape) == 3:
@@ -364,14 +393,14 @@ def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, g
     return sums
 
 
-def run_bend(x: Array, scale: float, cap: float | None, out: Array) -> None:
+def run_logit_transform(x: Array, scale: float, cap: float | None, out: Array) -> None:
     """Write what logit scale and cap make of logits."""
-    _launch(logit_transform.bend, x, scale, cap, out)
+    _launch(logit_transform.logit_transform, x, scale, cap, out)
 
 
-def run_unbend(x: Array, scale: float, cap: float | None, grad: Array, out: Array) -> None:
+def run_logit_transform_vjp(x: Array, scale: float, cap: float | None, grad: Array, out: Array) -> None:
     """Bring a gradient back through logit scale and cap."""
-    _launch(logit_transform.unbend, x, scale, cap, grad, out)
+    _launch(logit_transform.logit_transform_vjp, x, scale, cap, grad, out)
 
 
 def scan_labels(*args: Any) -> tuple[int, float]:
@@ -404,11 +433,11 @@ def run_kl(x: Array, target: Array, *options: Any) -> float:
     return _launch(kl_divergence.kl_rows, x, target, *options)  # type: ignore[no-any-return]
 
 
-def run_diagonal(x: Array, *options: Any) -> None:
+def run_hessian_diag(x: Array, *options: Any) -> None:
     """Write the diagonal of cross-entropy's Hessian; see ``kernels.hessian``."""
     _launch(hessian.diagonal_tiles if x.shape[1] <= MAX_CLASSES else hessian.diagonal_rows, x, *options)
 
 
-def run_product(x: Array, *options: Any) -> None:
+def run_hvp(x: Array, *options: Any) -> None:
     """Write the product of cross-entropy's Hessian with a vector; see ``kernels.hessian``."""
     _launch(hessian.product_tiles if x.shape[1] <= MAX_CLASSES else hessian.product_rows, x, *options)

@@ -119,6 +119,6 @@ def test_errors_in_threads_are_the_callers(monkeypatch, rng):
     def fail(*args):
         raise MemoryError("no room")
 
-    monkeypatch.setattr("fastce.linear.losses.dispatch.run_hard", fail)
+    monkeypatch.setattr("fastce.linear.losses.dispatch.run_index_targets", fail)
     with pytest.raises(MemoryError, match="no room"):
         linear_cross_entropy(rng.normal(size=(300, 2)), rng.normal(size=(2000, 2)), np.zeros(300, int))

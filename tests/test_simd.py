@@ -17,13 +17,13 @@ from fastce.kernels.simd.memory import (
     load_one,
     narrow_labels,
     offset,
+    prefetch_write,
     row,
     scratch,
     step_of,
     store,
     store_n,
     store_one,
-    will_write,
 )
 from fastce.kernels.simd.transpose import load_group, max_rows, store_group, store_square, sum_rows
 from fastce.kernels.simd.vector import (
@@ -33,7 +33,7 @@ from fastce.kernels.simd.vector import (
     count_true,
     first_lanes,
     fma,
-    full,
+    full_like,
     get_lane,
     lane_index,
     lanes,
@@ -93,12 +93,27 @@ OPERATIONS = {
     "negative": (lambda a, b: -a, lambda x, y: -x),
     "scalar right": (lambda a, b: a - 2.0, lambda x, y: x - x.dtype.type(2)),
     "scalar left": (lambda a, b: 3 / b, lambda x, y: x.dtype.type(3) / y),
-    "less": (lambda a, b: where(a < b, full(a, 1.0), full(a, 0.0)), lambda x, y: (x < y) * x.dtype.type(1)),
-    "less or equal": (lambda a, b: where(a <= b, full(a, 1), full(a, 0)), lambda x, y: (x <= y) * x.dtype.type(1)),
-    "greater": (lambda a, b: where(a > b, full(a, 1.0), full(a, 0.0)), lambda x, y: (x > y) * x.dtype.type(1)),
-    "greater or equal": (lambda a, b: where(a >= b, full(a, 1), full(a, 0)), lambda x, y: (x >= y) * x.dtype.type(1)),
-    "equal": (lambda a, b: where(a == b, full(a, 1.0), full(a, 0.0)), lambda x, y: (x == y) * x.dtype.type(1)),
-    "not equal": (lambda a, b: where(a != b, full(a, 1.0), full(a, 0.0)), lambda x, y: (x != y) * x.dtype.type(1)),
+    "less": (lambda a, b: where(a < b, full_like(a, 1.0), full_like(a, 0.0)), lambda x, y: (x < y) * x.dtype.type(1)),
+    "less or equal": (
+        lambda a, b: where(a <= b, full_like(a, 1), full_like(a, 0)),
+        lambda x, y: (x <= y) * x.dtype.type(1),
+    ),
+    "greater": (
+        lambda a, b: where(a > b, full_like(a, 1.0), full_like(a, 0.0)),
+        lambda x, y: (x > y) * x.dtype.type(1),
+    ),
+    "greater or equal": (
+        lambda a, b: where(a >= b, full_like(a, 1), full_like(a, 0)),
+        lambda x, y: (x >= y) * x.dtype.type(1),
+    ),
+    "equal": (
+        lambda a, b: where(a == b, full_like(a, 1.0), full_like(a, 0.0)),
+        lambda x, y: (x == y) * x.dtype.type(1),
+    ),
+    "not equal": (
+        lambda a, b: where(a != b, full_like(a, 1.0), full_like(a, 0.0)),
+        lambda x, y: (x != y) * x.dtype.type(1),
+    ),
     "and": (lambda a, b: where((a > 0.0) & (b > 0.0), a, b), lambda x, y: np.where((x > 0) & (y > 0), x, y)),
     "or": (lambda a, b: where((a > 0.0) | (b > 0.0), a, b), lambda x, y: np.where((x > 0) | (y > 0), x, y)),
     "invert": (lambda a, b: where(~(a > b), a, b), lambda x, y: np.where(~(x > y), x, y)),
@@ -106,14 +121,14 @@ OPERATIONS = {
     "where, scalar": (lambda a, b: where(a < b, 2.5, b), lambda x, y: np.where(x < y, x.dtype.type(2.5), y)),
     "maximum": (lambda a, b: maximum(a, b), lambda x, y: np.where(x > y, x, y)),
     "maximum, scalar": (lambda a, b: maximum(1.0, b), lambda x, y: np.where(1 > y, x.dtype.type(1), y)),
-    "full": (lambda a, b: full(a, -2.5), lambda x, y: np.full_like(x, -2.5)),
+    "full_like": (lambda a, b: full_like(a, -2.5), lambda x, y: np.full_like(x, -2.5)),
     "lane index": (
         lambda a, b: narrow(to_float(lane_index(a)), a),
         lambda x, y: np.arange(x.size, dtype=x.dtype),
     ),
     "bits": (lambda a, b: bits(bits(a)), lambda x, y: x),
     "set lane": (lambda a, b: set_lane(a, 3, 42.0), lambda x, y: np.where(np.arange(x.size) == 3, x.dtype.type(42), x)),
-    "get lane": (lambda a, b: full(a, get_lane(b, 5)), lambda x, y: np.full_like(x, y[5])),
+    "get lane": (lambda a, b: full_like(a, get_lane(b, 5)), lambda x, y: np.full_like(x, y[5])),
 }
 
 
@@ -377,10 +392,10 @@ def test_tiles(dtype):
     @numba.njit
     def turn(x, n, tile, back):
         values = scratch(x, MAX_CLASSES)
-        tiles.fetch(x, 1, n, values)
+        tiles.load_tile(x, 1, n, values)
         for c in range(x.shape[1]):
             store(row(tile, c), 0, load(values, c * lanes(x)))
-        tiles.put(back, 1, n, values)
+        tiles.store_tile(back, 1, n, values)
 
     lanes_ = width(dtype)
     source = np.arange(40.0 * 40).reshape(40, 40).astype(dtype)
@@ -431,7 +446,7 @@ def test_add_true(dtype):
     @numba.njit
     def run(x, bound):
         below = load(row(x, 0), 0) < bound
-        return reduce_add(add_true(add_true(bits(full(x, 0.0)), below), below))
+        return reduce_add(add_true(add_true(bits(full_like(x, 0.0)), below), below))
 
     x = np.random.default_rng(5).permutation(width(dtype)).astype(dtype)
     for bound in range(width(dtype) + 1):
@@ -442,7 +457,7 @@ def test_announced_memory_stays_as_it_is(dtype):
     @numba.njit
     def run(x):
         for k in range(x.size):
-            will_write(row(x, 0), k)
+            prefetch_write(row(x, 0), k)
 
     x = np.arange(100).astype(dtype)
     run(x)

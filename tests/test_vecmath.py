@@ -14,7 +14,7 @@ from fastce.kernels.codegen.jit import inline, inline_for
 from fastce.kernels.codegen.target import has_avx512
 from fastce.kernels.simd import vecmath
 from fastce.kernels.simd.memory import load, load_n, row, store_n
-from fastce.kernels.simd.vector import bits, full, get_lane, lanes, where, widen
+from fastce.kernels.simd.vector import bits, full_like, get_lane, lanes, where, widen
 
 
 class Function(NamedTuple):
@@ -101,7 +101,7 @@ def error_bits(y, z):
     """The difference of float32 from float64 in ulp / 2**23 of the former, as integers, which put NaN above all."""
     exponent, least, inverse, magnitude = 0x7FF << 52, 0x300 << 52, 2046 << 52, (1 << 63) - 1
     e = bits(z) & exponent
-    unit = bits(inverse - where(e > least, e, full(e, least)))  # 1 / the power of two at |z|
+    unit = bits(inverse - where(e > least, e, full_like(e, least)))  # 1 / the power of two at |z|
     return bits((widen(y) - z) * unit) & magnitude
 
 
@@ -119,11 +119,11 @@ def exhaustive(name):
         for chunk in numba.prange(chunks):
             places = np.arange(LANES).astype(np.int32)
             lane = load(row(places, 0), 0)
-            greatest = bits(full(widen(bits(lane)), 0.0))
+            greatest = bits(full_like(widen(bits(lane)), 0.0))
             start = first + chunk * CHUNK
             for k in range(start, start + CHUNK, LANES):
                 pattern = lane + k
-                x = bits(where(pattern > last, full(pattern, last), pattern))
+                x = bits(where(pattern > last, full_like(pattern, last), pattern))
                 error = error_bits(function(x), function(widen(x)))
                 greatest = where(error > greatest, error, greatest)
             each = np.empty(LANES)

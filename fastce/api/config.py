@@ -107,11 +107,11 @@ def _regime(shape: tuple[int, ...], dtype: np.dtype, axis: int) -> list[tuple[st
     outer, classes = math.prod(shape[:axis]), shape[axis]
     arranged = (outer, classes) if inner == 1 else (outer, classes, inner)
     computed = rule(sample).compute
-    regime, twin = dispatch.explain(arranged, computed.itemsize)
+    regime, variant = dispatch.explain(arranged, computed.itemsize)
     staged = sample.dtype.kind in "biu" or not sample.dtype.isnative
     return [
         ("logits", f"{shape}, {dtype}, classes along axis {axis}; computed in {computed}"),
         ("arranged", f"{arranged}" + (", a block at a time: the dtype has to be converted" if staged else ", a view")),
         ("regime", regime),
-        ("run", twin),
+        ("run", variant),
     ]

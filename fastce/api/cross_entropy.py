@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from fastce.core.layout import Array
-from fastce.core.loss import Problem
+from fastce.core.loss import LossCall
 from fastce.core.validation import Reduction
 
 
@@ -136,10 +136,21 @@ def cross_entropy(
     >>> fastce.cross_entropy(images, np.zeros((2, 4, 4), int), axis=1).round(4)
     np.float64(1.0986)
     """
-    problem = Problem(
-        logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction,
-        normalizer, z_loss, logit_scale, softcap, where,
-    )  # fmt: skip
+    problem = LossCall(
+        logits,
+        target,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        reduction,
+        normalizer,
+        z_loss,
+        logit_scale,
+        softcap,
+        where,
+    )
     return problem.solve(None, None)
 
 
@@ -218,9 +229,20 @@ def cross_entropy_and_grad(
     >>> fastce.cross_entropy_and_grad(np.array([[20.0, 0.0]], np.float32), [0])
     LossAndGrad(loss=np.float32(2.0611537e-09), grad=array([[-2.0611537e-09,  2.0611537e-09]], dtype=float32))
     """
-    problem = Problem(
-        logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction,
-        normalizer, z_loss, logit_scale, softcap, where,
-    )  # fmt: skip
+    problem = LossCall(
+        logits,
+        target,
+        axis,
+        weight,
+        sample_weight,
+        ignore_index,
+        label_smoothing,
+        reduction,
+        normalizer,
+        z_loss,
+        logit_scale,
+        softcap,
+        where,
+    )
     out = problem.grad_array(out)
     return LossAndGrad(problem.solve(out, grad_output), out)

@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from fastce.api.cross_entropy import cross_entropy
 from fastce.core.layout import Array, as_array, as_index, as_real
-from fastce.core.loss import Problem
+from fastce.core.loss import LossCall
 from fastce.core.validation import (
     Reduction,
-    as_bend,
     as_ignore_index,
+    as_logit_transform,
     as_number,
     check_reduction,
     check_smoothing,
@@ -41,7 +41,7 @@ class LossParts(NamedTuple):
 class _Last(threading.local):
     """What an object keeps of the last step of each thread."""
 
-    problem: Problem | None = None
+    problem: LossCall | None = None
     loss: Any = None
     grad: Array | None = None
 
@@ -97,7 +97,7 @@ class CrossEntropyLoss:
         as_ignore_index(ignore_index)
         as_index(axis, "axis")
         as_number(z_loss, "z_loss")
-        as_bend(logit_scale, softcap)
+        as_logit_transform(logit_scale, softcap)
         if normalizer is not None:
             positive(normalizer, "normalizer")
         if weight is not None:
@@ -156,7 +156,7 @@ class CrossEntropyLoss:
         """
         last = self._last
         last.problem = None
-        problem = Problem(logits, target, **self._options)
+        problem = LossCall(logits, target, **self._options)
         problem.remember()
         last.loss = problem.solve(None, None)
         last.problem = problem
@@ -192,7 +192,7 @@ class CrossEntropyLoss:
                 z_part = dtype(mean(total, problem.kept) if problem.reduction == "mean" else total)
             return LossParts(self._last.loss - z_part, z_part)
 
-    def _last_problem(self) -> Problem:
+    def _last_problem(self) -> LossCall:
         problem = self._last.problem
         if problem is None:
             raise RuntimeError("there is no loss yet: call the object with logits and target first, in this thread")

@@ -12,7 +12,7 @@ from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
 from fastce.core.layout import Array, cast_to
-from fastce.core.loss import Problem
+from fastce.core.loss import LossCall
 from fastce.core.validation import Reduction, as_number, as_weights, mean
 
 
@@ -159,7 +159,7 @@ def focal_loss_and_grad(
     return LossAndGrad(problem.solve(out, grad_output), out)
 
 
-class _Focal(Problem):
+class _Focal(LossCall):
     """Focal loss: cross-entropy, whose losses say what each sample is multiplied by."""
 
     def __init__(
@@ -198,7 +198,7 @@ class _Focal(Problem):
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
         labels = self.labels.reshape(self.shape)
-        plain = Problem(self.logits, labels, self.axis, None, None, self.ignore_index, 0.0, "none")
+        plain = LossCall(self.logits, labels, self.axis, None, None, self.ignore_index, 0.0, "none")
         if grad is not None:
             plain.remember()
         plain._fill(loss, None, 1.0, None)

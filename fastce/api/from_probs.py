@@ -11,7 +11,7 @@ from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import dots, log
 from fastce.core.layout import Array
-from fastce.core.loss import Problem
+from fastce.core.loss import LossCall
 from fastce.core.staging import Block, staged
 from fastce.core.validation import Reduction, mean
 
@@ -129,7 +129,7 @@ def cross_entropy_from_probs_and_grad(
     return LossAndGrad(problem.solve(out, grad_output), out)
 
 
-class _FromProbs(Problem):
+class _FromProbs(LossCall):
     """Cross-entropy from probabilities.
 
     One class index a sample needs one probability a sample; the rest is memory traffic that

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.core.elementary import dots
 from fastce.core.layout import Array, as_real, cast_to
-from fastce.core.loss import Problem
+from fastce.core.loss import LossCall
 from fastce.core.out import result_like, share_memory
 from fastce.core.staging import row_blocks, staged
 from fastce.core.validation import Reduction, as_number, mean, raise_label
@@ -122,7 +122,7 @@ def cross_entropy_grad_and_hessian(
     return GradAndHessian(out, hessian)
 
 
-class _Diagonal(Problem):
+class _Diagonal(LossCall):
     """Cross-entropy without reduction, with the diagonal of its Hessian."""
 
     def __init__(
@@ -158,7 +158,7 @@ class _Diagonal(Problem):
         if self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits,), hessian):
                 weight = None if self.sample_weight is None else self.sample_weight[block.start : block.stop]
-                dispatch.run_diagonal(block.inputs[0], weight, scale, block.out)
+                dispatch.run_hessian_diag(block.inputs[0], weight, scale, block.out)
 
 
 def cross_entropy_hvp(
@@ -236,11 +236,11 @@ def cross_entropy_hvp(
     slopes = problem.slopes()
     if problem.logits.size:
         for block in row_blocks(problem.axis, problem.dtype, (problem.logits, vector), result):
-            dispatch.run_product(*block.inputs, slopes[block.start : block.stop], block.out)
+            dispatch.run_hvp(*block.inputs, slopes[block.start : block.stop], block.out)
     return result
 
 
-class _Product(Problem):
+class _Product(LossCall):
     """Cross-entropy whose Hessian is multiplied with a vector."""
 
     def product_array(self, out: object, vector: Array) -> Array:

@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from fastce.core.layout import Array
 from fastce.core.validation import Reduction
-from fastce.linear.arguments import LinearProblem
+from fastce.linear.arguments import LinearLossCall
 
 MAX_BYTES = 256_000_000  # measured: half takes up to 5 % longer, twice saves as much
 
@@ -149,7 +149,7 @@ def linear_cross_entropy(
     np.float64(0.8103)
     """
     options = class_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, normalizer, max_bytes
-    return LinearProblem(hidden, weight, target, bias, *options).solve(None, None)
+    return LinearLossCall(hidden, weight, target, bias, *options).solve(None, None)
 
 
 def linear_cross_entropy_and_grad(
@@ -243,7 +243,7 @@ def linear_cross_entropy_and_grad(
     True
     """
     options = class_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, normalizer, max_bytes
-    problem = LinearProblem(hidden, weight, target, bias, *options)
+    problem = LinearLossCall(hidden, weight, target, bias, *options)
     accumulate = bool(accumulate)
     gradients = problem.gradient_arrays(d_hidden_out, d_weight_out, d_bias_out, accumulate)
     loss = problem.solve(grad_output, gradients, accumulate)

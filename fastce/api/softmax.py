@@ -288,14 +288,14 @@ def log_softmax(
 
 
 def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out: Array | None, logs: bool) -> Array:
-    fresh = out is None
+    out_is_new = out is None
     if where is None and is_matrix(x, axis) and x.size and (out is None or is_apart(out, x.shape, x.dtype, (x,))):
         if out is None:
             out = np.empty(x.shape, x.dtype)
         if logs:
-            dispatch.run_softmax(x, None, None, out, fresh)
+            dispatch.run_softmax(x, None, None, out, out_is_new)
         else:
-            dispatch.run_softmax(x, None, out, None, fresh)
+            dispatch.run_softmax(x, None, out, None, out_is_new)
         return out
     x = as_real(x, "x")
     x_, axis_ = _arrange(x, axis)
@@ -314,7 +314,7 @@ def _shaped_like(x: npt.ArrayLike, axis: Axis, where: npt.ArrayLike | None, out:
     if x.size:
         for _, _, (part,), result in _blocks(x_, axis_, mask, goal, -np.inf if logs else 0.0):
             if logs:
-                dispatch.run_softmax(part, None, None, result, fresh)
+                dispatch.run_softmax(part, None, None, result, out_is_new)
             else:
-                dispatch.run_softmax(part, None, result, None, fresh)
-    return out[()] if fresh and not x.ndim else out  # a scalar for a scalar, as in NumPy
+                dispatch.run_softmax(part, None, result, None, out_is_new)
+    return out[()] if out_is_new and not x.ndim else out  # a scalar for a scalar, as in NumPy

@@ -56,7 +56,7 @@ def logsumexp_vjp(
     """
     if is_matrix(x, axis) and _is_vector(g, x) and _is_vector(lse, x) and _is_ready(out, x, (x, g, lse)):
         result = np.empty(x.shape, x.dtype) if out is None else out
-        dispatch.run_lse_vjp(x, g, lse, result, fresh=out is None)
+        dispatch.run_lse_vjp(x, g, lse, result, out_is_new=out is None)
         return result
     x = as_real(x, "x")
     axis = normalize_axis(axis, x.ndim, "x")
@@ -67,7 +67,9 @@ def logsumexp_vjp(
     if x.size:
         for block in blocks(axis, dtype, (x,), result):
             samples = slice(block.start, block.stop)
-            dispatch.run_lse_vjp(block.inputs[0], g[samples], lse[samples], cast(Array, block.out), fresh=out is None)
+            dispatch.run_lse_vjp(
+                block.inputs[0], g[samples], lse[samples], cast(Array, block.out), out_is_new=out is None
+            )
     return result
 
 
@@ -151,10 +153,10 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
 
 
 def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None) -> Array:
-    fresh, are_logs = out is None, name == "logp"
+    out_is_new, are_logs = out is None, name == "logp"
     if is_matrix(y, axis) and _is_like(g, y) and _is_ready(out, y, (g, y)):
         result = np.empty(y.shape, y.dtype) if out is None else out
-        dispatch.run_softmax_vjp(y, g, result, are_logs, fresh)
+        dispatch.run_softmax_vjp(y, g, result, are_logs, out_is_new)
         return result
     y = as_real(y, name)
     g = as_real(g, "g")
@@ -164,7 +166,7 @@ def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: 
     result = _result(y, out, {"g": g, name: y})
     if y.size:
         for block in blocks(axis, rule(y).compute, (y, g), result):
-            dispatch.run_softmax_vjp(block.inputs[0], block.inputs[1], cast(Array, block.out), are_logs, fresh)
+            dispatch.run_softmax_vjp(block.inputs[0], block.inputs[1], cast(Array, block.out), are_logs, out_is_new)
     return result
 
 

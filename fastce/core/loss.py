@@ -14,8 +14,8 @@ from fastce.core.layout import Array, as_array, as_mask, as_real, cast_to, is_ma
 from fastce.core.out import is_apart, result_like
 from fastce.core.staging import Block, direct, rows_of, small_row_blocks, staged_bits
 from fastce.core.validation import (
-    as_bend,
     as_ignore_index,
+    as_logit_transform,
     as_loss,
     as_number,
     as_upstream,
@@ -30,10 +30,12 @@ from fastce.core.validation import (
 )
 
 SPARE_FROM, SPARE_TO = 1 << 15, 1 << 23  # bytes of room for losses that waits for the next call
-_spare: deque[Array] = deque(maxlen=1)  # its pages would have to be made anew, which takes as long as a narrow gradient
+_loss_buffers: deque[Array] = deque(
+    maxlen=1
+)  # its pages would have to be made anew, which takes as long as a narrow gradient
 
 
-class Problem:
+class LossCall:
     """Checked arguments of one cross-entropy, ready to be launched.
 
     ``logits`` is the array the gradient is taken of, whatever ``what`` calls it.
@@ -41,14 +43,14 @@ class Problem:
 
     what = "logits"
     is_matrix = False  # kernels take logits and labels as they are
-    fresh = False
+    out_is_new = False
     labels: Array | None = None
     weight: Array | None = None
     sample_weight: Array | None = None
     smoothing: tuple[float, float, float] | None = None
     normalizer: float | None = None
     z_loss: float | None = None
-    bend: tuple[float, float | None] | None = None
+    logit_transform: tuple[float, float | None] | None = None
     mask: Array | None = None
     found: Array | None = None
 
@@ -87,7 +89,7 @@ class Problem:
         if type(z_loss) is not float or z_loss != 0.0:
             self.z_loss = as_number(z_loss, "z_loss") or None
         if type(logit_scale) is not float or logit_scale != 1.0 or softcap is not None:
-            self.bend = as_bend(logit_scale, softcap)
+            self.logit_transform = as_logit_transform(logit_scale, softcap)
         if where is not None:
             where = as_array(where, "where")
             self.mask = self._as_mask(where)
@@ -131,7 +133,7 @@ class Problem:
 
     def grad_array(self, out: object = None) -> Array:
         """Return ``out`` if the gradient can be written there, or for None a new array."""
-        self.fresh = out is None
+        self.out_is_new = out is None
         if self.is_matrix:
             if out is None:
                 return np.empty(self.logits.shape, self.dtype)
@@ -169,12 +171,12 @@ class Problem:
         if grad_output is not None:  # asked here, as a call takes a hundredth of a small loss
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
-        loss = np.empty(count, self.dtype) if self.reduction == "none" else _room(count, self.dtype)
+        loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
         total, kept = self._fill(loss, grad, scale, upstream)
         self.kept = kept
         if self.reduction == "none":
             return loss.reshape(self.shape)[()]
-        _give_back(loss)
+        _return_buffer(loss)
         return as_loss(mean(total, kept) if self.reduction == "mean" else total, self.dtype)
 
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None) -> None:
@@ -190,10 +192,17 @@ class Problem:
         views = self._views(inputs, grad)
         if views is not None and self.labels is not None and self.normalizer is None:
             options = self.weight, self._sample_factors(upstream), self.smoothing, self.z_loss, scale
-            position, kept, total = dispatch.run_hard(
-                views[0][0], self.labels, self.ignore_index, *options, self.reduction == "mean", self.found,
-                loss, views[1], self.fresh,
-            )  # fmt: skip
+            position, kept, total = dispatch.run_index_targets(
+                views[0][0],
+                self.labels,
+                self.ignore_index,
+                *options,
+                self.reduction == "mean",
+                self.found,
+                loss,
+                views[1],
+                self.out_is_new,
+            )
             if position >= 0:
                 self._raise_label(position)
             return total, kept
@@ -214,9 +223,9 @@ class Problem:
 
     def _views(self, inputs: Sequence[Array], grad: Array | None) -> tuple[Sequence[Array], Array | None] | None:
         """Return `direct` views, or None where the logits have to be changed first or there are none."""
-        if self.bend is not None or self.mask is not None or not self.logits.size:
+        if self.logit_transform is not None or self.mask is not None or not self.logits.size:
             return None
-        if self.is_matrix and (grad is None or self.fresh or (grad.dtype is self.dtype and grad.flags.carray)):
+        if self.is_matrix and (grad is None or self.out_is_new or (grad.dtype is self.dtype and grad.flags.carray)):
             return inputs, grad
         return direct(self.axis, self.dtype, inputs, grad)
 
@@ -244,25 +253,25 @@ class Problem:
             weight = smoothing = None  # they are in the targets already
         rest = weight, part(factors), smoothing, self.z_loss, scale
         if len(block.inputs) > 1:
-            dispatch.run_soft(*block.inputs, *rest, found, part(loss), block.out, fresh=self.fresh)
+            dispatch.run_prob_targets(*block.inputs, *rest, found, part(loss), block.out, out_is_new=self.out_is_new)
         else:
-            options = (*rest, False, found, part(loss), block.out, self.fresh)
-            position, _, _ = dispatch.run_hard(block.inputs[0], part(self.labels), self.ignore_index, *options)
+            options = (*rest, False, found, part(loss), block.out, self.out_is_new)
+            position, _, _ = dispatch.run_index_targets(block.inputs[0], part(self.labels), self.ignore_index, *options)
             if position >= 0:  # another thread has changed it since it was checked
                 self._raise_label(block.start + position)
         if found is not None:
             part(self.found)[...] = found
 
     def _parts(self, inputs: Sequence[Array], grad: Array | None) -> Iterator[Block]:
-        """Yield blocks of rows; logits that are bent or masked are so in a buffer, which is the gradient's as well."""
-        if self.bend is None and self.mask is None:
+        """Yield blocks of rows; a buffer holds transformed or masked logits, and then their gradient."""
+        if self.logit_transform is None and self.mask is None:
             yield from staged_bits(self.axis, self.dtype, inputs, grad)
             return
-        scale, cap = self.bend or (1.0, None)
+        scale, cap = self.logit_transform or (1.0, None)
         for block in small_row_blocks(self.axis, self.dtype, inputs, grad):
             x, *targets = block.inputs
             buffer = np.empty(x.shape, self.dtype)
-            dispatch.run_bend(x, scale, cap, buffer)
+            dispatch.run_logit_transform(x, scale, cap, buffer)
             mask = None
             if self.mask is not None:
                 mask = rows_of(self.mask, self.axis, block.start, block.stop)
@@ -275,7 +284,7 @@ class Problem:
                     targets = self._masked_targets(block, mask)
             yield Block(block.start, block.stop, (buffer, *targets), None if block.out is None else buffer)
             if block.out is not None:
-                dispatch.run_unbend(x, scale, cap, buffer, block.out)
+                dispatch.run_logit_transform_vjp(x, scale, cap, buffer, block.out)
                 if mask is not None:
                     np.copyto(block.out, 0, where=~mask)
                 if self.labels is not None and cap is not None:  # the slope of NaN is NaN, in ignored samples too
@@ -332,11 +341,11 @@ class Problem:
         raise_label(self.target, position, self.logits.shape[self.axis], self.ignore_index)
 
 
-def _room(count: int, dtype: np.dtype[Any]) -> Array:
+def _take_buffer(count: int, dtype: np.dtype[Any]) -> Array:
     """Return room for losses that no caller gets to see."""
     if SPARE_FROM <= count * dtype.itemsize <= SPARE_TO:
         try:
-            room = _spare.pop()
+            room = _loss_buffers.pop()
         except IndexError:  # there is none, or another thread has it
             pass
         else:
@@ -345,10 +354,10 @@ def _room(count: int, dtype: np.dtype[Any]) -> Array:
     return np.empty(count, dtype)
 
 
-def _give_back(room: Array) -> None:
+def _return_buffer(room: Array) -> None:
     """Leave room to the next call, unless it is small or huge."""
     if SPARE_FROM <= room.nbytes <= SPARE_TO:
-        _spare.append(room if room.base is None else room.base)
+        _loss_buffers.append(room if room.base is None else room.base)
 
 
 def smoothing_terms(amount: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:

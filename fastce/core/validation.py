@@ -137,7 +137,7 @@ def positive(value: Any, name: str) -> float:
     return number
 
 
-def as_bend(logit_scale: float, softcap: float | None) -> tuple[float, float | None] | None:
+def as_logit_transform(logit_scale: float, softcap: float | None) -> tuple[float, float | None] | None:
     """Return what acts on the logits first, (scale, cap), None for nothing."""
     scale = as_number(logit_scale, "logit_scale")
     if not math.isfinite(scale):

@@ -98,7 +98,7 @@ class Workers:
 
     def _serve(self) -> None:
         """Take work until there is None."""
-        numba.set_num_threads(1)  # a setting of each thread, as the next: run serial twins, do not warn
+        numba.set_num_threads(1)  # a setting of each thread, as the next: run serial variants, do not warn
         np.seterr(all="ignore")
         while (task := self.todo.get()) is not None:
             work, part = task

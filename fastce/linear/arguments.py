@@ -30,7 +30,7 @@ from fastce.linear.layer import Backward, Layer
 from fastce.linear.losses import Terms
 
 
-class LinearProblem:
+class LinearLossCall:
     """Checked arguments."""
 
     def __init__(

@@ -62,10 +62,10 @@ def _fused(x: Array, samples: Samples, terms: Terms, with_grad: bool, rows: slic
         return
     for part in _staged(x, rows):
         raw = x[part].copy()
-        dispatch.run_bend(raw, 1.0, terms.softcap, x[part])
+        dispatch.run_logit_transform(raw, 1.0, terms.softcap, x[part])
         _run_hard(x, samples, terms, with_grad, part)
         if with_grad:
-            dispatch.run_unbend(raw, 1.0, terms.softcap, x[part], x[part])
+            dispatch.run_logit_transform_vjp(raw, 1.0, terms.softcap, x[part], x[part])
 
 
 def _staged(x: Array, rows: slice) -> Iterator[slice]:
@@ -80,7 +80,7 @@ def _run_hard(x: Array, samples: Samples, terms: Terms, with_grad: bool, rows: s
     factors = None if upstream is None else np.stack([np.ones_like(upstream[rows]), upstream[rows]])
     options = terms.class_weight, factors, terms.smoothing, terms.z_loss or None, terms.scale
     grad = x[rows] if with_grad else None
-    dispatch.run_hard(x[rows], labels[rows], terms.ignore_index, *options, False, None, loss[rows], grad)
+    dispatch.run_index_targets(x[rows], labels[rows], terms.ignore_index, *options, False, None, loss[rows], grad)
 
 
 # --- tiles of classes ----------------------------------------------------------
@@ -133,9 +133,9 @@ class Merged:
 
         def work(rows: slice) -> None:
             if self.terms.softcap is not None:
-                dispatch.run_bend(x[rows], 1.0, self.terms.softcap, x[rows])
+                dispatch.run_logit_transform(x[rows], 1.0, self.terms.softcap, x[rows])
             options = None, None, None, None, 1.0, False
-            dispatch.run_hard(x[rows], first[rows], -1, *options, found[:, rows], losses[rows], None)
+            dispatch.run_index_targets(x[rows], first[rows], -1, *options, found[:, rows], losses[rows], None)
 
         workers.run(work, x)
         rows, columns = _in_tile(self.labels, classes)
@@ -189,14 +189,14 @@ class Merged:
                 y = x[part]
                 raw = None if cap is None else y.copy()
                 if raw is not None:
-                    dispatch.run_bend(raw, 1.0, cap, y)
+                    dispatch.run_logit_transform(raw, 1.0, cap, y)
                 dispatch.run_lse_vjp(y, factor[part], top[part], y)
                 if minus is not None:
                     y -= minus[part] * shares
                 chosen, columns = _in_tile(self.labels[part], classes)
                 y[chosen, columns] = at_label[part][chosen]
                 if raw is not None:
-                    dispatch.run_unbend(raw, 1.0, cap, y, y)
+                    dispatch.run_logit_transform_vjp(raw, 1.0, cap, y, y)
 
         workers.run(work, x)
 

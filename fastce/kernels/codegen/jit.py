@@ -1,9 +1,9 @@
-"""The only place that calls Numba's compiler: flags, twins, signatures.
+"""The only place that calls Numba's compiler: flags, variants, signatures.
 
 A *block* is a helper that kernels call; an *inline* one is put in the place of its calls, and
 ``inline_for`` makes one of what a formula is for each type. A *kernel* is an entry
-point: one source, compiled on first use for the arguments' types, as a serial twin and as
-a parallel one (``prange`` is ``range`` in the former). The serial twin starts no thread
+point: one source, compiled on first use for the arguments' types, as a serial variant and as
+a parallel one (``prange`` is ``range`` in the former). The serial variant starts no thread
 and knows none of Numba's threading layers.
 
 Kernels are called through their compiled entry points, not through Numba's dispatcher:
@@ -93,7 +93,7 @@ def _numba_type(argument: object) -> types.Type:
 
 
 class Kernel:
-    """One kernel source and its compiled twins.
+    """One kernel source and its compiled variants.
 
     ``kernel(parallel, args)`` runs it. The first argument is an array whose dtype and
     dimensions settle those of all others; an argument that is None drops its branches from the compiled code.
@@ -106,11 +106,11 @@ class Kernel:
         self._entries: dict[Any, Any] = {}
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
-        """Run one twin, compiled first where these types are new."""
+        """Run one variant, compiled first where these types are new."""
         return self.entry(parallel, args)(*args)
 
     def entry(self, parallel: bool, args: tuple[Any, ...]) -> Callable[..., Any]:
-        """Return one twin's entry point for arguments of these types."""
+        """Return one variant's entry point for arguments of these types."""
         x = args[0]
         key = (parallel, x.dtype.num, x.ndim, *map(type, args))
         entry = self._entries.get(key)
@@ -119,7 +119,7 @@ class Kernel:
         return entry  # type: ignore[no-any-return]
 
     def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:
-        """Load or compile a twin."""
+        """Load or compile a variant."""
         if numba.config.DISABLE_JIT:
             raise RuntimeError(
                 "fastce is compiled by Numba, which NUMBA_DISABLE_JIT turns off; unset it before Python starts"
@@ -134,7 +134,7 @@ class Kernel:
         return entry
 
     def _key(self, parallel: bool, signature: tuple[types.Type, ...]) -> cache.Key | None:
-        """Describe a twin to the cache; None where it cannot be told from one of other sources."""
+        """Describe a variant to the cache; None where it cannot be told from one of other sources."""
         if self._sources is None:
             return None
         name = _name(self.function, parallel)
@@ -145,7 +145,7 @@ class Kernel:
         return cache.Key(name, "\n".join(map(str, kernel)), "\n".join(made_of))
 
     def _compiled(self, parallel: bool, signature: tuple[types.Type, ...], key: cache.Key | None) -> Any:
-        """Compile a twin; by Numba alone where putting it together has failed, now or before."""
+        """Compile a variant; by Numba alone where putting it together has failed, now or before."""
         if link is not None and not link.PartCompiler.is_off:
             try:
                 return _compiled(self.function, parallel, signature, key, pipeline_class=link.KernelCompiler)
@@ -180,11 +180,11 @@ def _compiled(
     **compiler: Any,
 ) -> Any:
     # what is compiled is named after the function
-    twin = python_types.FunctionType(function.__code__, function.__globals__, function.__name__)
-    twin.__qualname__ = _name(function, parallel)
-    twin.__module__ = function.__module__
+    variant = python_types.FunctionType(function.__code__, function.__globals__, function.__name__)
+    variant.__qualname__ = _name(function, parallel)
+    variant.__module__ = function.__module__
     options = {"parallel": _PARALLEL if parallel else False, "no_cfunc_wrapper": True, **_FLAGS, **compiler}
-    dispatcher = numba.njit(**options)(twin)
+    dispatcher = numba.njit(**options)(variant)
     entry = dispatcher.compile(signature)
     if key is not None:
         _save(dispatcher, signature, key)

@@ -9,7 +9,7 @@ from fastce.kernels.simd.memory import (
     store_n,
 )
 from fastce.kernels.simd.vecmath import exp, log1p
-from fastce.kernels.simd.vector import first_lanes, full, lanes, maximum, reduce_add, where, widen
+from fastce.kernels.simd.vector import first_lanes, full_like, lanes, maximum, reduce_add, where, widen
 
 BLOCK = 4096  # elements behind one entry of ``sums``
 
@@ -21,12 +21,12 @@ def _element(x, t, pos_weight):
     With a = pos_weight t and b = 1 - t the loss is a softplus(-x) + b softplus(x).
     """
     a = t * pos_weight
-    b = full(x, 1.0) - t
+    b = full_like(x, 1.0) - t
     small = exp(-maximum(x, -x))
     soft = log1p(small)
-    loss = where(a == 0.0, full(x, 0.0), a * (soft + maximum(-x, 0.0)))
-    loss = loss + where(b == 0.0, full(x, 0.0), b * (soft + maximum(x, 0.0)))
-    high = full(x, 1.0) / (small + 1.0)  # the sigmoid of |x|
+    loss = where(a == 0.0, full_like(x, 0.0), a * (soft + maximum(-x, 0.0)))
+    loss = loss + where(b == 0.0, full_like(x, 0.0), b * (soft + maximum(x, 0.0)))
+    high = full_like(x, 1.0) / (small + 1.0)  # the sigmoid of |x|
     low = small * high
     slope = where(x > 0.0, b * high - a * low, b * low - a * high)
     return where(x == x, loss, x), slope
@@ -37,16 +37,16 @@ def binary(x, target, weight, pos_weight, upstream, scale, sums, loss, grad):
     """Write the sum of every ``BLOCK`` losses; losses and gradient where their arrays are given."""
     width = lanes(x)
     for b in prange((x.size + BLOCK - 1) // BLOCK):
-        part = widen(full(x, 0.0))
+        part = widen(full_like(x, 0.0))
         for j in range(b * BLOCK, min((b + 1) * BLOCK, x.size), width):
             n = min(width, x.size - j)
-            positive = full(x, 1.0)
+            positive = full_like(x, 1.0)
             if pos_weight is not None:
                 positive = load_n(row(pos_weight, j), 0, n, 1.0)
             value, slope = _element(load_n(row(x, j), 0, n, 0.0), load_n(row(target, j), 0, n, 0.0), positive)
             if weight is not None:
                 w = load_n(row(weight, j), 0, n, 0.0)
-                value = where(w == 0.0, full(x, 0.0), value * w)  # of an infinite loss nothing too
+                value = where(w == 0.0, full_like(x, 0.0), value * w)  # of an infinite loss nothing too
                 slope = slope * w
             if loss is not None:
                 store_n(row(loss, j), 0, n, value)

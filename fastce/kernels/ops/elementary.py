@@ -8,7 +8,7 @@ import numpy as np
 from fastce.kernels.codegen.jit import inline, inline_for, kernel
 from fastce.kernels.simd import vecmath
 from fastce.kernels.simd.memory import load_n, row, store_n
-from fastce.kernels.simd.vector import Simd, full, lanes, reduce_add, where, widen
+from fastce.kernels.simd.vector import Simd, full_like, lanes, reduce_add, where, widen
 
 _SCALE, _LOG_SCALE = 2.0**54, 37.42994775023705  # makes subnormal numbers normal
 
@@ -56,7 +56,7 @@ def _log_of(x):
 def _log1p(x):
     """Return log(1 + x) for all x, NaN below -1."""
     result = vecmath.log1p(where(x > -1.0, x, 0.0))
-    return where(x > -1.0, result, where(x == -1.0, -np.inf, full(x, np.nan)))
+    return where(x > -1.0, result, where(x == -1.0, -np.inf, full_like(x, np.nan)))
 
 
 @inline
@@ -115,7 +115,7 @@ def dots(x, y, out):
     """Write the sum of products of each pair of rows of (N, C) arrays, contiguous rows, in float64."""
     for i in range(x.shape[0]):
         p, q = row(x, i), row(y, i)
-        total = widen(full(x, 0.0))
+        total = widen(full_like(x, 0.0))
         for j in range(0, x.shape[1], lanes(x)):
             n = x.shape[1] - j
             total = total + widen(load_n(p, j, n, 0.0)) * widen(load_n(q, j, n, 0.0))

@@ -22,16 +22,16 @@ from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import write
 from fastce.kernels.simd.memory import load, load_n, row, scratch, store
 from fastce.kernels.simd.vecmath import exp
-from fastce.kernels.simd.vector import full, lanes, maximum, reduce_add, reduce_max, where
+from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, reduce_max, where
 
 
 @inline
-def _diagonal(j, n, p, top, rest, slope):
+def _diagonal(j, n, p, row_max, sum_exp_rest, grad_scale):
     """Return slope * softmax * (1 - softmax)."""
-    e = exp(load_n(p, j, n, 0.0) - top)
-    rest_ = full(p, rest)
-    factor = full(p, 1.0) / (rest_ + 1.0)
-    return (e * factor) * (((1.0 - e) + rest_) * factor) * slope
+    e = exp(load_n(p, j, n, 0.0) - row_max)
+    sum_exp_rest_ = full_like(p, sum_exp_rest)
+    factor = full_like(p, 1.0) / (sum_exp_rest_ + 1.0)
+    return (e * factor) * (((1.0 - e) + sum_exp_rest_) * factor) * grad_scale
 
 
 @kernel
@@ -39,11 +39,11 @@ def diagonal_rows(x, sample_weight, scale, hessian):
     """``x`` is (N, C) with contiguous rows; ``hessian`` may be ``x`` itself."""
     classes = x.shape[1]
     for i in prange(x.shape[0]):
-        top, rest = long_rows.stats(row(x, i), classes, None)
-        slope = scale
+        row_max, sum_exp_rest = long_rows.stats(row(x, i), classes, None)
+        grad_scale = scale
         if sample_weight is not None:
-            slope = scale * sample_weight[i]
-        write(row(hessian, i), classes, False, _diagonal, (row(x, i), top, rest, slope))
+            grad_scale = scale * sample_weight[i]
+        write(row(hessian, i), classes, False, _diagonal, (row(x, i), row_max, sum_exp_rest, grad_scale))
 
 
 @kernel
@@ -55,69 +55,69 @@ def diagonal_tiles(x, sample_weight, scale, hessian):
         start = b * width
         n = min(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
-        tiles.announce(hessian, start, n)
-        tiles.fetch(x, start, n, tile)
-        _, rest = tiles.stats(tile, classes, exps)
-        slope = scaled(x, sample_weight, scale, start, n)
-        factor = full(x, 1.0) / (rest + 1.0)
+        tiles.prefetch_for_write(hessian, start, n)
+        tiles.load_tile(x, start, n, tile)
+        _, sum_exp_rest = tiles.stats(tile, classes, exps)
+        grad_scale = scaled(x, sample_weight, scale, start, n)
+        factor = full_like(x, 1.0) / (sum_exp_rest + 1.0)
         for c in range(0, classes * width, width):
             e = load(exps, c)
-            store(tile, c, (e * factor) * (((1.0 - e) + rest) * factor) * slope)
-        tiles.put(hessian, start, n, tile)
+            store(tile, c, (e * factor) * (((1.0 - e) + sum_exp_rest) * factor) * grad_scale)
+        tiles.store_tile(hessian, start, n, tile)
 
 
 @block
-def _at_greatest(p, v, classes, top):
+def _at_greatest(p, v, classes, row_max):
     """Return ``v`` at the greatest class, the greatest such value where classes tie."""
     width = lanes(p)
-    best = full(p, -np.inf)
+    best = full_like(p, -np.inf)
     for j in range(0, classes, width):
-        here = load_n(p, j, classes - j, np.nan) == full(p, top)
+        here = load_n(p, j, classes - j, np.nan) == full_like(p, row_max)
         best = maximum(where(here, load_n(v, j, classes - j, 0.0), -np.inf), best)
     return reduce_max(best)
 
 
 @block
-def _mean(p, v, classes, top, rest, centre):
+def _mean(p, v, classes, row_max, sum_exp_rest, centre):
     """Return the sum of softmax (v - centre)."""
     width = lanes(p)
     total = 0.0
     for start in range(0, classes, VALUES * width):
         stop = min(start + VALUES * width, classes)
-        part = full(p, 0.0)
+        part = full_like(p, 0.0)
         for j in range(start, stop, width):
-            e = exp(load_n(p, j, stop - j, -np.inf) - top)
+            e = exp(load_n(p, j, stop - j, -np.inf) - row_max)
             part = part + e * (load_n(v, j, stop - j, centre) - centre)
         total += np.float64(reduce_add(part))
-    return total / (rest + 1.0)
+    return total / (sum_exp_rest + 1.0)
 
 
 @inline
-def _product(j, n, p, v, top, rest, centre, mean, slope):
+def _product(j, n, p, v, row_max, sum_exp_rest, centre, mean, grad_scale):
     """Return slope * softmax * (v - centre - mean)."""
-    e = exp(load_n(p, j, n, 0.0) - top)
-    factor = full(p, 1.0) / (full(p, rest) + 1.0)
-    return (e * factor) * ((load_n(v, j, n, 0.0) - centre) - mean) * slope
+    e = exp(load_n(p, j, n, 0.0) - row_max)
+    factor = full_like(p, 1.0) / (full_like(p, sum_exp_rest) + 1.0)
+    return (e * factor) * ((load_n(v, j, n, 0.0) - centre) - mean) * grad_scale
 
 
 @kernel
-def product_rows(x, v, slopes, out):
+def product_rows(x, v, grad_scales, out):
     """``x`` and ``v`` are (N, C) with contiguous rows; a slope of 0 gives 0, whatever the logits."""
     classes = x.shape[1]
     for i in prange(x.shape[0]):
-        slope = slopes[i]
-        if slope == 0.0:
-            write(row(out, i), classes, False, long_rows.zero, (full(x, 0.0),))
+        grad_scale = grad_scales[i]
+        if grad_scale == 0.0:
+            write(row(out, i), classes, False, long_rows.zero, (full_like(x, 0.0),))
         else:
             p, g = row(x, i), row(v, i)
-            top, rest = long_rows.stats(p, classes, None)
-            centre = _at_greatest(p, g, classes, top)
-            mean = _mean(p, g, classes, top, rest, centre)
-            write(row(out, i), classes, False, _product, (p, g, top, rest, centre, mean, slope))
+            row_max, sum_exp_rest = long_rows.stats(p, classes, None)
+            centre = _at_greatest(p, g, classes, row_max)
+            mean = _mean(p, g, classes, row_max, sum_exp_rest, centre)
+            write(row(out, i), classes, False, _product, (p, g, row_max, sum_exp_rest, centre, mean, grad_scale))
 
 
 @kernel
-def product_tiles(x, v, slopes, out):
+def product_tiles(x, v, grad_scales, out):
     """``x`` and ``v`` are (N, C) with contiguous rows of few classes; else as `product_rows`."""
     count, classes = x.shape
     width = lanes(x)
@@ -125,20 +125,20 @@ def product_tiles(x, v, slopes, out):
         start = b * width
         n = min(width, count - start)
         tile, exps, vector = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
-        tiles.announce(out, start, n)
-        tiles.fetch(x, start, n, tile)
-        tiles.fetch(v, start, n, vector)
-        top, rest = tiles.stats(tile, classes, exps)
-        slope = load_n(row(slopes, start), 0, n, 0.0)
-        factor = full(x, 1.0) / (rest + 1.0)
-        centre = full(x, 0.0)
+        tiles.prefetch_for_write(out, start, n)
+        tiles.load_tile(x, start, n, tile)
+        tiles.load_tile(v, start, n, vector)
+        row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
+        grad_scale = load_n(row(grad_scales, start), 0, n, 0.0)
+        factor = full_like(x, 1.0) / (sum_exp_rest + 1.0)
+        centre = full_like(x, 0.0)
         for c in range(0, classes * width, width):
-            centre = where(load(tile, c) == top, load(vector, c), centre)
-        mean = full(x, 0.0)
+            centre = where(load(tile, c) == row_max, load(vector, c), centre)
+        mean = full_like(x, 0.0)
         for c in range(0, classes * width, width):
             mean = mean + load(exps, c) * (load(vector, c) - centre)
         mean = mean * factor
         for c in range(0, classes * width, width):
-            value = (load(exps, c) * factor) * ((load(vector, c) - centre) - mean) * slope
-            store(tile, c, where(slope == 0.0, 0.0, value))
-        tiles.put(out, start, n, tile)
+            value = (load(exps, c) * factor) * ((load(vector, c) - centre) - mean) * grad_scale
+            store(tile, c, where(grad_scale == 0.0, 0.0, value))
+        tiles.store_tile(out, start, n, tile)

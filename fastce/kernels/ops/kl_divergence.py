@@ -29,7 +29,7 @@ from fastce.kernels.simd.vector import (
     Simd,
     add_where,
     count_true,
-    full,
+    full_like,
     get_lane,
     lanes,
     maximum,
@@ -64,35 +64,35 @@ def _excess_of(t):
 def _greatest(p, start, stop):
     """Return the greatest of ``p[start:stop]``; NaN is passed over."""
     width = lanes(p)
-    top = full(p, -np.inf)
+    row_max = full_like(p, -np.inf)
     for j in range(start, stop, width):
-        top = maximum(load_n(p, j, stop - j, -np.inf), top)
-    return reduce_max(top)
+        row_max = maximum(load_n(p, j, stop - j, -np.inf), row_max)
+    return reduce_max(row_max)
 
 
 @block
 def _stats(p, classes, beta):
     """Return (maximum, rest) as ``long_rows.stats`` does, but rest of exp(beta (x - maximum))."""
     width = lanes(p)
-    top = get_lane(full(p, -np.inf), 0)
-    rest = ones = 0.0
+    row_max = get_lane(full_like(p, -np.inf), 0)
+    sum_exp_rest = num_at_max = 0.0
     for start in range(0, classes, VALUES * width):
         stop = min(start + VALUES * width, classes)
         higher = _greatest(p, start, stop)
-        if higher > top:
-            rest = (rest + ones) * exp_one(beta * (np.float64(top) - np.float64(higher)))
-            ones, top = 0.0, higher
-        shift = full(p, top if top > -np.inf else 0.0)
-        total = full(p, 0.0)
+        if higher > row_max:
+            sum_exp_rest = (sum_exp_rest + num_at_max) * exp_one(beta * (np.float64(row_max) - np.float64(higher)))
+            num_at_max, row_max = 0.0, higher
+        shift = full_like(p, row_max if row_max > -np.inf else 0.0)
+        total = full_like(p, 0.0)
         count = 0
         for j in range(start, stop, width):
             d = (load_n(p, j, stop - j, -np.inf) - shift) * beta
             below = d != 0.0  # true of NaN, which so reaches the sum
             total = add_where(total, below, exp(d))
             count += width - count_true(below)
-        rest += np.float64(reduce_add(total))
-        ones += count
-    return long_rows.finish(top, rest, ones)
+        sum_exp_rest += np.float64(reduce_add(total))
+        num_at_max += count
+    return long_rows.finish(row_max, sum_exp_rest, num_at_max)
 
 
 @inline
@@ -104,11 +104,11 @@ def _log_ratio(a, b):
 
 
 @inline
-def _difference(p, q, x, z, top, z_top, top_gap, log_ratio, beta):
+def _difference(p, q, x, z, row_max, z_max, max_gap, log_ratio, beta):
     """Return (p - q, what the class adds to the loss)."""
-    d, below, z_below = z - x, x - top, z - z_top
+    d, below, z_below = z - x, x - row_max, z - z_max
     lower = below + z_below
-    t = log_ratio + where((d > lower) & (-d > lower), top_gap - d, below - z_below) * beta
+    t = log_ratio + where((d > lower) & (-d > lower), max_gap - d, below - z_below) * beta
     near = (t < NEAR) & (t > -NEAR)
     excess = _excess(t)
     difference = where(near, q * (t + excess), p - q)
@@ -118,20 +118,20 @@ def _difference(p, q, x, z, top, z_top, top_gap, log_ratio, beta):
 
 
 @block
-def _finish_row(p, z, g, classes, beta, top, factor, z_top, z_factor, top_gap, log_ratio, slope):
+def _finish_row(p, z, g, classes, beta, row_max, factor, z_max, z_factor, max_gap, log_ratio, grad_scale):
     """Return the loss of a row and write its gradient to ``g`` unless that is None."""
     width = lanes(p)
     loss = 0.0
     for start in range(0, classes, VALUES * width):
         stop = min(start + VALUES * width, classes)
-        part = full(p, 0.0)
+        part = full_like(p, 0.0)
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
-            prob, goal = exp((a - top) * beta) * factor, exp((b - z_top) * beta) * z_factor
-            difference, term = _difference(prob, goal, a, b, top, z_top, top_gap, log_ratio, beta)
+            prob, goal = exp((a - row_max) * beta) * factor, exp((b - z_max) * beta) * z_factor
+            difference, term = _difference(prob, goal, a, b, row_max, z_max, max_gap, log_ratio, beta)
             part = part + term
             if g is not None:
-                store_n(g, j, stop - j, difference * slope)
+                store_n(g, j, stop - j, difference * grad_scale)
         loss += np.float64(reduce_add(part))
     return loss
 
@@ -144,21 +144,30 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad):
     for b in prange(-(-count // width)):
         start = b * width
         n = min(width, count - start)
-        top = rest = z_top = z_rest = losses = full(x, 0.0)
+        row_max = sum_exp_rest = z_max = z_rest = losses = full_like(x, 0.0)
         for r in range(n):
-            row_top, row_rest = _stats(row(x, start + r), classes, beta)
-            top, rest = set_lane(top, r, row_top), set_lane(rest, r, row_rest)
-            row_top, row_rest = _stats(row(target, start + r), classes, beta)
-            z_top, z_rest = set_lane(z_top, r, row_top), set_lane(z_rest, r, row_rest)
-        factor, z_factor = full(x, 1.0) / (rest + 1.0), full(x, 1.0) / (z_rest + 1.0)
-        top_gap, log_ratio = z_top - top, _log_ratio(z_rest, rest)
-        slope = scaled(x, upstream, scale * beta, start, n)
+            one_max, one_rest = _stats(row(x, start + r), classes, beta)
+            row_max, sum_exp_rest = set_lane(row_max, r, one_max), set_lane(sum_exp_rest, r, one_rest)
+            one_max, one_rest = _stats(row(target, start + r), classes, beta)
+            z_max, z_rest = set_lane(z_max, r, one_max), set_lane(z_rest, r, one_rest)
+        factor, z_factor = full_like(x, 1.0) / (sum_exp_rest + 1.0), full_like(x, 1.0) / (z_rest + 1.0)
+        max_gap, log_ratio = z_max - row_max, _log_ratio(z_rest, sum_exp_rest)
+        grad_scale = scaled(x, upstream, scale * beta, start, n)
         for r in range(n):
             value = _finish_row(
-                row(x, start + r), row(target, start + r), row(grad, start + r), classes, beta,
-                get_lane(top, r), get_lane(factor, r), get_lane(z_top, r), get_lane(z_factor, r),
-                get_lane(top_gap, r), get_lane(log_ratio, r), get_lane(slope, r),
-            )  # fmt: skip
+                row(x, start + r),
+                row(target, start + r),
+                row(grad, start + r),
+                classes,
+                beta,
+                get_lane(row_max, r),
+                get_lane(factor, r),
+                get_lane(z_max, r),
+                get_lane(z_factor, r),
+                get_lane(max_gap, r),
+                get_lane(log_ratio, r),
+                get_lane(grad_scale, r),
+            )
             losses = set_lane(losses, r, value)
         store_n(row(loss, start), 0, n, losses)
     return total_of(loss)
@@ -168,12 +177,12 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad):
 def _tile_stats(tile, classes, beta, shifted, exps):
     """Return (maximum, rest) of samples in the lanes; leave exp(beta (x - maximum)) in ``exps``."""
     width = lanes(tile)
-    top = tiles.maximum_of(tile, classes)
-    shift = where(top > -np.inf, top, 0.0)
+    row_max = tiles.maximum_of(tile, classes)
+    shift = where(row_max > -np.inf, row_max, 0.0)
     for c in range(classes):
         store(shifted, c * width, (load(tile, c * width) - shift) * beta)
-    _, rest = tiles.stats(shifted, classes, exps)
-    return top, rest
+    _, sum_exp_rest = tiles.stats(shifted, classes, exps)
+    return row_max, sum_exp_rest
 
 
 @kernel
@@ -186,24 +195,31 @@ def kl_tiles(x, target, beta, upstream, scale, loss, grad):
         n = min(width, count - start)
         tile, z_tile, shifted = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         exps, z_exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
-        tiles.announce(grad, start, n)
-        tiles.fetch(x, start, n, tile)
-        tiles.fetch(target, start, n, z_tile)
-        top, rest = _tile_stats(tile, classes, beta, shifted, exps)
-        z_top, z_rest = _tile_stats(z_tile, classes, beta, shifted, z_exps)
-        factor, z_factor = full(x, 1.0) / (rest + 1.0), full(x, 1.0) / (z_rest + 1.0)
-        top_gap, log_ratio = z_top - top, _log_ratio(z_rest, rest)
-        slope = scaled(x, upstream, scale * beta, start, n)
-        value = full(x, 0.0)
+        tiles.prefetch_for_write(grad, start, n)
+        tiles.load_tile(x, start, n, tile)
+        tiles.load_tile(target, start, n, z_tile)
+        row_max, sum_exp_rest = _tile_stats(tile, classes, beta, shifted, exps)
+        z_max, z_rest = _tile_stats(z_tile, classes, beta, shifted, z_exps)
+        factor, z_factor = full_like(x, 1.0) / (sum_exp_rest + 1.0), full_like(x, 1.0) / (z_rest + 1.0)
+        max_gap, log_ratio = z_max - row_max, _log_ratio(z_rest, sum_exp_rest)
+        grad_scale = scaled(x, upstream, scale * beta, start, n)
+        value = full_like(x, 0.0)
         for c in range(0, classes * width, width):
             difference, term = _difference(
-                load(exps, c) * factor, load(z_exps, c) * z_factor, load(tile, c), load(z_tile, c),
-                top, z_top, top_gap, log_ratio, beta,
-            )  # fmt: skip
+                load(exps, c) * factor,
+                load(z_exps, c) * z_factor,
+                load(tile, c),
+                load(z_tile, c),
+                row_max,
+                z_max,
+                max_gap,
+                log_ratio,
+                beta,
+            )
             value = value + term
             if grad is not None:
-                store(tile, c, difference * slope)
+                store(tile, c, difference * grad_scale)
         store_n(row(loss, start), 0, n, value)
         if grad is not None:
-            tiles.put(grad, start, n, tile)
+            tiles.store_tile(grad, start, n, tile)
     return total_of(loss)

@@ -10,35 +10,35 @@ from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.simd.memory import load_n, offset, row, store_n
 from fastce.kernels.simd.vecmath import tanh
-from fastce.kernels.simd.vector import full, lanes
+from fastce.kernels.simd.vector import full_like, lanes
 
 
 @inline
-def _bend(x, scale, cap):
+def _transform(x, scale, cap):
     """Return (x', dx'/dx)."""
     if cap is None:
-        return x * scale, full(x, scale)
-    bent, slope = tanh(x * (scale / cap))
-    return bent * cap, slope * scale
+        return x * scale, full_like(x, scale)
+    transformed, slope = tanh(x * (scale / cap))
+    return transformed * cap, slope * scale
 
 
 @kernel
-def bend(x, scale, cap, out):
+def logit_transform(x, scale, cap, out):
     """Write x' of (N, C) logits."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
         p, q = offset(row(x, i), start), offset(row(out, i), start)
         for j in range(0, n, lanes(x)):
-            bent, _ = _bend(load_n(p, j, n - j, 0.0), scale, cap)
-            store_n(q, j, n - j, bent)
+            transformed, _ = _transform(load_n(p, j, n - j, 0.0), scale, cap)
+            store_n(q, j, n - j, transformed)
 
 
 @kernel
-def unbend(x, scale, cap, grad, out):
+def logit_transform_vjp(x, scale, cap, grad, out):
     """Write ``grad``, with respect to x', as a gradient with respect to the (N, C) logits ``x``."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
         p, g, q = offset(row(x, i), start), offset(row(grad, i), start), offset(row(out, i), start)
         for j in range(0, n, lanes(x)):
-            _, slope = _bend(load_n(p, j, n - j, 0.0), scale, cap)
+            _, slope = _transform(load_n(p, j, n - j, 0.0), scale, cap)
             store_n(q, j, n - j, load_n(g, j, n - j, 0.0) * slope)

@@ -14,32 +14,32 @@ from fastce.kernels.rows.long_rows import MAXIMA
 from fastce.kernels.rows.short_rows import KEPT
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.rows.write import settle, write
+from fastce.kernels.rows.write import stream_fence, write
 from fastce.kernels.simd.memory import (
-    either,
-    given,
     load,
     offset,
     row,
     scratch,
     scratch_from,
+    static_first_present,
+    static_if_present,
     store,
     store_n,
     store_one,
 )
 from fastce.kernels.simd.vecmath import log1p
-from fastce.kernels.simd.vector import any_lane, full, get_lane, lanes, set_lane, where
+from fastce.kernels.simd.vector import any_lane, full_like, get_lane, lanes, set_lane, where
 
 
 @inline
-def _lse(top, rest):
+def _lse(row_max, sum_exp_rest):
     # nothing but -inf gives -inf; +inf gives +inf, even where it hides a NaN
-    return where(top - top == 0.0, top + log1p(rest), top)
+    return where(row_max - row_max == 0.0, row_max + log1p(sum_exp_rest), row_max)
 
 
 @inline
-def _lse_of_rows(x, start, n, top, rest):
-    lse = _lse(top, rest)
+def _lse_of_rows(x, start, n, row_max, sum_exp_rest):
+    lse = _lse(row_max, sum_exp_rest)
     if any_lane(lse == np.inf):
         for r in range(n):
             if get_lane(lse, r) == np.inf and long_rows.has_nan(row(x, start + r), x.shape[1]):
@@ -52,53 +52,57 @@ def softmax_short_rows(x, lse, probs, logs):
     """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
     count, classes = x.shape
     per_block = short_rows.together(x)
-    goal = either(probs, logs)
+    goal = static_first_present(probs, logs)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
         exps = scratch(x, KEPT)
-        top, rest, _ = short_rows.stats(x, start, n, given(probs, exps), goal, None, None, None)
+        row_max, sum_exp_rest, _ = short_rows.stats(x, start, n, static_if_present(probs, exps), goal, None, None, None)
         if lse is not None:
-            store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, top, rest))
+            store_n(row(lse, start), 0, n, _lse_of_rows(x, start, n, row_max, sum_exp_rest))
         if probs is not None:
-            factor = full(x, 1.0) / (rest + 1.0)
+            factor = full_like(x, 1.0) / (sum_exp_rest + 1.0)
             for r in range(n):
                 e = offset(exps, r * short_rows.stride(x))
                 terms = (e, get_lane(factor, r), None, None)
                 write(row(probs, start + r), classes, False, short_rows.gradient, terms)
         if logs is not None:
-            log_sum = log1p(rest)
+            log_sum = log1p(sum_exp_rest)
             for r in range(n):
-                terms = (row(x, start + r), get_lane(top, r), get_lane(log_sum, r))
+                terms = (row(x, start + r), get_lane(row_max, r), get_lane(log_sum, r))
                 write(row(logs, start + r), classes, False, long_rows.log_softmax, terms)
 
 
 @kernel
-def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, kept):
+def softmax_rows(x, lse, probs, logs, per_block, streamed, chunked, store_exp):
     """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
     count, classes = x.shape
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        tops, next_tops, wide = scratch(x, MAXIMA), scratch(x, MAXIMA), long_rows.waiting(kept, b)
-        next_top = long_rows.look_at(x, start, stop, tops, chunked)
+        block_maxima, next_block_maxima, wide = (
+            scratch(x, MAXIMA),
+            scratch(x, MAXIMA),
+            long_rows.static_exp_buffer(store_exp, b),
+        )
+        next_max = long_rows.look_at(x, start, stop, block_maxima, chunked)
         for i in range(start, stop):
-            exps = long_rows.exponentials(kept, wide, probs, i)
-            row_top, row_rest, next_top = long_rows.stats_of(
-                x, i, min(i + 1, stop - 1), next_top, tops, next_tops, exps, chunked
-            )  # fmt: skip
-            tops, next_tops = next_tops, tops
-            top, rest = full(x, row_top), full(x, row_rest)
+            exps = long_rows.exp_buffer(store_exp, wide, probs, i)
+            one_max, one_rest, next_max = long_rows.stats_of(
+                x, i, min(i + 1, stop - 1), next_max, block_maxima, next_block_maxima, exps, chunked
+            )
+            block_maxima, next_block_maxima = next_block_maxima, block_maxima
+            row_max, sum_exp_rest = full_like(x, one_max), full_like(x, one_rest)
             if lse is not None:
-                store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
+                store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, row_max, sum_exp_rest), 0))
             if probs is not None:
-                factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
-                source = long_rows.source(exps, row(x, i), row_top)
-                write(row(probs, i), classes, streamed, long_rows.gradient, (*source, factor, None, None))
+                factor = get_lane(full_like(x, 1.0) / (sum_exp_rest + 1.0), 0)
+                exp_source = long_rows.static_exp_source(exps, row(x, i), one_max)
+                write(row(probs, i), classes, streamed, long_rows.gradient, (*exp_source, factor, None, None))
             if logs is not None:
-                terms = (row(x, i), row_top, get_lane(log1p(rest), 0))
+                terms = (row(x, i), one_max, get_lane(log1p(sum_exp_rest), 0))
                 write(row(logs, i), classes, streamed, long_rows.log_softmax, terms)
-        settle(streamed)
+        stream_fence(streamed)
 
 
 @kernel
@@ -110,17 +114,17 @@ def softmax_tiles(x, lse, probs, logs):
         start = b * width
         n = min(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
-        tiles.announce(either(probs, logs), start, n)
-        tiles.fetch(x, start, n, tile)
-        top, rest = tiles.stats(tile, classes, exps)
+        tiles.prefetch_for_write(static_first_present(probs, logs), start, n)
+        tiles.load_tile(x, start, n, tile)
+        row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
         if probs is not None:
-            tiles.write_softmax(exps, classes, full(x, 1.0) / (rest + 1.0))
-            tiles.put(probs, start, n, exps)
+            tiles.write_softmax(exps, classes, full_like(x, 1.0) / (sum_exp_rest + 1.0))
+            tiles.store_tile(probs, start, n, exps)
         if logs is not None:
-            tiles.write_log_softmax(tile, exps, classes, top, log1p(rest))
-            tiles.put(logs, start, n, exps)
+            tiles.write_log_softmax(tile, exps, classes, row_max, log1p(sum_exp_rest))
+            tiles.store_tile(logs, start, n, exps)
         if lse is not None:
-            value = _lse(top, rest)
+            value = _lse(row_max, sum_exp_rest)
             if any_lane(value == np.inf):
                 value = tiles.or_nan(value, tile, classes)
             store_n(row(lse, start), 0, n, value)
@@ -134,43 +138,49 @@ def softmax_columns(x, lse, probs, logs, panel, streamed):
     step = columns.class_step(x)
     for b in prange(columns.block_count(x, panel)):
         start, n, lead = columns.block_range(x, b, panel)
-        tops, rests, terms = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
+        maxima, sum_exp_rests, terms = (
+            scratch_from(x, ROOM, lead),
+            scratch_from(x, ROOM, lead),
+            scratch_from(x, ROOM, lead),
+        )
         p = columns.origin(x, start)
-        columns.stats(p, step, classes, n, lead, tops, rests)
+        columns.stats(p, step, classes, n, lead, maxima, sum_exp_rests)
         if lse is not None:
             for j in range(0, n, width):
-                value = _lse(load(tops, j), load(rests, j))
+                value = _lse(load(maxima, j), load(sum_exp_rests, j))
                 if any_lane(value == np.inf):
                     value = columns.or_nan(value, offset(p, j), step, classes, n - j)
                 store_n(row(lse, start + j), 0, n - j, value)
         if probs is not None:
             for j in range(0, n, width):
-                store(terms, j, full(x, 1.0) / (load(rests, j) + 1.0))
+                store(terms, j, full_like(x, 1.0) / (load(sum_exp_rests, j) + 1.0))
             q, q_step = columns.origin(probs, start), columns.class_step(probs)
-            columns.write(p, step, q, q_step, classes, n, streamed, columns.softmax, (tops, terms))
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.softmax, (maxima, terms))
         if logs is not None:
             for j in range(0, n, width):
-                store(terms, j, log1p(load(rests, j)))
+                store(terms, j, log1p(load(sum_exp_rests, j)))
             q, q_step = columns.origin(logs, start), columns.class_step(logs)
-            columns.write(p, step, q, q_step, classes, n, streamed, columns.log_softmax, (tops, terms))
-        settle(streamed)
+            columns.write(p, step, q, q_step, classes, n, streamed, columns.log_softmax, (maxima, terms))
+        stream_fence(streamed)
 
 
 @kernel
-def softmax_split(x, lse, probs, logs, streamed, found):
-    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``found``."""
+def softmax_split(x, lse, probs, logs, streamed, saved_stats):
+    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``saved_stats``."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, classes = chunk_of(x, task)
-        top = full(x, found[0, i])
-        rest = full(x, found[1, i])
+        row_max = full_like(x, saved_stats[0, i])
+        sum_exp_rest = full_like(x, saved_stats[1, i])
         p = offset(row(x, i), start)
         if lse is not None and start == 0:
-            store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, top, rest), 0))
+            store_one(row(lse, i), 0, get_lane(_lse_of_rows(x, i, 1, row_max, sum_exp_rest), 0))
         if probs is not None:
-            factor = get_lane(full(x, 1.0) / (rest + 1.0), 0)
+            factor = get_lane(full_like(x, 1.0) / (sum_exp_rest + 1.0), 0)
             q = offset(row(probs, i), start)
-            write(q, classes, streamed, long_rows.gradient, (p, found[0, i], factor, None, None))
+            write(q, classes, streamed, long_rows.gradient, (p, saved_stats[0, i], factor, None, None))
         if logs is not None:
-            log_sum = get_lane(log1p(rest), 0)
-            write(offset(row(logs, i), start), classes, streamed, long_rows.log_softmax, (p, found[0, i], log_sum))
-        settle(streamed)
+            log_sum = get_lane(log1p(sum_exp_rest), 0)
+            write(
+                offset(row(logs, i), start), classes, streamed, long_rows.log_softmax, (p, saved_stats[0, i], log_sum)
+            )
+        stream_fence(streamed)

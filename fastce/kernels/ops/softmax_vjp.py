@@ -17,10 +17,20 @@ from fastce.kernels.rows import columns, long_rows, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.split import chunk_count, chunk_of, merged_dot
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.rows.write import settle, write, write_short
-from fastce.kernels.simd.memory import given, load, load_n, offset, row, scratch, scratch_from, store, store_n
+from fastce.kernels.rows.write import stream_fence, write, write_short
+from fastce.kernels.simd.memory import (
+    load,
+    load_n,
+    offset,
+    row,
+    scratch,
+    scratch_from,
+    static_if_present,
+    store,
+    store_n,
+)
 from fastce.kernels.simd.vecmath import exp
-from fastce.kernels.simd.vector import full, lanes, reduce_add
+from fastce.kernels.simd.vector import full_like, lanes, reduce_add
 
 
 @kernel
@@ -32,12 +42,12 @@ def lse_tiles(x, g, lse, out):
         start = b * width
         n = min(width, count - start)
         tile = scratch(x, MAX_CLASSES)
-        tiles.announce(out, start, n)
-        tiles.fetch(x, start, n, tile)
+        tiles.prefetch_for_write(out, start, n)
+        tiles.load_tile(x, start, n, tile)
         shift, factor = load_n(row(lse, start), 0, n, 0.0), load_n(row(g, start), 0, n, 0.0)
         for c in range(0, classes * width, width):
             store(tile, c, exp(load(tile, c) - shift) * factor)
-        tiles.put(out, start, n, tile)
+        tiles.store_tile(out, start, n, tile)
 
 
 @kernel
@@ -52,7 +62,7 @@ def lse_rows(x, g, lse, out, streamed):
     """``x`` is (N, C) with contiguous rows; ``g`` and ``lse`` hold one value a row."""
     for i in prange(x.shape[0]):
         write(row(out, i), x.shape[1], streamed, long_rows.gradient, (row(x, i), lse[i], g[i], None, None))
-        settle(streamed)
+        stream_fence(streamed)
 
 
 @kernel
@@ -62,7 +72,7 @@ def lse_split(x, g, lse, out, streamed):
         i, start, n = chunk_of(x, task)
         terms = (offset(row(x, i), start), lse[i], g[i], None, None)
         write(offset(row(out, i), start), n, streamed, long_rows.gradient, terms)
-        settle(streamed)
+        stream_fence(streamed)
 
 
 @kernel
@@ -71,14 +81,14 @@ def lse_columns(x, g, lse, out, panel, streamed):
     width = lanes(x)
     for b in prange(columns.block_count(x, panel)):
         start, n, lead = columns.block_range(x, b, panel)
-        tops, factors = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
+        maxima, factors = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
         for j in range(0, n, width):
-            store(tops, j, load_n(row(lse, start + j), 0, n - j, 0.0))
+            store(maxima, j, load_n(row(lse, start + j), 0, n - j, 0.0))
             store(factors, j, load_n(row(g, start + j), 0, n - j, 0.0))
         p, q = columns.origin(x, start), columns.origin(out, start)
         step, q_step = columns.class_step(x), columns.class_step(out)
-        columns.write(p, step, q, q_step, x.shape[1], n, streamed, columns.softmax, (tops, factors))
-        settle(streamed)
+        columns.write(p, step, q, q_step, x.shape[1], n, streamed, columns.softmax, (maxima, factors))
+        stream_fence(streamed)
 
 
 @kernel
@@ -90,13 +100,13 @@ def softmax_tiles(y, g, out, probs):
         start = b * width
         n = min(width, count - start)
         tile, upstream = scratch(y, MAX_CLASSES), scratch(y, MAX_CLASSES)
-        tiles.announce(out, start, n)
-        tiles.fetch(y, start, n, tile)
-        tiles.fetch(g, start, n, upstream)
-        dot = tiles.dot(given(probs, tile), upstream, classes)
+        tiles.prefetch_for_write(out, start, n)
+        tiles.load_tile(y, start, n, tile)
+        tiles.load_tile(g, start, n, upstream)
+        dot = tiles.dot(static_if_present(probs, tile), upstream, classes)
         for c in range(0, classes * width, width):
             store(tile, c, columns.pulled_back(load(tile, c), load(upstream, c), dot, probs))
-        tiles.put(out, start, n, tile)
+        tiles.store_tile(out, start, n, tile)
 
 
 @kernel
@@ -106,10 +116,12 @@ def softmax_short_rows(y, g, out, probs):
     for i in prange(y.shape[0]):
         p, upstream = row(y, i), row(g, i)
         if classes <= lanes(y):
-            dot = reduce_add(long_rows.add_product(given(probs, p), upstream, 0, classes, full(y, 0.0)))
+            dot = reduce_add(
+                long_rows.add_product(static_if_present(probs, p), upstream, 0, classes, full_like(y, 0.0))
+            )
             store_n(row(out, i), 0, classes, long_rows.vjp(0, classes, p, upstream, dot, probs))
         else:
-            dot = short_rows.dot(given(probs, p), upstream, classes)
+            dot = short_rows.dot(static_if_present(probs, p), upstream, classes)
             write_short(row(out, i), classes, long_rows.vjp, (p, upstream, dot, probs))
 
 
@@ -120,11 +132,11 @@ def softmax_rows(y, g, out, probs, per_block):
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         stop = min(start + per_block, count)
-        dot = long_rows.chunk_dot(given(probs, row(y, start)), row(g, start), classes)
+        dot = long_rows.chunk_dot(static_if_present(probs, row(y, start)), row(g, start), classes)
         for i in range(start, stop):
             following = min(i + 1, stop - 1)
             p, upstream, terms = row(y, following), row(g, following), (row(y, i), row(g, i), dot, probs)
-            dot = long_rows.dot_while_writing(given(probs, p), upstream, classes, row(out, i), terms)
+            dot = long_rows.dot_while_writing(static_if_present(probs, p), upstream, classes, row(out, i), terms)
 
 
 @kernel
@@ -133,9 +145,9 @@ def softmax_long_rows(y, g, out, probs, streamed):
     classes = y.shape[1]
     for i in prange(y.shape[0]):
         p, upstream = row(y, i), row(g, i)
-        dot = long_rows.dot(given(probs, p), upstream, classes)
+        dot = long_rows.dot(static_if_present(probs, p), upstream, classes)
         write(row(out, i), classes, streamed, long_rows.vjp, (p, upstream, dot, probs))
-        settle(streamed)
+        stream_fence(streamed)
 
 
 @kernel
@@ -145,7 +157,7 @@ def softmax_split(y, g, out, probs, streamed, parts):
         i, start, n = chunk_of(y, task)
         terms = (offset(row(y, i), start), offset(row(g, i), start), merged_dot(parts, i), probs)
         write(offset(row(out, i), start), n, streamed, long_rows.vjp, terms)
-        settle(streamed)
+        stream_fence(streamed)
 
 
 @kernel
@@ -157,7 +169,7 @@ def softmax_columns(y, g, out, probs, panel, streamed):
         start, n, lead = columns.block_range(y, b, panel)
         dots = scratch_from(y, ROOM, lead)
         p, upstream, q = columns.origin(y, start), columns.origin(g, start), columns.origin(out, start)
-        columns.dots(given(probs, p), step, upstream, g_step, classes, n, dots)
+        columns.dots(static_if_present(probs, p), step, upstream, g_step, classes, n, dots)
         terms = (upstream, g_step, dots, probs)
         columns.write(p, step, q, q_step, classes, n, streamed, columns.vjp, terms)
-        settle(streamed)
+        stream_fence(streamed)

@@ -19,11 +19,11 @@ from fastce.kernels.simd.memory import (
     load_between,
     load_n,
     offset,
+    prefetch_read,
     row,
     scratch,
     store,
     until_aligned,
-    will_read,
     will_touch,
 )
 from fastce.kernels.simd.vecmath import exp, two_sum
@@ -33,7 +33,7 @@ from fastce.kernels.simd.vector import (
     any_lane,
     bits,
     fma,
-    full,
+    full_like,
     lanes,
     maximum,
     narrow,
@@ -89,10 +89,10 @@ def class_step(x):
 
 
 @block
-def stats(p, step, classes, n, lead, tops, rests):
+def stats(p, step, classes, n, lead, maxima, sum_exp_rests):
     """Write (maximum, rest) of every sample; rest sums exp(x - maximum) over all but one greatest class.
 
-    The first value begins ``lead`` lanes before the first sample, and so do those of ``tops`` and ``rests``.
+    The first value begins ``lead`` lanes before the first sample, and so do those of ``maxima`` and ``sum_exp_rests``.
 
     The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
     loss of a confident sample would be rounded away. Without a finite maximum, and with NaN
@@ -103,14 +103,20 @@ def stats(p, step, classes, n, lead, tops, rests):
     it, however far apart its classes lie, and its maximum taken.
     """
     width = lanes(p)
-    p, tops, rests, n = offset(p, -lead), offset(tops, -lead), offset(rests, -lead), n + lead
+    p, maxima, sum_exp_rests, n = offset(p, -lead), offset(maxima, -lead), offset(sum_exp_rests, -lead), n + lead
     across = -(-n // width) * width
-    shifts, losts, ones = scratch(p, ROOM), scratch(p, ROOM), scratch(p, ROOM)  # ones holds the bits of integers
+    shifts, comps, num_at_max = scratch(p, ROOM), scratch(p, ROOM), scratch(p, ROOM)  # ones holds the bits of integers
     for j in range(0, across, width):
-        for terms, start in ((tops, -np.inf), (shifts, -np.inf), (rests, 0.0), (losts, 0.0), (ones, 0.0)):
-            store(terms, j, full(p, start))
+        for terms, start in (
+            (maxima, -np.inf),
+            (shifts, -np.inf),
+            (sum_exp_rests, 0.0),
+            (comps, 0.0),
+            (num_at_max, 0.0),
+        ):
+            store(terms, j, full_like(p, start))
     near, far = scratch(p, BLOCK), scratch(p, BLOCK)
-    higher = full(p, -np.inf)  # the maximum up to and with the block at hand
+    higher = full_like(p, -np.inf)  # the maximum up to and with the block at hand
     for c in range(min(BLOCK, classes)):
         higher = _copied(p, step, c, 0, n, lead, far, higher)
     for start in range(0, classes, BLOCK):
@@ -120,17 +126,17 @@ def stats(p, step, classes, n, lead, tops, rests):
             following, ahead, k = offset(p, start * step), count, j + width
             if k == across:  # the next block's first
                 following, ahead, k = offset(following, BLOCK * step), min(BLOCK, classes - start - count), 0
-            shift, part = _raised(higher, tops, shifts, rests, losts, ones, j)
-            top, higher, below = higher, load(tops, k), bits(full(p, 0.0))
+            shift, part = _raised(higher, maxima, shifts, sum_exp_rests, comps, num_at_max, j)
+            row_max, higher, below = higher, load(maxima, k), bits(full_like(p, 0.0))
             for c in range(ahead):
-                part, below = _add(load(near, c * width), top, shift, part, below)
+                part, below = _add(load(near, c * width), row_max, shift, part, below)
                 higher = _copied(following, step, c, k, n, lead, far, higher)
             for c in range(ahead, count):
-                part, below = _add(load(near, c * width), top, shift, part, below)
-            _add_part(rests, losts, j, part)
-            store(ones, j, bits(bits(load(ones, j)) + (count - below)))
+                part, below = _add(load(near, c * width), row_max, shift, part, below)
+            _add_part(sum_exp_rests, comps, j, part)
+            store(num_at_max, j, bits(bits(load(num_at_max, j)) + (count - below)))
     for j in range(0, across, width):
-        _finish(tops, shifts, rests, losts, ones, j)
+        _finish(maxima, shifts, sum_exp_rests, comps, num_at_max, j)
 
 
 @inline
@@ -140,7 +146,7 @@ def _copied(p, step, c, j, n, lead, q, higher):
     What comes next is asked for, which is no access behind the panel or the last class.
     """
     k = c * step + j
-    will_read(p, k + NEAR * lanes(p))
+    prefetch_read(p, k + NEAR * lanes(p))
     will_touch(p, k + BLOCK * step)
     x = load_between(p, k, lead - j, n - j, 0.0)
     store(q, c * lanes(p), x)
@@ -148,61 +154,63 @@ def _copied(p, step, c, j, n, lead, q, higher):
 
 
 @inline
-def _raised(higher, tops, shifts, rests, losts, ones, j):
+def _raised(higher, maxima, shifts, sum_exp_rests, comps, num_at_max, j):
     """Note a maximum that may be higher than before; return what to subtract before exp, and what to add to the sum.
 
     The former follows the maximum at a distance, so that sums need not be scaled, and rounded,
     each time it grows. The latter are the classes that were at the maximum.
     """
-    top, shift, one = load(tops, j), load(shifts, j), load(ones, j)
+    row_max, shift, one = load(maxima, j), load(shifts, j), load(num_at_max, j)
     far = higher > shift + LAG
     if any_lane(far):
         raised = where(far, higher, shift)
-        total, lost = load(rests, j), load(losts, j)
-        wide = _scaled(total, lost, shift, raised)
+        total, comp = load(sum_exp_rests, j), load(comps, j)
+        wide = _scaled(total, comp, shift, raised)
         total = where(far, narrow(wide, total), total)
-        store(rests, j, total)
-        store(losts, j, where(far, narrow(wide - widen(total), total), lost))
+        store(sum_exp_rests, j, total)
+        store(comps, j, where(far, narrow(wide - widen(total), total), comp))
         shift = raised
         store(shifts, j, shift)
     shift = where(shift > -np.inf, shift, 0.0)
-    grown = higher > top
-    store(ones, j, where(grown, 0.0, one))
-    store(tops, j, higher)
-    return shift, where(grown, to_float(bits(one)) * exp(top - shift), 0.0)
+    grown = higher > row_max
+    store(num_at_max, j, where(grown, 0.0, one))
+    store(maxima, j, higher)
+    return shift, where(grown, to_float(bits(one)) * exp(row_max - shift), 0.0)
 
 
 @inline
-def _scaled(total, lost, shift, raised):
+def _scaled(total, comp, shift, raised):
     """Return a sum of exponentials below ``shift`` as one below ``raised``, in float64."""
-    return (widen(total) + widen(lost)) * exp(widen(shift) - widen(raised))
+    return (widen(total) + widen(comp)) * exp(widen(shift) - widen(raised))
 
 
 @inline
-def _add_part(sums, losts, j, part):
-    """Add to the sums, and keep what that rounds off in ``losts``, less than the last place of the sums."""
-    total, rounded = two_sum(load(sums, j), part)
-    lost = load(losts, j) + rounded
-    high = total + lost
+def _add_part(sums, comps, j, part):
+    """Add to the sums, and keep what that rounds off in ``comps``, less than the last place of the sums."""
+    total, err = two_sum(load(sums, j), part)
+    comp = load(comps, j) + err
+    high = total + comp
     store(sums, j, high)
-    store(losts, j, lost - (high - total))
+    store(comps, j, comp - (high - total))
 
 
 @inline
-def _finish(tops, shifts, rests, losts, ones, j):
+def _finish(maxima, shifts, sum_exp_rests, comps, num_at_max, j):
     """Bring a sum below the maximum, and take one class at the maximum off it."""
-    top, total = load(tops, j), load(rests, j)
-    rest = _scaled(total, load(losts, j), load(shifts, j), top) + widen(to_float(bits(load(ones, j)) - 1))
-    store(rests, j, where(top - top == 0.0, narrow(rest, top), np.nan))
+    row_max, total = load(maxima, j), load(sum_exp_rests, j)
+    sum_exp_rest = _scaled(total, load(comps, j), load(shifts, j), row_max) + widen(
+        to_float(bits(load(num_at_max, j)) - 1)
+    )
+    store(sum_exp_rests, j, where(row_max - row_max == 0.0, narrow(sum_exp_rest, row_max), np.nan))
     # without a maximum: -inf, or NaN where a NaN is in the sum
-    store(tops, j, where(top > -np.inf, top, top + total))
+    store(maxima, j, where(row_max > -np.inf, row_max, row_max + total))
 
 
 @inline
-def _add(x, top, shift, rest, count):
-    """Where x is not the maximum, add exp(x - shift) to ``rest`` and 1 to ``count``."""
-    below = x != top  # true of NaN, which so reaches the sum
-    return add_where(rest, below, exp(x - shift)), add_true(count, below)
+def _add(x, row_max, shift, sum_exp_rest, count):
+    """Where x is not the maximum, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``."""
+    below = x != row_max  # true of NaN, which so reaches the sum
+    return add_where(sum_exp_rest, below, exp(x - shift)), add_true(count, below)
 
 
 @inline
@@ -219,7 +227,7 @@ def write(p, step, q, q_step, classes, n, streamed, formula, args):
     """Write ``formula(j, m, c, p, step, *args)``, which gives samples j to j + m of class c, for all.
 
     The last class is the first: the cache still holds those that were read last. Where
-    ``streamed``, the caller has to ``settle`` what was written.
+    ``streamed``, the caller has to ``stream_fence`` what was written.
     """
     for c in range(classes - 1, -1, -1):
         if not streamed:
@@ -236,84 +244,84 @@ def reload(p, step, c, j, n):
 
 
 @inline
-def softmax(j, n, c, p, step, tops, factors):
+def softmax(j, n, c, p, step, maxima, factors):
     """Return exp(x - top) * factor."""
-    return exp(reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
+    return exp(reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0)) * load_n(factors, j, n, 0.0)
 
 
 @inline
-def log_softmax(j, n, c, p, step, tops, log_sums):
+def log_softmax(j, n, c, p, step, maxima, log_sums):
     """Return (x - top) - log_sum."""
-    return (reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)) - load_n(log_sums, j, n, 0.0)
+    return (reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0)) - load_n(log_sums, j, n, 0.0)
 
 
 @inline
-def gradient(j, n, c, p, step, tops, factors, labels, at_labels, class_weight, minuses):
+def gradient(j, n, c, p, step, maxima, factors, labels, at_labels, class_weight, smoothing_terms):
     """Return exp(x - top) * factor - w * minus; ``at_label`` at the label, 0 where label is -1.
 
     ``labels`` holds the bits of integers as wide as the logits.
     """
-    value = exp(reload(p, step, c, j, n) - load_n(tops, j, n, 0.0)) * load_n(factors, j, n, 0.0)
-    if minuses is not None:
-        minus = load_n(minuses, j, n, 0.0)
+    value = exp(reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0)) * load_n(factors, j, n, 0.0)
+    if smoothing_terms is not None:
+        smoothing_term = load_n(smoothing_terms, j, n, 0.0)
         if class_weight is not None:
-            minus = minus * class_weight[c]
-        value = value - minus
+            smoothing_term = smoothing_term * class_weight[c]
+        value = value - smoothing_term
     label = bits(load_n(labels, j, n, 0.0))
     value = where(label == c, load_n(at_labels, j, n, 0.0), value)
     return where(label >= 0, value, 0.0)
 
 
 @inline
-def _clear(sums, losts, wide, n):
+def _clear(sums, comps, wide, n):
     """Start compensated sums in float64, whose memory the caller provides, of ``n`` samples."""
     for j in range(0, n, lanes(wide)):
         store(sums, j, wide)
-        store(losts, j, wide)
+        store(comps, j, wide)
 
 
 @inline
-def _add_to(sums, losts, j, term):
-    """Add a value to the sums, and what the addition rounds off to ``losts``."""
+def _add_to(sums, comps, j, term):
+    """Add a value to the sums, and what the addition rounds off to ``comps``."""
     term = widen(term)
-    total, rounded = two_sum(load_as(sums, j, term), term)
+    total, err = two_sum(load_as(sums, j, term), term)
     store(sums, j, total)
-    store(losts, j, load_as(losts, j, term) + rounded)
+    store(comps, j, load_as(comps, j, term) + err)
 
 
 @inline
-def _write_sums(sums, losts, n, like, results):
+def _write_sums(sums, comps, n, like, results):
     """Write the sums in the precision of ``like``."""
-    wide = widen(full(like, 0.0))
+    wide = widen(full_like(like, 0.0))
     for j in range(0, n, lanes(like)):
         total = load_as(sums, j, wide)
-        lost = load_as(losts, j, wide)
+        comp = load_as(comps, j, wide)
         # an infinite total has NaN for what it lost
-        store(results, j, narrow(where(total - total == 0.0, total + lost, total), like))
+        store(results, j, narrow(where(total - total == 0.0, total + comp, total), like))
 
 
 @block
-def gap_sums(p, step, class_weight, classes, n, tops, results):
+def sums_below_max(p, step, class_weight, classes, n, maxima, results):
     """Write the sums of w (top - x) over the classes."""
     width = lanes(p)
-    wide = widen(full(p, 0.0))
-    sums, losts = scratch(wide, ROOM), scratch(wide, ROOM)
-    _clear(sums, losts, wide, n)
+    wide = widen(full_like(p, 0.0))
+    sums, comps = scratch(wide, ROOM), scratch(wide, ROOM)
+    _clear(sums, comps, wide, n)
     for c in range(classes):
         source = offset(p, c * step)
         for j in range(0, n, width):
-            gap = load(tops, j) - load_n(source, j, n - j, 0.0)
+            gap = load(maxima, j) - load_n(source, j, n - j, 0.0)
             if class_weight is not None:
                 gap = gap * class_weight[c]
-            _add_to(sums, losts, j, gap)
-    _write_sums(sums, losts, n, p, results)
+            _add_to(sums, comps, j, gap)
+    _write_sums(sums, comps, n, p, results)
 
 
 @block
-def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amounts, dots):
+def soft_sums(p, step, t, t_step, class_weight, classes, n, maxima, smoothing, target_sums, dots):
     """Write the sums of t and of t (top - x), for targets after smoothing and weights."""
     width = lanes(p)
-    wide = widen(full(p, 0.0))
+    wide = widen(full_like(p, 0.0))
     amount_sums, amount_losts = scratch(wide, ROOM), scratch(wide, ROOM)
     dot_sums, dot_losts = scratch(wide, ROOM), scratch(wide, ROOM)
     _clear(amount_sums, amount_losts, wide, n)
@@ -321,35 +329,41 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, tops, smoothing, amo
     for c in range(classes):
         source = offset(p, c * step)
         for j in range(0, n, width):
-            share = _share(offset(t, c * t_step + j), n - j, c, class_weight, smoothing)
-            gap = load(tops, j) - load_n(source, j, n - j, 0.0)
-            product = where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
-            _add_to(amount_sums, amount_losts, j, share)
+            target_prob = _target_prob(offset(t, c * t_step + j), n - j, c, class_weight, smoothing)
+            gap = load(maxima, j) - load_n(source, j, n - j, 0.0)
+            product = where(target_prob == 0.0, full_like(p, 0.0), target_prob * gap)  # 0 x inf is 0 here
+            _add_to(amount_sums, amount_losts, j, target_prob)
             _add_to(dot_sums, dot_losts, j, product)
-    _write_sums(amount_sums, amount_losts, n, p, amounts)
+    _write_sums(amount_sums, amount_losts, n, p, target_sums)
     _write_sums(dot_sums, dot_losts, n, p, dots)
 
 
 @inline
-def soft(j, n, c, p, step, t, t_step, class_weight, tops, rests, amounts, slopes, smoothing):
+def soft(j, n, c, p, step, t, t_step, class_weight, maxima, sum_exp_rests, target_sums, grad_scales, smoothing):
     """Return slope * (amount * softmax - t), for targets after smoothing and weights."""
-    share = _share(offset(t, c * t_step + j), n, c, class_weight, smoothing)
-    rest, amount, slope = load_n(rests, j, n, 0.0), load_n(amounts, j, n, 0.0), load_n(slopes, j, n, 0.0)
-    e = exp(reload(p, step, c, j, n) - load_n(tops, j, n, 0.0))
-    return soft_gradient(e, share, amount * slope / (rest + 1.0), rest, amount, slope)
+    target_prob = _target_prob(offset(t, c * t_step + j), n, c, class_weight, smoothing)
+    sum_exp_rest, target_sum, grad_scale = (
+        load_n(sum_exp_rests, j, n, 0.0),
+        load_n(target_sums, j, n, 0.0),
+        load_n(grad_scales, j, n, 0.0),
+    )
+    e = exp(reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0))
+    return soft_gradient(
+        e, target_prob, target_sum * grad_scale / (sum_exp_rest + 1.0), sum_exp_rest, target_sum, grad_scale
+    )
 
 
 @inline
-def _share(t, n, c, class_weight, smoothing):
+def _target_prob(t, n, c, class_weight, smoothing):
     """Return ``n`` targets of class ``c`` after smoothing and weights."""
-    share = soft_share(load_n(t, 0, n, 0.0), smoothing)
+    target_prob = smoothed_target(load_n(t, 0, n, 0.0), smoothing)
     if class_weight is not None:
-        share = share * class_weight[c]
-    return share
+        target_prob = target_prob * class_weight[c]
+    return target_prob
 
 
 @inline
-def soft_share(t, smoothing):
+def smoothed_target(t, smoothing):
     """Return the smoothed target."""
     if smoothing is not None:
         t = t * smoothing[0] + smoothing[1]
@@ -357,39 +371,41 @@ def soft_share(t, smoothing):
 
 
 @inline
-def soft_gradient(e, share, factor, rest, amount, slope):
+def soft_gradient(e, target_prob, factor, sum_exp_rest, target_sum, grad_scale):
     """Return slope * (amount * softmax - share) for exp(x - maximum) = e.
 
     Where both softmax and target are nearer to all than to nothing, what they lack is
     compared: exact where a one-hot target and a confident prediction agree.
     """
-    near = (e == 1.0) & (rest < 1.0) & (share + share > amount)
-    return where(near, (amount - share) * slope - factor * rest, e * factor - share * slope)
+    near = (e == 1.0) & (sum_exp_rest < 1.0) & (target_prob + target_prob > target_sum)
+    return where(
+        near, (target_sum - target_prob) * grad_scale - factor * sum_exp_rest, e * factor - target_prob * grad_scale
+    )
 
 
 @block
 def dots(p, step, g, g_step, classes, n, results):
     """Write the sums of p g over the classes, of g where ``p`` is None, a block of classes at a time."""
     width = lanes(g)
-    losts = scratch(g, ROOM)
+    comps = scratch(g, ROOM)
     for j in range(0, n, width):
-        store(results, j, full(g, 0.0))
-        store(losts, j, full(g, 0.0))
+        store(results, j, full_like(g, 0.0))
+        store(comps, j, full_like(g, 0.0))
     for start in range(0, classes, FEW):
         stop = min(start + FEW, classes)
         for j in range(0, n, width):
-            part = full(g, 0.0)
+            part = full_like(g, 0.0)
             for c in range(start, stop):
                 term = _asked(g, g_step, c, j, n)
                 if p is None:
                     part = part + term
                 else:
                     part = fma(_asked(p, step, c, j, n), term, part)
-            total, rounded = two_sum(load(results, j), part)
+            total, err = two_sum(load(results, j), part)
             store(results, j, total)
-            store(losts, j, load(losts, j) + where(total - total == 0.0, rounded, 0.0))
+            store(comps, j, load(comps, j) + where(total - total == 0.0, err, 0.0))
     for j in range(0, n, width):
-        store(results, j, load(results, j) + load(losts, j))
+        store(results, j, load(results, j) + load(comps, j))
 
 
 @inline

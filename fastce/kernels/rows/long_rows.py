@@ -8,22 +8,22 @@ import numpy as np
 from numba import types
 
 from fastce.kernels.codegen.jit import block, inline, inline_for
-from fastce.kernels.rows.columns import pulled_back, soft_gradient, soft_share
+from fastce.kernels.rows.columns import pulled_back, smoothed_target, soft_gradient
 from fastce.kernels.simd.memory import (
-    either,
-    given,
-    if_16_bits,
     load,
     load_n,
     load_one,
     offset,
+    prefetch_read,
     row,
     scratch,
+    static_first_present,
+    static_if_half,
+    static_if_present,
     store,
     store_n,
     store_one,
     until_aligned,
-    will_read,
 )
 from fastce.kernels.simd.vecmath import exp, exp_one, two_sum
 from fastce.kernels.simd.vector import (
@@ -32,7 +32,7 @@ from fastce.kernels.simd.vector import (
     count_true,
     first_lanes,
     fma,
-    full,
+    full_like,
     get_lane,
     lanes,
     maximum,
@@ -56,7 +56,7 @@ def _max(p, start, stop, copy):
     Whole values are left in ``copy`` too, unless that is None.
     """
     width = lanes(p)
-    a = b = full(p, -np.inf)
+    a = b = full_like(p, -np.inf)
     j = start
     while j + 2 * width <= stop:
         a = maximum(_copied(p, j, copy), a)
@@ -84,125 +84,125 @@ def _keep(q, j, n, value):
 
 
 @inline
-def _add(x, shift, rest, count, q, j, n):
-    """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``."""
+def _add(x, shift, sum_exp_rest, count, q, j, n):
+    """Where x is below the shift, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``."""
     d = x - shift
     e = exp(d)
     _keep(q, j, n, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return add_where(rest, below, e), count + count_true(below)
+    return add_where(sum_exp_rest, below, e), count + count_true(below)
 
 
 @block
 def _sum(p, start, stop, shift, q):
     """Return (rest, ones) of ``p[start:stop]``, see ``stats``, and leave the exponentials in ``q``."""
     width = lanes(p)
-    total, below = full(p, 0.0), 0
+    total, below = full_like(p, 0.0), 0
     j = start
     while j < stop:
         end = min(j + TERMS * width, stop)
-        rest = full(p, 0.0)
+        sum_exp_rest = full_like(p, 0.0)
         while j + width <= end:
-            rest, below = _add(load(p, j), shift, rest, below, q, j, width)
+            sum_exp_rest, below = _add(load(p, j), shift, sum_exp_rest, below, q, j, width)
             j += width
         if j < end:
-            rest, below = _add(load_n(p, j, end - j, -np.inf), shift, rest, below, q, j, end - j)
+            sum_exp_rest, below = _add(load_n(p, j, end - j, -np.inf), shift, sum_exp_rest, below, q, j, end - j)
             j += width
-        total = total + rest
+        total = total + sum_exp_rest
     return reduce_add(total), j - start - below
 
 
 @block
-def _sum_and_next_max(p, start, shift, has_top, q, ahead, copy):
+def _sum_and_next_max(p, start, shift, has_max, q, ahead, copy):
     """Return (rest, ones) of one block of ``p`` and the maximum of that of ``ahead``, left in ``copy`` unless None.
 
     The latter comes from memory while the exponentials keep the core busy, and lines half a
-    block further on are asked for. Only a block that ``has_top`` can have classes at the maximum.
+    block further on are asked for. Only a block that ``has_max`` can have classes at the maximum.
     """
     width = lanes(p)
     size = BLOCK * width
-    total, below = full(p, 0.0), 0
-    top = full(p, -np.inf)
+    total, below = full_like(p, 0.0), 0
+    row_max = full_like(p, -np.inf)
     for part in range(start, start + size, TERMS * width):
-        rest = full(p, 0.0)
-        if has_top:
+        sum_exp_rest = full_like(p, 0.0)
+        if has_max:
             for j in range(part, part + TERMS * width, width):
-                rest, below = _add(load(p, j), shift, rest, below, q, j, width)
-                top = maximum(_copied(ahead, j, copy), top)
+                sum_exp_rest, below = _add(load(p, j), shift, sum_exp_rest, below, q, j, width)
+                row_max = maximum(_copied(ahead, j, copy), row_max)
         else:
             for j in range(part, part + TERMS * width, width):
                 if q is None or copy is not None:  # else a result being written keeps memory busy
-                    will_read(ahead, j + size // 2)
+                    prefetch_read(ahead, j + size // 2)
                 e = exp(load(p, j) - shift)
                 _keep(q, j, width, e)
-                rest = rest + e
-                top = maximum(_copied(ahead, j, copy), top)
-        total = total + rest
-    return reduce_add(total), size - below if has_top else 0, reduce_max(top)
+                sum_exp_rest = sum_exp_rest + e
+                row_max = maximum(_copied(ahead, j, copy), row_max)
+        total = total + sum_exp_rest
+    return reduce_add(total), size - below if has_max else 0, reduce_max(row_max)
 
 
 @inline
-def _raise(top, higher, rest, ones):
-    """Move (rest, ones) from the maximum ``top`` to one that may be higher."""
-    if higher > top:
-        return (rest + ones) * exp_one(np.float64(top) - np.float64(higher)), 0.0
-    return rest, ones
+def _raise(row_max, higher, sum_exp_rest, num_at_max):
+    """Move (rest, ones) from the maximum ``row_max`` to one that may be higher."""
+    if higher > row_max:
+        return (sum_exp_rest + num_at_max) * exp_one(np.float64(row_max) - np.float64(higher)), 0.0
+    return sum_exp_rest, num_at_max
 
 
 @inline
-def _shift(p, top):
+def _shift(p, row_max):
     """Return what to subtract before exp: the maximum, or 0 while all classes are -inf."""
-    return full(p, top if top > -np.inf else 0.0)
+    return full_like(p, row_max if row_max > -np.inf else 0.0)
 
 
 @inline
 def no_class(like):
     """Return the maximum of no class."""
-    return get_lane(full(like, -np.inf), 0)
+    return get_lane(full_like(like, -np.inf), 0)
 
 
 @block
-def chunk_stats(p, start, stop, q, tops):
+def chunk_stats(p, start, stop, q, block_maxima):
     """Return (maximum, rest, ones) of ``p[start:stop]``: see ``stats``.
 
     It is read once: the maximum looks one block ahead of the sum, which is rescaled when the
     maximum grows. 16-bit floats are widened once: a block waits for its sum in a buffer.
-    Exponentials are left in ``q``, those of each block below the maximum left in ``tops``,
+    Exponentials are left in ``q``, those of each block below the maximum left in ``block_maxima``,
     unless those are None.
     """
     size = BLOCK * lanes(p)
     ahead = max((stop - start) // size - 1, 0)
-    near, far = if_16_bits(p, scratch(p, BLOCK)), if_16_bits(p, scratch(p, BLOCK))
-    top = _max(offset(p, start), 0, size, near) if ahead else _max(p, start, stop, None)
-    next_top, rest, lost, ones = top, 0.0, 0.0, 0.0
+    near, far = static_if_half(p, scratch(p, BLOCK)), static_if_half(p, scratch(p, BLOCK))
+    row_max = _max(offset(p, start), 0, size, near) if ahead else _max(p, start, stop, None)
+    next_max, sum_exp_rest, comp, num_at_max = row_max, 0.0, 0.0, 0.0
     for _ in range(ahead):
-        has_top = next_top == top
-        _keep_one(tops, start // size, top)
-        here, following = either(near, offset(p, start)), offset(p, start + size)
-        block_rest, block_ones, next_top = _sum_and_next_max(
-            here, 0, _shift(p, top), has_top, offset(q, start), following, far
-        )  # fmt: skip
+        has_max = next_max == row_max
+        _keep_one(block_maxima, start // size, row_max)
+        here, following = static_first_present(near, offset(p, start)), offset(p, start + size)
+        block_rest, block_num_at_max, next_max = _sum_and_next_max(
+            here, 0, _shift(p, row_max), has_max, offset(q, start), following, far
+        )
         near, far = far, near
-        rest, rounded = two_sum(rest, np.float64(block_rest))
-        lost += rounded
-        ones += block_ones
-        if next_top > top:
-            fade = exp_one(np.float64(top) - np.float64(next_top))
-            rest, lost, ones, top = (rest + ones) * fade, lost * fade, 0.0, next_top
+        sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
+        comp += err
+        num_at_max += block_num_at_max
+        if next_max > row_max:
+            fade = exp_one(np.float64(row_max) - np.float64(next_max))
+            sum_exp_rest, comp, num_at_max, row_max = (sum_exp_rest + num_at_max) * fade, comp * fade, 0.0, next_max
         start += size
     if ahead:
-        higher = max(top, _max(p, start + size, stop, None))
-        rest, ones = _raise(top, higher, rest + lost, ones)
-        lost, top = 0.0, higher
+        higher = max(row_max, _max(p, start + size, stop, None))
+        sum_exp_rest, num_at_max = _raise(row_max, higher, sum_exp_rest + comp, num_at_max)
+        comp, row_max = 0.0, higher
     while start < stop:
-        _keep_one(tops, start // size, top)
+        _keep_one(block_maxima, start // size, row_max)
         end = min(start + size, stop)
-        block_rest, block_ones = _sum(p, start, end, _shift(p, top), q)
-        rest, rounded = two_sum(rest, np.float64(block_rest))
-        lost += rounded
-        ones += block_ones
+        block_rest, block_num_at_max = _sum(p, start, end, _shift(p, row_max), q)
+        sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
+        comp += err
+        num_at_max += block_num_at_max
         start = end
-    return top, rest + lost, ones
+    return row_max, sum_exp_rest + comp, num_at_max
 
 
 @inline
@@ -219,39 +219,39 @@ def chunk_length(classes):
 
 
 @inline
-def merge(top, rest, ones, other_top, other_rest, other_ones):
+def merge(row_max, sum_exp_rest, num_at_max, other_max, other_rest, other_num_at_max):
     """Return (maximum, rest, ones) of two parts of a row together."""
-    higher = max(top, other_top)
-    rest, ones = _raise(top, higher, rest, ones)
-    other_rest, other_ones = _raise(other_top, higher, other_rest, other_ones)
-    return higher, rest + other_rest, ones + other_ones
+    higher = max(row_max, other_max)
+    sum_exp_rest, num_at_max = _raise(row_max, higher, sum_exp_rest, num_at_max)
+    other_rest, other_num_at_max = _raise(other_max, higher, other_rest, other_num_at_max)
+    return higher, sum_exp_rest + other_rest, num_at_max + other_num_at_max
 
 
 @inline
-def finish(top, rest, ones):
+def finish(row_max, sum_exp_rest, num_at_max):
     """Return (maximum, rest) of a whole row from (maximum, rest, ones)."""
-    if ones:
-        return np.float64(top), rest + (ones - 1.0)
-    if top > -np.inf:
-        return np.float64(top), np.nan
-    return top + rest, np.nan  # -inf, or NaN where a NaN is in the sum
+    if num_at_max:
+        return np.float64(row_max), sum_exp_rest + (num_at_max - 1.0)
+    if row_max > -np.inf:
+        return np.float64(row_max), np.nan
+    return row_max + sum_exp_rest, np.nan  # -inf, or NaN where a NaN is in the sum
 
 
 @inline
-def _keep_one(tops, k, top):
-    if tops is not None:
-        store_one(tops, k, top)
+def _keep_one(block_maxima, k, row_max):
+    if block_maxima is not None:
+        store_one(block_maxima, k, row_max)
 
 
 @block
-def _lower(q, tops, classes, top):
+def _lower(q, block_maxima, classes, row_max):
     """Bring the exponentials of blocks, each below its own maximum, below that of the row."""
     width = lanes(q)
     size = BLOCK * width
     for start in range(0, classes, size):
-        block_top = load_one(tops, start // size)
-        if block_top < top:
-            fade = exp(full(q, block_top) - top)
+        block_max = load_one(block_maxima, start // size)
+        if block_max < row_max:
+            fade = exp(full_like(q, block_max) - row_max)
             for j in range(start, min(start + size, classes), width):
                 store(q, j, load(q, j) * fade)
 
@@ -266,85 +266,87 @@ def stats(p, classes, q):
     merged in order, so that several threads that share a row come to the same bits.
     The exponentials are left in ``q``, in whole values, unless that is None.
     """
-    top, rest, ones = no_class(p), 0.0, 0.0
-    tops = given(q, scratch(p, MAXIMA))
+    row_max, sum_exp_rest, num_at_max = no_class(p), 0.0, 0.0
+    block_maxima = static_if_present(q, scratch(p, MAXIMA))
     length = chunk_length(classes)
     for start in range(0, classes, length):
-        part_top, part_rest, part_ones = chunk_stats(p, start, min(start + length, classes), q, tops)
-        top, rest, ones = merge(top, rest, ones, part_top, part_rest, part_ones)
+        part_max, part_rest, part_num_at_max = chunk_stats(p, start, min(start + length, classes), q, block_maxima)
+        row_max, sum_exp_rest, num_at_max = merge(
+            row_max, sum_exp_rest, num_at_max, part_max, part_rest, part_num_at_max
+        )
     if q is not None:
-        _lower(q, tops, classes, top)
-    return finish(top, rest, ones)
+        _lower(q, block_maxima, classes, row_max)
+    return finish(row_max, sum_exp_rest, num_at_max)
 
 
 @block
-def _maxima(p, classes, tops):
+def _maxima(p, classes, block_maxima):
     """Return the greatest class, and write the greatest of each block."""
     size = BLOCK * lanes(p)
-    top = no_class(p)
+    row_max = no_class(p)
     for start in range(0, classes, size):
-        block_top = _max(p, start, min(start + size, classes), None)
-        store_one(tops, start // size, block_top)
-        top = max(top, block_top)
-    return top
+        block_max = _max(p, start, min(start + size, classes), None)
+        store_one(block_maxima, start // size, block_max)
+        row_max = max(row_max, block_max)
+    return row_max
 
 
 @block
-def _sums_and_next_maxima(p, classes, top, tops, q, ahead, next_tops):
+def _sums_and_next_maxima(p, classes, row_max, block_maxima, q, ahead, next_block_maxima):
     """Return ``stats`` of a row whose maxima are known, and ``_maxima`` of the row ``ahead``.
 
     The exponentials are left in ``q``, unless that is None.
     """
     size = BLOCK * lanes(p)
-    shift = _shift(p, top)
-    rest = lost = ones = 0.0
-    next_top = no_class(p)
+    shift = _shift(p, row_max)
+    sum_exp_rest = comp = num_at_max = 0.0
+    next_max = no_class(p)
     for start in range(0, classes, size):
         if start + size <= classes:
-            has_top = load_one(tops, start // size) == top
-            block_rest, block_ones, block_top = _sum_and_next_max(p, start, shift, has_top, q, ahead, None)
+            has_max = load_one(block_maxima, start // size) == row_max
+            block_rest, block_num_at_max, block_max = _sum_and_next_max(p, start, shift, has_max, q, ahead, None)
         else:
-            block_rest, block_ones = _sum(p, start, classes, shift, q)
-            block_top = _max(ahead, start, classes, None)
-        rest, rounded = two_sum(rest, np.float64(block_rest))
-        lost += rounded
-        ones += block_ones
-        store_one(next_tops, start // size, block_top)
-        next_top = max(next_top, block_top)
-    row_top, rest = finish(top, rest + lost, ones)
-    return row_top, rest, next_top
+            block_rest, block_num_at_max = _sum(p, start, classes, shift, q)
+            block_max = _max(ahead, start, classes, None)
+        sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
+        comp += err
+        num_at_max += block_num_at_max
+        store_one(next_block_maxima, start // size, block_max)
+        next_max = max(next_max, block_max)
+    final_max, sum_exp_rest = finish(row_max, sum_exp_rest + comp, num_at_max)
+    return final_max, sum_exp_rest, next_max
 
 
 @inline
-def look_at(x, i, stop, tops, chunked):
-    """Return the maximum of row ``i``, and leave those of its blocks in ``tops``, before the first of `stats_of`."""
+def look_at(x, i, stop, block_maxima, chunked):
+    """Return the maximum of row ``i``, and write the maxima of its blocks, before the first call of `stats_of`."""
     if chunked is None and i < stop:
-        return _maxima(row(x, i), x.shape[1], tops)
+        return _maxima(row(x, i), x.shape[1], block_maxima)
     return no_class(x)
 
 
-def waiting(kept, b):
+def static_exp_buffer(store_exp, b):
     """Return where the exponentials of the rows of block ``b`` wait, None where there is no place but the result.
 
-    ``kept`` is an array with a place for each block, too large for a thread's stack, or else True or None.
+    ``store_exp`` is an array with a place for each block, too large for a thread's stack, or else True or None.
     """
 
 
-@inline_for(waiting)
-def _waiting(kept, b):
-    if isinstance(kept, types.Array):
-        return lambda kept, b: offset(row(kept, b), until_aligned(row(kept, b)))
-    return lambda kept, b: None
+@inline_for(static_exp_buffer)
+def _static_exp_buffer(store_exp, b):
+    if isinstance(store_exp, types.Array):
+        return lambda store_exp, b: offset(row(store_exp, b), until_aligned(row(store_exp, b)))
+    return lambda store_exp, b: None
 
 
 @inline
-def exponentials(kept, exps, out, i):
-    """Return where those of row ``i`` wait, ``exps`` or the result; None unless ``kept``, and without a result."""
-    return given(kept, given(out, either(exps, row(out, i))))
+def exp_buffer(store_exp, exps, out, i):
+    """Return where those of row ``i`` wait, ``exps`` or the result; None unless ``store_exp``, and without a result."""
+    return static_if_present(store_exp, static_if_present(out, static_first_present(exps, row(out, i))))
 
 
 @inline
-def stats_of(x, i, ahead, top, tops, next_tops, exps, chunked):
+def stats_of(x, i, ahead, row_max, block_maxima, next_block_maxima, exps, chunked):
     """Return `stats` of row ``i`` and the maximum of row ``ahead``.
 
     Where ``chunked`` is None, rows are of one chunk, and the maxima of one are taken while the
@@ -352,9 +354,9 @@ def stats_of(x, i, ahead, top, tops, next_tops, exps, chunked):
     """
     p, classes = row(x, i), x.shape[1]
     if chunked is not None:
-        row_top, rest = stats(p, classes, exps)
-        return row_top, rest, top
-    return _sums_and_next_maxima(p, classes, top, tops, exps, row(x, ahead), next_tops)
+        final_max, sum_exp_rest = stats(p, classes, exps)
+        return final_max, sum_exp_rest, row_max
+    return _sums_and_next_maxima(p, classes, row_max, block_maxima, exps, row(x, ahead), next_block_maxima)
 
 
 @block
@@ -368,61 +370,61 @@ def has_nan(p, classes):
     return False
 
 
-def source(exps, p, top):
+def static_exp_source(exps, p, row_max):
     """Return what results are made of: exponentials, (exps, None), or logits, (p, top), where ``exps`` is None.
 
     Which of them is settled when compiling.
     """
 
 
-@inline_for(source)
-def _source(exps, p, top):
+@inline_for(static_exp_source)
+def _static_exp_source(exps, p, row_max):
     if isinstance(exps, types.NoneType):
-        return lambda exps, p, top: (p, top)
-    return lambda exps, p, top: (exps, None)
+        return lambda exps, p, row_max: (p, row_max)
+    return lambda exps, p, row_max: (exps, None)
 
 
 @inline
-def gradient(j, n, p, top, factor, class_weight, minus):
-    """Return exp(x - top) * factor - w * minus; softmax where ``minus`` is None.
+def gradient(j, n, p, row_max, factor, class_weight, smoothing_term):
+    """Return exp(x - top) * factor - w * minus; softmax where ``smoothing_term`` is None.
 
-    ``p`` and ``top`` are a `source`.
+    ``p`` and ``row_max`` are a `static_exp_source`.
     """
     value = load_n(p, j, n, 0.0)
-    if top is not None:
-        value = exp(value - top)
+    if row_max is not None:
+        value = exp(value - row_max)
     value = value * factor
-    if minus is not None:
-        value = value - share_of(class_weight, j, n, minus, value)
+    if smoothing_term is not None:
+        value = value - smoothing_term_of(class_weight, j, n, smoothing_term, value)
     return value
 
 
 @inline
-def share_of(class_weight, j, n, minus, like):
+def smoothing_term_of(class_weight, j, n, smoothing_term, like):
     """Return what label smoothing takes off the gradients of ``n`` classes."""
     if class_weight is None:
-        return full(like, minus)
-    return load_n(row(class_weight, j), 0, n, 0.0) * minus
+        return full_like(like, smoothing_term)
+    return load_n(row(class_weight, j), 0, n, 0.0) * smoothing_term
 
 
 @inline
-def log_softmax(j, n, p, top, log_sum):
+def log_softmax(j, n, p, row_max, log_sum):
     """Return (x - top) - log_sum."""
-    return (load_n(p, j, n, 0.0) - top) - log_sum
+    return (load_n(p, j, n, 0.0) - row_max) - log_sum
 
 
 @block
-def gap_sum(p, class_weight, classes, top):
+def sum_below_max(p, class_weight, classes, row_max):
     """Return the sum of w (top - x) over the classes, in float64."""
     width = lanes(p)
     total = 0.0
     size = VALUES * width
     for start in range(0, classes, size):
         stop = min(start + size, classes)
-        part = full(p, 0.0)
+        part = full_like(p, 0.0)
         for j in range(start, stop, width):
             n = stop - j
-            gap = full(p, top) - load_n(p, j, n, top)  # 0 behind the end
+            gap = full_like(p, row_max) - load_n(p, j, n, row_max)  # 0 behind the end
             if class_weight is not None:
                 gap = gap * load_n(row(class_weight, j), 0, n, 0.0)
             part = part + gap
@@ -433,53 +435,57 @@ def gap_sum(p, class_weight, classes, top):
 @inline
 def zero(j, n, like):
     """Return 0."""
-    return full(like, 0.0)
+    return full_like(like, 0.0)
 
 
 @block
-def soft_sums(p, t, class_weight, classes, top, smoothing):
+def soft_sums(p, t, class_weight, classes, row_max, smoothing):
     """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
     width = lanes(p)
-    amount = dot = 0.0
+    target_sum = dot = 0.0
     size = VALUES * width
     for start in range(0, classes, size):
         stop = min(start + size, classes)
-        block_amount = block_dot = full(p, 0.0)
+        block_target_sum = block_dot = full_like(p, 0.0)
         for j in range(start, stop, width):
             n = stop - j
-            share = soft_share_of(t, j, n, class_weight, smoothing)
-            gap = full(p, top) - load_n(p, j, n, top)
-            block_amount = block_amount + share
-            block_dot = block_dot + where(share == 0.0, full(p, 0.0), share * gap)  # 0 x inf is 0 here
-        amount += reduce_add(block_amount)
+            target_prob = target_probs_of(t, j, n, class_weight, smoothing)
+            gap = full_like(p, row_max) - load_n(p, j, n, row_max)
+            block_target_sum = block_target_sum + target_prob
+            block_dot = block_dot + where(target_prob == 0.0, full_like(p, 0.0), target_prob * gap)  # 0 x inf is 0 here
+        target_sum += reduce_add(block_target_sum)
         dot += reduce_add(block_dot)
-    return amount, dot
+    return target_sum, dot
 
 
 @inline
-def soft(j, n, p, top, t, class_weight, rest, amount, slope, smoothing):
+def soft(j, n, p, row_max, t, class_weight, sum_exp_rest, target_sum, grad_scale, smoothing):
     """Return slope * (amount * softmax - t), for targets after smoothing and weights.
 
-    ``p`` and ``top`` are a `source`.
+    ``p`` and ``row_max`` are a `static_exp_source`.
     """
-    share = soft_share_of(t, j, n, class_weight, smoothing)
+    target_prob = target_probs_of(t, j, n, class_weight, smoothing)
     e = load_n(p, j, n, 0.0)
-    if top is not None:
-        e = exp(e - top)
-    rest_, amount_, slope_ = full(p, rest), full(p, amount), full(p, slope)
-    factor = amount_ * slope_ / (rest_ + 1.0)
-    return soft_gradient(e, share, factor, rest_, amount_, slope_)
+    if row_max is not None:
+        e = exp(e - row_max)
+    sum_exp_rest_, target_sum_, grad_scale_ = (
+        full_like(p, sum_exp_rest),
+        full_like(p, target_sum),
+        full_like(p, grad_scale),
+    )
+    factor = target_sum_ * grad_scale_ / (sum_exp_rest_ + 1.0)
+    return soft_gradient(e, target_prob, factor, sum_exp_rest_, target_sum_, grad_scale_)
 
 
 @inline
-def soft_share_of(t, j, n, class_weight, smoothing):
+def target_probs_of(t, j, n, class_weight, smoothing):
     """Return ``n`` targets after smoothing and weights, 0 behind them."""
-    share = soft_share(load_n(t, j, n, 0.0), smoothing)
+    target_prob = smoothed_target(load_n(t, j, n, 0.0), smoothing)
     if class_weight is not None:
-        return share * load_n(row(class_weight, j), 0, n, 0.0)
+        return target_prob * load_n(row(class_weight, j), 0, n, 0.0)
     if smoothing is not None:
-        return where(first_lanes(t, n), share, 0.0)
-    return share
+        return where(first_lanes(t, n), target_prob, 0.0)
+    return target_prob
 
 
 @block
@@ -509,10 +515,10 @@ def dot_while_writing(p, g, classes, q, args):
     """
     width = lanes(g)
     size = 2 * TERMS * width
-    total = widen(full(g, 0.0))
+    total = widen(full_like(g, 0.0))
     for start in range(0, classes, size):
         stop = min(start + size, classes)
-        a = b = full(g, 0.0)
+        a = b = full_like(g, 0.0)
         j = start
         while j + 2 * width <= stop:
             a = add_product(p, g, j, width, a)

@@ -10,7 +10,7 @@ import math
 from fastce.kernels.codegen.jit import block, inline, kernel
 from fastce.kernels.simd.memory import load, load_labels, load_n, load_once, row
 from fastce.kernels.simd.vecmath import two_sum
-from fastce.kernels.simd.vector import any_lane, full, get_lane, lanes, reduce_add, where, widen
+from fastce.kernels.simd.vector import any_lane, full_like, get_lane, lanes, reduce_add, where, widen
 
 
 @inline
@@ -49,10 +49,10 @@ def scan(target, classes, ignore_index, class_weight, sample_factors):
     width = lanes(target)
     whole = target.size // width * width
     p = row(target, 0)
-    signs = full(target, 0)  # negative in a lane once a label or its distance to the last class is
+    signs = full_like(target, 0)  # negative in a lane once a label or its distance to the last class is
     for i in range(0, whole, width):
         labels = load(p, i)
-        signs = signs | labels | (full(target, classes - 1) - labels)
+        signs = signs | labels | (full_like(target, classes - 1) - labels)
     all_fine = not any_lane(signs < 0)
     count = 0
     for i in range(whole if all_fine and not 0 <= ignore_index < classes else 0, target.size):
@@ -73,17 +73,17 @@ def _weigh(target, classes, ignore_index, class_weight, sample_factors):
     a = b = c = d = low = 0.0
     for i in range(0, target.size, 4):
         n = target.size - i
-        a, lost_a = two_sum(a, _weight(target, i, n > 0, *options))
-        b, lost_b = two_sum(b, _weight(target, i + 1, n > 1, *options))
-        c, lost_c = two_sum(c, _weight(target, i + 2, n > 2, *options))
-        d, lost_d = two_sum(d, _weight(target, i + 3, n > 3, *options))
-        low += (lost_a + lost_b) + (lost_c + lost_d)
-    high, lost = two_sum(a, b)
-    low += lost
-    high, lost = two_sum(high, c)
-    low += lost
-    high, lost = two_sum(high, d)
-    low += lost
+        a, err_a = two_sum(a, _weight(target, i, n > 0, *options))
+        b, err_b = two_sum(b, _weight(target, i + 1, n > 1, *options))
+        c, err_c = two_sum(c, _weight(target, i + 2, n > 2, *options))
+        d, err_d = two_sum(d, _weight(target, i + 3, n > 3, *options))
+        low += (err_a + err_b) + (err_c + err_d)
+    high, err = two_sum(a, b)
+    low += err
+    high, err = two_sum(high, c)
+    low += err
+    high, err = two_sum(high, d)
+    low += err
     return high + low if math.isfinite(high) else high
 
 
@@ -103,7 +103,7 @@ def _weight(target, i, exists, classes, ignore_index, class_weight, sample_facto
 @inline
 def scaled(like, factors, scale, start, n):
     """Return ``scale`` times the factors of samples ``start`` to ``start + n``, which are 1 where they are None."""
-    result = full(like, scale)
+    result = full_like(like, scale)
     if factors is not None:
         result = result * load_n(row(factors, start), 0, n, 0.0)
     return result
@@ -118,7 +118,7 @@ def total_of(values):
         return _exact_total(values)
     width = lanes(values)
     p = row(values, 0)
-    a = b = widen(full(values, 0.0))
+    a = b = widen(full_like(values, 0.0))
     whole = values.size // (2 * width) * (2 * width)
     for j in range(0, whole, 2 * width):
         a = a + widen(load(p, j))
@@ -132,14 +132,14 @@ def total_of(values):
 def _exact_total(values):
     width = lanes(values)
     p = row(values, 0)
-    high = low = widen(full(values, 0.0))
+    high = low = widen(full_like(values, 0.0))
     for j in range(0, values.size, width):
-        high, lost = two_sum(high, widen(load_n(p, j, values.size - j, 0.0)))
-        low = low + lost
+        high, err = two_sum(high, widen(load_n(p, j, values.size - j, 0.0)))
+        low = low + err
     result = compensation = plain = 0.0
     for lane in range(width):
-        result, lost = two_sum(result, get_lane(high, lane))
-        compensation += lost + get_lane(low, lane)
+        result, err = two_sum(result, get_lane(high, lane))
+        compensation += err + get_lane(low, lane)
         plain += get_lane(high, lane)
     if math.isfinite(result):
         return result + compensation

@@ -15,13 +15,13 @@ from fastce.kernels.simd.memory import (
     load_n,
     load_one,
     offset,
+    prefetch_read,
+    prefetch_write,
     row,
     scratch,
     step_of,
     store,
     store_one,
-    will_read,
-    will_write,
 )
 from fastce.kernels.simd.transpose import max_rows, sum_rows
 from fastce.kernels.simd.vecmath import exp, two_sum
@@ -29,7 +29,7 @@ from fastce.kernels.simd.vector import (
     add_where,
     count_true,
     first_lanes,
-    full,
+    full_like,
     lanes,
     maximum,
     reduce_add,
@@ -59,7 +59,7 @@ def _greatest(p, classes):
     """Return a value whose greatest lane is the row's maximum; NaN is passed over."""
     width = lanes(p)
     whole = classes // width * width
-    a = b = full(p, -np.inf)
+    a = b = full_like(p, -np.inf)
     for j in range(0, whole - width, 2 * width):
         a = maximum(load(p, j), a)
         b = maximum(load(p, j + width), b)
@@ -71,8 +71,8 @@ def _greatest(p, classes):
 
 
 @inline
-def _add(x, shift, q, j, rest, count):
-    """Where x is below the shift, add exp(x - shift) to ``rest`` and 1 to ``count``.
+def _add(x, shift, q, j, sum_exp_rest, count):
+    """Where x is below the shift, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``.
 
     The exponentials are left in ``q`` unless that is None.
     """
@@ -81,7 +81,7 @@ def _add(x, shift, q, j, rest, count):
     if q is not None:
         store(q, j, e)
     below = d != 0.0  # true of NaN, which so reaches the sum
-    return add_where(rest, below, e), count + count_true(below)
+    return add_where(sum_exp_rest, below, e), count + count_true(below)
 
 
 @inline
@@ -92,16 +92,16 @@ def _exponentials(p, q, goal, classes, shift, ahead):
     written to, unless those are None.
     """
     width = lanes(p)
-    total, below = full(p, 0.0), 0
+    total, below = full_like(p, 0.0), 0
     whole = classes // width * width
     for start in range(0, whole, long_rows.TERMS * width):
-        rest = full(p, 0.0)
+        sum_exp_rest = full_like(p, 0.0)
         for j in range(start, min(start + long_rows.TERMS * width, whole), width):
-            will_read(p, j + ahead)
+            prefetch_read(p, j + ahead)
             if goal is not None:
-                will_write(goal, j)
-            rest, below = _add(load(p, j), shift, q, j, rest, below)
-        total = total + rest
+                prefetch_write(goal, j)
+            sum_exp_rest, below = _add(load(p, j), shift, q, j, sum_exp_rest, below)
+        total = total + sum_exp_rest
     if whole < classes:
         total, below = _add(load_n(p, whole, classes - whole, -np.inf), shift, q, whole, total, below)
     return total, -(-classes // width) * width - below
@@ -120,17 +120,17 @@ def _sums(x, start, n, shifts, keep, goal, labels, square, counts):
     for r in range(n):
         if labels is None or load_one(labels, r) >= 0:
             p, q, goal_row = row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r)
-            shift = full(x, load_one(shifts, r))
-            rest, ones = _exponentials(p, q, goal_row, x.shape[1], shift, ahead)
-            store(square, r * width, rest)
-            store_one(counts, r, ones)
+            shift = full_like(x, load_one(shifts, r))
+            sum_exp_rest, num_at_max = _exponentials(p, q, goal_row, x.shape[1], shift, ahead)
+            store(square, r * width, sum_exp_rest)
+            store_one(counts, r, num_at_max)
 
 
 @inline
 def _gaps(p, shift, classes, class_weight):
     """Return a value whose lanes add up to the sum of w (shift - x)."""
     width = lanes(p)
-    a = b = full(p, 0.0)
+    a = b = full_like(p, 0.0)
     for j in range(0, classes, 2 * width):
         a = a + _gap(p, j, shift, classes, class_weight)
         if j + width < classes:
@@ -160,43 +160,43 @@ def stats(x, start, n, keep, goal, labels, class_weight, smoothing):
     for r in range(n):
         if labels is None or load_one(labels, r) >= 0:
             store(square, r * width, _greatest(row(x, start + r), classes))
-    top = max_rows(square)
-    store(shifts, 0, where(top > -np.inf, top, 0.0))
-    gap_sum = full(x, 0.0)
+    row_max = max_rows(square)
+    store(shifts, 0, where(row_max > -np.inf, row_max, 0.0))
+    below_max = full_like(x, 0.0)
     if smoothing is not None:
         for r in range(n):
             if labels is None or load_one(labels, r) >= 0:
-                shift = full(x, load_one(shifts, r))
+                shift = full_like(x, load_one(shifts, r))
                 store(square, r * width, _gaps(row(x, start + r), shift, classes, class_weight))
-        gap_sum = sum_rows(square)
+        below_max = sum_rows(square)
     _sums(x, start, n, shifts, keep, goal, labels, square, counts)
-    rest = sum_rows(square)
-    ones = load(counts, 0)
+    sum_exp_rest = sum_rows(square)
+    num_at_max = load(counts, 0)
     # without a maximum: -inf, or NaN where a NaN is in the sum
-    top = where(top > -np.inf, top, top + rest)
-    return top, where(ones > 0.0, rest + (ones - 1.0), np.nan), gap_sum
+    row_max = where(row_max > -np.inf, row_max, row_max + sum_exp_rest)
+    return row_max, where(num_at_max > 0.0, sum_exp_rest + (num_at_max - 1.0), np.nan), below_max
 
 
 @inline
-def soft_sums(x, target, start, n, class_weight, top, smoothing):
+def soft_sums(x, target, start, n, class_weight, row_max, smoothing):
     """Return the sums of t and of t (top - x) of ``n`` rows, a lane each, after smoothing and weights."""
     width = lanes(x)
     classes = x.shape[1]
-    amounts, dots, tops = scratch(x, 1), scratch(x, 1), scratch(x, 1)
-    store(tops, 0, top)
+    target_sums, dots, maxima = scratch(x, 1), scratch(x, 1), scratch(x, 1)
+    store(maxima, 0, row_max)
     for r in range(n):
         p, t = row(x, start + r), row(target, start + r)
-        row_top = full(x, load_one(tops, r))
-        amount = lost = dot = widen(full(x, 0.0))
+        one_max = full_like(x, load_one(maxima, r))
+        target_sum = comp = dot = widen(full_like(x, 0.0))
         for j in range(0, classes, width):
-            share = long_rows.soft_share_of(t, j, classes - j, class_weight, smoothing)
-            gap = row_top - load_n(p, j, classes - j, 0.0)
-            amount, rounded = two_sum(amount, widen(share))  # the gradient is a difference of it
-            lost = lost + rounded
-            dot = dot + widen(where(share == 0.0, full(x, 0.0), share * gap))  # 0 x inf is 0 here
-        store_one(amounts, r, reduce_add(amount + lost))
+            target_prob = long_rows.target_probs_of(t, j, classes - j, class_weight, smoothing)
+            gap = one_max - load_n(p, j, classes - j, 0.0)
+            target_sum, err = two_sum(target_sum, widen(target_prob))  # the gradient is a difference of it
+            comp = comp + err
+            dot = dot + widen(where(target_prob == 0.0, full_like(x, 0.0), target_prob * gap))  # 0 x inf is 0 here
+        store_one(target_sums, r, reduce_add(target_sum + comp))
         store_one(dots, r, reduce_add(dot))
-    return load(amounts, 0), load(dots, 0)
+    return load(target_sums, 0), load(dots, 0)
 
 
 @inline
@@ -204,7 +204,7 @@ def dot(p, g, classes):
     """Return the sum of p g over at most `FEW` values of classes, of g where ``p`` is None."""
     width = lanes(g)
     whole = classes // width * width
-    a = b = full(g, 0.0)
+    a = b = full_like(g, 0.0)
     for j in range(0, whole - width, 2 * width):
         a = long_rows.add_product(p, g, j, width, a)
         b = long_rows.add_product(p, g, j + width, width, b)
@@ -216,9 +216,9 @@ def dot(p, g, classes):
 
 
 @inline
-def gradient(j, n, e, factor, class_weight, minus):
+def gradient(j, n, e, factor, class_weight, smoothing_term):
     """Return exponentials times ``factor``, less w * minus unless that is None."""
     value = load_n(e, j, n, 0.0) * factor
-    if minus is not None:
-        value = value - long_rows.share_of(class_weight, j, n, minus, value)
+    if smoothing_term is not None:
+        value = value - long_rows.smoothing_term_of(class_weight, j, n, smoothing_term, value)
     return value

@@ -30,11 +30,11 @@ def split_stats(x, parts):
     """Write (maximum, rest, ones) of every chunk to ``parts``, float64 of shape (N, chunks, 3)."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
-        top, rest, ones = long_rows.chunk_stats(offset(row(x, i), start), 0, n, None, None)
+        row_max, sum_exp_rest, num_at_max = long_rows.chunk_stats(offset(row(x, i), start), 0, n, None, None)
         chunk = task % parts.shape[1]
-        parts[i, chunk, 0] = top
-        parts[i, chunk, 1] = rest
-        parts[i, chunk, 2] = ones
+        parts[i, chunk, 0] = row_max
+        parts[i, chunk, 1] = sum_exp_rest
+        parts[i, chunk, 2] = num_at_max
 
 
 @kernel
@@ -58,8 +58,10 @@ def merged_dot(parts, i):
 def merge_stats(x, parts, stats):
     """Write the maxima and rests of all rows to ``stats``, of shape (2, N)."""
     for i in range(x.shape[0]):
-        top, rest, ones = parts[i, 0, 0], parts[i, 0, 1], parts[i, 0, 2]
+        row_max, sum_exp_rest, num_at_max = parts[i, 0, 0], parts[i, 0, 1], parts[i, 0, 2]
         for chunk in range(1, parts.shape[1]):
             part = parts[i, chunk]
-            top, rest, ones = long_rows.merge(top, rest, ones, part[0], part[1], part[2])
-        stats[0, i], stats[1, i] = long_rows.finish(top, rest, ones)
+            row_max, sum_exp_rest, num_at_max = long_rows.merge(
+                row_max, sum_exp_rest, num_at_max, part[0], part[1], part[2]
+            )
+        stats[0, i], stats[1, i] = long_rows.finish(row_max, sum_exp_rest, num_at_max)

@@ -9,9 +9,19 @@ sample in every lane. Results are transposed back.
 import numpy as np
 
 from fastce.kernels.codegen.jit import inline
-from fastce.kernels.rows.columns import soft_gradient, soft_share
+from fastce.kernels.rows.columns import smoothed_target, soft_gradient
 from fastce.kernels.rows.long_rows import TERMS
-from fastce.kernels.simd.memory import load, load_one, offset, row, step_of, store, store_one, will_read, will_write
+from fastce.kernels.simd.memory import (
+    load,
+    load_one,
+    offset,
+    prefetch_read,
+    prefetch_write,
+    row,
+    step_of,
+    store,
+    store_one,
+)
 from fastce.kernels.simd.transpose import (
     load_group,
     load_packed,
@@ -21,14 +31,25 @@ from fastce.kernels.simd.transpose import (
     stores_masked,
 )
 from fastce.kernels.simd.vecmath import exp, two_sum
-from fastce.kernels.simd.vector import add_true, add_where, bits, full, lanes, maximum, narrow, to_float, where, widen
+from fastce.kernels.simd.vector import (
+    add_true,
+    add_where,
+    bits,
+    full_like,
+    lanes,
+    maximum,
+    narrow,
+    to_float,
+    where,
+    widen,
+)
 
 MAX_CLASSES = 32
 AHEAD = 3  # tiles
 
 
 @inline
-def fetch(x, start, n, tile):
+def load_tile(x, start, n, tile):
     """Transpose rows ``start`` to ``start + n`` into a tile; the last one fills lanes without a row.
 
     Classes come in groups of 16 bytes or less; the last one reaches back, so that it is a whole one.
@@ -37,7 +58,7 @@ def fetch(x, start, n, tile):
     p = row(x, start)
     if step == classes:
         for c in range(0, width * classes, width):
-            will_read(p, AHEAD * width * classes + c)  # behind the last row that is no access
+            prefetch_read(p, AHEAD * width * classes + c)  # behind the last row that is no access
     if n < width:
         for r in range(width):
             for c in range(classes):
@@ -65,7 +86,7 @@ def _is_packed(x):
 
 
 @inline
-def put(x, start, n, tile):
+def store_tile(x, start, n, tile):
     """Transpose a tile into rows ``start`` to ``start + n``."""
     width, classes, step = lanes(x), x.shape[1], step_of(x, 0)
     p = row(x, start)
@@ -93,7 +114,7 @@ def put(x, start, n, tile):
 
 
 @inline
-def announce(x, start, n):
+def prefetch_for_write(x, start, n):
     """Have the memory of rows ready to be written to, unless ``x`` is None."""
     if x is not None:
         length, step = x.shape[1], step_of(x, 0)
@@ -102,14 +123,14 @@ def announce(x, start, n):
         p = row(x, start)
         for r in range(n):
             for c in range(0, length, lanes(x)):
-                will_write(p, r * step + c)
+                prefetch_write(p, r * step + c)
 
 
 @inline
 def maximum_of(tile, classes):
     """Return the maximum of at least one class: of even and odd ones side by side, as each waits for the one before."""
     width = lanes(tile)
-    even = odd = full(tile, -np.inf)
+    even = odd = full_like(tile, -np.inf)
     for c in range(0, classes - 1, 2):
         even = maximum(load(tile, c * width), even)
         odd = maximum(load(tile, (c + 1) * width), odd)
@@ -123,11 +144,11 @@ def stats(tile, classes, exps):
     As ``columns.stats``; so few terms are added in the logits' precision, ``TERMS`` of them at a time.
     """
     width = lanes(tile)
-    top = maximum_of(tile, classes)
-    shift = where(top > -np.inf, top, 0.0)
-    rest, count = full(tile, 0.0), bits(full(tile, 0.0))
+    row_max = maximum_of(tile, classes)
+    shift = where(row_max > -np.inf, row_max, 0.0)
+    sum_exp_rest, count = full_like(tile, 0.0), bits(full_like(tile, 0.0))
     for start in range(0, classes, TERMS):
-        part = full(tile, 0.0)
+        part = full_like(tile, 0.0)
         for c in range(start, min(start + TERMS, classes)):
             d = load(tile, c * width) - shift
             e = exp(d)
@@ -135,11 +156,11 @@ def stats(tile, classes, exps):
             below = d != 0.0  # true of NaN, which so reaches the sum
             part = add_where(part, below, e)
             count = add_true(count, below)
-        rest = rest + part
-    ones = classes - count
+        sum_exp_rest = sum_exp_rest + part
+    num_at_max = classes - count
     # without a maximum: -inf, or NaN where a NaN is in the sum
-    top = where(top > -np.inf, top, top + rest)
-    return top, where(ones > 0, rest + to_float(ones - 1), np.nan)
+    row_max = where(row_max > -np.inf, row_max, row_max + sum_exp_rest)
+    return row_max, where(num_at_max > 0, sum_exp_rest + to_float(num_at_max - 1), np.nan)
 
 
 @inline
@@ -160,39 +181,39 @@ def write_softmax(exps, classes, factor):
 
 
 @inline
-def write_log_softmax(tile, result, classes, top, log_sum):
+def write_log_softmax(tile, result, classes, row_max, log_sum):
     """Write (x - top) - log_sum."""
     width = lanes(tile)
     for c in range(classes):
-        store(result, c * width, (load(tile, c * width) - top) - log_sum)
+        store(result, c * width, (load(tile, c * width) - row_max) - log_sum)
 
 
 @inline
-def write_gradient(exps, classes, factor, labels, at_label, class_weight, minus):
+def write_gradient(exps, classes, factor, labels, at_label, class_weight, smoothing_term):
     """Multiply exponentials by ``factor`` and take off w * minus; ``at_label`` at the label, 0 where that is -1.
 
-    ``minus`` may be None; ``labels`` are as wide as the logits.
+    ``smoothing_term`` may be None; ``labels`` are as wide as the logits.
     """
     width = lanes(exps)
     left = labels  # classes until the label
     for c in range(classes):
         value = load(exps, c * width) * factor
-        if minus is not None and class_weight is not None:
-            value = value - minus * class_weight[c]
-        elif minus is not None:
-            value = value - minus
+        if smoothing_term is not None and class_weight is not None:
+            value = value - smoothing_term * class_weight[c]
+        elif smoothing_term is not None:
+            value = value - smoothing_term
         value = where(left == 0, at_label, value)
         left = left - 1
         store(exps, c * width, where(labels >= 0, value, 0.0))
 
 
 @inline
-def gap_sum(tile, class_weight, classes, top):
+def sum_below_max(tile, class_weight, classes, row_max):
     """Return the sum of w (top - x) over the classes."""
     width = lanes(tile)
-    total = widen(full(tile, 0.0))
+    total = widen(full_like(tile, 0.0))
     for c in range(classes):
-        gap = top - load(tile, c * width)
+        gap = row_max - load(tile, c * width)
         if class_weight is not None:
             gap = gap * class_weight[c]
         total = total + widen(gap)
@@ -200,43 +221,47 @@ def gap_sum(tile, class_weight, classes, top):
 
 
 @inline
-def _share(target, c, class_weight, smoothing):
+def _target_prob(target, c, class_weight, smoothing):
     """Return the targets of class ``c`` after smoothing and weights."""
-    share = soft_share(load(target, c * lanes(target)), smoothing)
+    target_prob = smoothed_target(load(target, c * lanes(target)), smoothing)
     if class_weight is not None:
-        share = share * class_weight[c]
-    return share
+        target_prob = target_prob * class_weight[c]
+    return target_prob
 
 
 @inline
-def soft_sums(tile, target, class_weight, classes, top, smoothing):
+def soft_sums(tile, target, class_weight, classes, row_max, smoothing):
     """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
     width = lanes(tile)
-    amount = lost = dot = widen(full(tile, 0.0))
+    target_sum = comp = dot = widen(full_like(tile, 0.0))
     for c in range(classes):
-        share = _share(target, c, class_weight, smoothing)
-        gap = top - load(tile, c * width)
-        amount, rounded = two_sum(amount, widen(share))  # the gradient is a difference of it
-        lost = lost + rounded
-        dot = dot + widen(where(share == 0.0, full(tile, 0.0), share * gap))  # 0 x inf is 0 here
-    return narrow(amount + lost, tile), narrow(dot, tile)
+        target_prob = _target_prob(target, c, class_weight, smoothing)
+        gap = row_max - load(tile, c * width)
+        target_sum, err = two_sum(target_sum, widen(target_prob))  # the gradient is a difference of it
+        comp = comp + err
+        dot = dot + widen(where(target_prob == 0.0, full_like(tile, 0.0), target_prob * gap))  # 0 x inf is 0 here
+    return narrow(target_sum + comp, tile), narrow(dot, tile)
 
 
 @inline
-def write_soft(exps, target, class_weight, classes, rest, amount, slope, smoothing):
+def write_soft(exps, target, class_weight, classes, sum_exp_rest, target_sum, grad_scale, smoothing):
     """Replace exponentials by slope * (amount * softmax - t), for targets after smoothing and weights."""
     width = lanes(exps)
-    factor = amount * slope / (rest + 1.0)
+    factor = target_sum * grad_scale / (sum_exp_rest + 1.0)
     for c in range(classes):
-        share = _share(target, c, class_weight, smoothing)
-        store(exps, c * width, soft_gradient(load(exps, c * width), share, factor, rest, amount, slope))
+        target_prob = _target_prob(target, c, class_weight, smoothing)
+        store(
+            exps,
+            c * width,
+            soft_gradient(load(exps, c * width), target_prob, factor, sum_exp_rest, target_sum, grad_scale),
+        )
 
 
 @inline
 def dot(tile, g, classes):
     """Return the sum over the classes of the products, of ``g`` where ``tile`` is None."""
     width = lanes(g)
-    total = widen(full(g, 0.0))
+    total = widen(full_like(g, 0.0))
     for c in range(classes):
         term = load(g, c * width)
         if tile is not None:

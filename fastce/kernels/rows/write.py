@@ -14,7 +14,7 @@ from fastce.kernels.simd.vector import lanes
 def write(q, count, streamed, formula, args):
     """Write ``formula(j, n, *args)``, which gives elements j to j + n, for all ``count``.
 
-    Where ``streamed``, the caller has to ``settle`` what was written.
+    Where ``streamed``, the caller has to ``stream_fence`` what was written.
     """
     width = lanes(q)
     head = min(until_aligned(q), count)
@@ -49,7 +49,7 @@ def write_short(q, count, formula, args):
 
 
 @inline
-def settle(streamed):
+def stream_fence(streamed):
     """Let other threads see what was streamed, if it was."""
     if streamed:
         fence()

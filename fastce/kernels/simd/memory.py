@@ -23,11 +23,11 @@ from fastce.kernels.simd.vector import (
     I64,
     IR,
     Simd,
+    broadcast_to,
     call,
     first,
     join,
     llvm_type,
-    meet,
     value_type,
 )
 
@@ -62,33 +62,33 @@ def step_of(typingctx, x, axis):
     return types.intp(x, types.intp), codegen
 
 
-def given(option, value):
+def static_if_present(option, value):
     """Return ``value``, or None where ``option`` is None, which is settled when compiling."""
 
 
-@inline_for(given)
+@inline_for(static_if_present)
 def _given(option, value):
     if isinstance(option, types.NoneType):
         return lambda option, value: None
     return lambda option, value: value
 
 
-def if_16_bits(like, value):
+def static_if_half(like, value):
     """Return ``value`` where ``like`` holds 16-bit floats, otherwise None, which is settled when compiling."""
 
 
-@inline_for(if_16_bits)
+@inline_for(static_if_half)
 def _if_16_bits(like, value):
     if like.dtype in (FLOAT16, BFLOAT16):
         return lambda like, value: value
     return lambda like, value: None
 
 
-def either(a, b):
+def static_first_present(a, b):
     """Return ``a``, or ``b`` where that is None, which is settled when compiling."""
 
 
-@inline_for(either)
+@inline_for(static_first_present)
 def _either(a, b):
     if isinstance(a, types.NoneType):
         return lambda a, b: b
@@ -199,8 +199,8 @@ def _prefetch(to_write, locality):
     return ask
 
 
-will_read = _prefetch(0, 3)  # (p, k): ask for the cache line k elements after p
-will_write = _prefetch(1, 3)  # the same in a state to be written to
+prefetch_read = _prefetch(0, 3)  # (p, k): ask for the cache line k elements after p
+prefetch_write = _prefetch(1, 3)  # the same in a state to be written to
 will_touch = _prefetch(0, 2)  # no further than the second-level cache: the first can ask for few lines at a time
 
 
@@ -209,7 +209,7 @@ def _load_masked(context, builder, sig, args, mask):
     dtype, simd = sig.args[0].dtype, sig.return_type
     vector = raw_type(simd, dtype)
     pointer = place(builder, args[0], args[1], vector)
-    others = meet(context, builder, args[-1], sig.args[-1], simd)
+    others = broadcast_to(context, builder, args[-1], sig.args[-1], simd)
     if vector == others.type:
         return masked_load(builder, pointer, mask, others)
     raw = masked_load(builder, pointer, mask, constant(vector, 0))
@@ -367,7 +367,7 @@ def load_labels(typingctx, p, n, fill, like):
 
     def codegen(context, builder, sig, args):
         pointer = builder.bitcast(args[0], llvm_type(simd).as_pointer())
-        others = meet(context, builder, args[2], fill, simd)
+        others = broadcast_to(context, builder, args[2], fill, simd)
         return masked_load(builder, pointer, first(builder, args[1], simd), others)
 
     return simd(p, types.intp, fill, like), codegen

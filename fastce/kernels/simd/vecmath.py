@@ -19,7 +19,7 @@ from fastce.kernels.simd.vector import (
     Simd,
     bits,
     fma,
-    full,
+    full_like,
     get_lane,
     less_multiples,
     maximum,
@@ -177,7 +177,7 @@ if PORTABLE:
     @inline
     def exp_one(x):
         """Return e**x for one float64 up to some units above 0, as ``exp`` does: C libraries differ."""
-        return get_lane(exp(full(x, x)), 0)
+        return get_lane(exp(full_like(x, x)), 0)
 
 else:
     exp_one = math.exp

@@ -103,7 +103,7 @@ def splat(builder, scalar, lanes):
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, lanes), [0] * lanes))
 
 
-def meet(context, builder, value, given, wanted):
+def broadcast_to(context, builder, value, given, wanted):
     """Bring a scalar or a vector to the vector type ``wanted``."""
     if isinstance(given, Simd):
         return value
@@ -162,7 +162,7 @@ def _binary(op, result, emit):
 
     def lower(context, builder, sig, args):
         simd = _pair(*sig.args)
-        x, y = (meet(context, builder, v, t, simd) for v, t in zip(args, sig.args, strict=True))
+        x, y = (broadcast_to(context, builder, v, t, simd) for v, t in zip(args, sig.args, strict=True))
         return emit(builder, simd, x, y)
 
     for operands in ((Simd, Simd), (Simd, types.Number), (types.Number, Simd)):
@@ -245,12 +245,12 @@ def lanes(typingctx, like):
 
 
 @intrinsic
-def full(typingctx, like, scalar):
+def full_like(typingctx, like, scalar):
     """Return a value with ``scalar`` in every lane, of the element type of ``like``."""
     simd = value_type(like)
 
     def codegen(context, builder, sig, args):
-        return meet(context, builder, args[1], sig.args[1], simd)
+        return broadcast_to(context, builder, args[1], sig.args[1], simd)
 
     return simd(like, scalar), codegen
 
@@ -283,7 +283,7 @@ def where(typingctx, mask, x, y):
     simd = _pair(x, y)
 
     def codegen(context, builder, sig, args):
-        a, b = (meet(context, builder, v, t, simd) for v, t in zip(args[1:], sig.args[1:], strict=True))
+        a, b = (broadcast_to(context, builder, v, t, simd) for v, t in zip(args[1:], sig.args[1:], strict=True))
         return builder.select(args[0], a, b)
 
     return simd(mask, x, y), codegen
@@ -295,7 +295,7 @@ def maximum(typingctx, x, y):
     simd = _pair(x, y)
 
     def codegen(context, builder, sig, args):
-        a, b = (meet(context, builder, v, t, simd) for v, t in zip(args, sig.args, strict=True))
+        a, b = (broadcast_to(context, builder, v, t, simd) for v, t in zip(args, sig.args, strict=True))
         return builder.select(builder.fcmp_ordered(">", a, b), a, b)
 
     return simd(x, y), codegen
@@ -307,7 +307,7 @@ def fma(typingctx, x, y, z):
     simd = next(t for t in (x, y, z) if isinstance(t, Simd))
 
     def codegen(context, builder, sig, args):
-        operands = [meet(context, builder, v, t, simd) for v, t in zip(args, sig.args, strict=True)]
+        operands = [broadcast_to(context, builder, v, t, simd) for v, t in zip(args, sig.args, strict=True)]
         return call(builder, f"llvm.fma.{simd.suffix}", llvm_type(simd), operands)
 
     return simd(x, y, z), codegen
@@ -320,7 +320,8 @@ def polynomial(typingctx, x, coefficients):
     def codegen(context, builder, sig, args):
         value, table = args
         terms = [
-            meet(context, builder, builder.extract_value(table, k), types.float64, x) for k in range(len(coefficients))
+            broadcast_to(context, builder, builder.extract_value(table, k), types.float64, x)
+            for k in range(len(coefficients))
         ]
         result = terms[0]
         for term in terms[1:]:
@@ -337,7 +338,7 @@ def less_multiples(typingctx, x, n, parts):
     def codegen(context, builder, sig, args):
         result, n, table = args
         for k in range(len(parts)):
-            part = meet(context, builder, builder.extract_value(table, k), types.float64, x)
+            part = broadcast_to(context, builder, builder.extract_value(table, k), types.float64, x)
             result = call(builder, f"llvm.fma.{x.suffix}", llvm_type(x), [n, builder.fneg(part), result])
         return result
 
@@ -517,7 +518,7 @@ def set_lane(typingctx, x, lane, scalar):
     def codegen(context, builder, sig, args):
         index = Simd(x.integer.element, x.lanes)
         iota = ir.Constant(llvm_type(index), list(range(x.lanes)))
-        here = builder.icmp_signed("==", iota, meet(context, builder, args[1], types.intp, index))
-        return builder.select(here, meet(context, builder, args[2], scalar, x), args[0])
+        here = builder.icmp_signed("==", iota, broadcast_to(context, builder, args[1], types.intp, index))
+        return builder.select(here, broadcast_to(context, builder, args[2], scalar, x), args[0])
 
     return x(x, types.intp, scalar), codegen
