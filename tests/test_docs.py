@@ -83,3 +83,25 @@ def test_links(page):
             other = page.parent / name if name else page
             assert other.exists(), link
             assert not anchor or anchor in _anchors(other), link
+
+
+def test_architecture_names_every_module():
+    """Seen to fail: with a file that was added, and with one that was renamed."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = re.search(r"^```\n(.*?)^```", page, re.M | re.S).group(1)
+    shown, folder = set(), ""
+    for line in picture.splitlines():
+        text = line.strip("│ ")
+        place = re.match(r"([a-z]\w*(?:/\w+)*/)(?:\w+\.py)?\s", text)
+        name = re.match(r"(?:[\w/]+/)?(\w+)\.py\b", text)
+        if name:
+            shown.add(text.split()[0].removeprefix("fastce/"))
+        elif place:
+            folder = place.group(1)
+        elif folder and text and not text.startswith(("┌", "├", "╞", "└")):
+            words = text.split("  ")[0].split() if "   " in text else text.split()
+            shown.update(f"{folder}{word}.py" for word in words if re.fullmatch(r"[a-z]\w*", word))
+    package = ROOT / "fastce"
+    files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
+    files = {name for name in files if name == "__init__.py" or not name.endswith(("__init__.py", "__main__.py"))}
+    assert shown == files
