@@ -17,13 +17,17 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-BIN = $(VENV)/bin
+SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN = $(VENV)/$(SCRIPTS)
 READY = $(VENV)/.ready
 
 OLDEST = .venv-oldest
 WHEEL = .venv-wheel
 SDIST = .venv-sdist
 ARM = .venv-arm64
+# dependency groups need pip 25.1
+INSTALL = -m pip install --quiet --disable-pip-version-check
+PIP = "pip>=25.1"
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
 .PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke
@@ -32,7 +36,8 @@ PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python $(INSTALL) $(PIP)
+	$(BIN)/python $(INSTALL) --editable . --group dev
 	touch $(READY)
 
 test: $(READY)
@@ -40,11 +45,12 @@ test: $(READY)
 
 $(OLDEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[test]" numpy==2.0.0 numba==0.62.0
+	$(OLDEST)/$(SCRIPTS)/python $(INSTALL) $(PIP)
+	$(OLDEST)/$(SCRIPTS)/python $(INSTALL) --editable . --group test numpy==2.0.0 numba==0.62.0
 	touch $@
 
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/python $(PYTEST) $(ARGS)
+	$(OLDEST)/$(SCRIPTS)/python $(PYTEST) $(ARGS)
 
 bits: $(READY)
 	FASTCE_PORTABLE=1 $(BIN)/python -m tests.bits_digest $(ARGS)
@@ -68,15 +74,15 @@ test-arm64-smoke: $(ARM)/.ready
 try-wheel:
 	rm -rf $(WHEEL)
 	$(PYTHON) -m venv $(WHEEL)
-	$(WHEEL)/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL)/dist .
-	$(WHEEL)/bin/python -m pip install --quiet --disable-pip-version-check $(WHEEL)/dist/*.whl
-	$(WHEEL)/bin/python -I tests/try_wheel.py
+	$(WHEEL)/$(SCRIPTS)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL)/dist .
+	$(WHEEL)/$(SCRIPTS)/python $(INSTALL) $(WHEEL)/dist/*.whl
+	$(WHEEL)/$(SCRIPTS)/python -I tests/try_wheel.py
 
 try-sdist: $(READY)
 	rm -rf $(SDIST)
 	$(PYTHON) -m venv $(SDIST)
-	$(SDIST)/bin/python -m pip install --quiet --disable-pip-version-check "hatchling>=1.26"
-	$(SDIST)/bin/python -m hatchling build --target sdist --directory $(SDIST)/dist
+	$(SDIST)/$(SCRIPTS)/python $(INSTALL) "hatchling>=1.26"
+	$(SDIST)/$(SCRIPTS)/python -m hatchling build --target sdist --directory $(SDIST)/dist
 	$(BIN)/python tests/try_sdist.py $(SDIST)/dist/*.tar.gz $(SDIST)/unpacked
 
 fuzz: $(READY)
@@ -89,7 +95,7 @@ bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
 
 bench-full: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[bench,peers]"
+	$(BIN)/python $(INSTALL) --group peers
 	$(BIN)/python -m bench --full $(ARGS)
 
 bench-smoke: $(READY)

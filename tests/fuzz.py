@@ -110,22 +110,22 @@ def report(share: Share, took: float, counts: Counter, found: list[str]) -> str:
 
 
 TEXT = f"""\
-Shapes, class axes, dtypes, memory layouts, values (NaN, infinities and the dtype's ends among them), targets, options,
-reductions and outputs are drawn, {BAD:.0%} of the choices such that they must be refused; those that need a kernel
-compiled stay for {TOGETHER} cases. Arrays are also passed as lists, tuples, memory views, `array.array`, ctypes arrays,
-memory maps, tensors, subclasses of ndarray and objects with `__array__` or `__array_interface__` alone; numbers as
-scalars of NumPy or arrays without a dimension. Outputs are also in the memory of other libraries, or over that of an
-argument: then they may be refused. NumPy's floating-point errors raise in one half of the calls, and warnings, which
-are errors, tell of them in the other half.
+Each case draws a shape, a class axis, dtypes, memory layouts, values (NaN, infinities and the dtype's ends among
+them), a target, options, a reduction and outputs. {BAD:.0%} of the choices have to be refused. Choices that need a
+kernel compiled stay for {TOGETHER} cases. Arrays are also passed as lists, tuples, memory views, `array.array`,
+ctypes arrays, memory maps, tensors, subclasses of ndarray, and objects with nothing but `__array__` or
+`__array_interface__`. Numbers are also passed as NumPy scalars or arrays without a dimension. Outputs may lie in
+the memory of other libraries, or over that of an argument, where they may be refused. NumPy's floating-point
+errors raise in one half of the calls. In the other half they warn, and a warning is an error.
 
-Results are compared with the oracle, those of one-hot integers also, bit for bit, with those of the labels they name.
-Where weights or second arguments are NaN, infinite or out of the dtype's range, as in one case of seven, errors, dtypes
-and memory are looked at, values are not. {GUARD} bytes before and behind every array, the gaps between strided
-elements, and all inputs are compared with what they held before the call.
+Results are compared with the oracle. For one-hot integers they are also compared, bit for bit, with the results of
+the labels. In one case of seven, weights or second arguments are NaN, infinite or out of the dtype's range; there
+errors, dtypes and memory are checked, but no values. {GUARD} bytes before and behind every array, the gaps between
+strided elements, and all inputs have to be the same after the call as before.
 
-Beside a writer, a call is made again and again while another thread changes one of its arguments: labels to numbers
-that are huge, negative or just too large, floats to NaN and infinities. The results may then be anything; errors must
-be documented ones, guard zones stay as they were, and the process lives."""
+Beside a writer, a call is repeated while another thread changes one of its arguments: labels to numbers that are
+huge, negative or just too large, floats to NaN and infinities. The results may then be anything. But errors must
+be documented ones, guard zones must stay as they were, and the process must live."""
 
 
 def main() -> None:

@@ -203,12 +203,12 @@ def main() -> None:
 
 NOTES = (
     "",
-    "What no method avoids: x - max(x) is rounded, which moves a small probability by |x - max(x)| eps, hence the",
-    "errors of tails and wide logits; an exponential of float32 adds |x - max(x)| / 40 eps. A log-softmax near 0 is",
-    "exact here because the greatest exponential stays out of the sum; elsewhere it is rounded to 0. The gradient at",
-    "the label of a confident sample is minus the rest of the probabilities, not p - 1. The vjp of log-sum-exp is",
-    "given a log-sum-exp that is rounded already, whose last place counts where logits are offset. A divergence near",
-    "eps squared, as of one pair of two classes here, is made of the last places of the logits.",
+    "No method can avoid the rounding of x - max(x), which changes a small probability by |x - max(x)| eps. Hence the",
+    "errors of tails and wide logits. An exponential of float32 adds |x - max(x)| / 40 eps. A log-softmax near 0 is",
+    "exact here, because the greatest exponential stays out of the sum; other libraries round it to 0. The gradient",
+    "at the label of a confident sample is minus the sum of the other probabilities, not p - 1. The vjp of",
+    "log-sum-exp gets a log-sum-exp that is already rounded; its last place counts where logits are offset. A",
+    "divergence near eps squared, as of one pair of two classes here, consists of the last places of the logits.",
 )
 
 if __name__ == "__main__":
