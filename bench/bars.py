@@ -1,7 +1,5 @@
 """The bars a full run has to pass, each judged in every case it speaks of."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

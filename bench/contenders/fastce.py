@@ -1,7 +1,5 @@
 """fastce: results in new arrays, in given ones, and from the same elements in another arrangement."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -9,12 +7,11 @@ import numpy as np
 
 import fastce
 from bench.cases import VJPS, Op
-from bench.contenders import Call, Calls
-from bench.inputs import Inputs, LayerInputs
+from bench.inputs import Call, Calls, Inputs, LayerInputs
 
 
 def _layer_grads(i: LayerInputs, **out: np.ndarray) -> Call:
-    return lambda: fastce.linear_cross_entropy_and_grad(*i.arrays, **out)[:3]
+    return lambda: fastce.linear_cross_entropy_and_grad(*i, **out)[:3]
 
 
 def _in_place(i: Inputs) -> Call:
@@ -31,7 +28,7 @@ NEW: Calls = {
     Op.SOFTMAX_VJP: lambda i: partial(fastce.softmax_vjp, i.logits, i.saved(Op.SOFTMAX_VJP), **i.axis),
     Op.LOG_SOFTMAX_VJP: lambda i: partial(fastce.log_softmax_vjp, i.logits, i.saved(Op.LOG_SOFTMAX_VJP), **i.axis),
     Op.LSE_VJP: lambda i: partial(fastce.logsumexp_vjp, i.upstream_rows, i.logits, i.saved(Op.LSE_VJP), **i.axis),
-    Op.LAYER_LOSS: lambda i: partial(fastce.linear_cross_entropy, *i.arrays),
+    Op.LAYER_LOSS: lambda i: partial(fastce.linear_cross_entropy, *i),
     Op.LAYER_GRADS: _layer_grads,
 }
 
@@ -51,8 +48,10 @@ OUT: Calls = {  # no loss: without an array result there is no out=
 }
 
 
-def _elsewhere(arranged: Any) -> Calls:
-    return {op: lambda i, make=make: make(arranged(i)) for op, make in (NEW | OUT).items()}
+def _elsewhere(other: Any) -> Calls:
+    """Return the table for the same elements in other logits, classes last."""
+    return {op: lambda i, make=make: make(i.rearranged(other(i))) for op, make in (NEW | OUT).items()}
 
 
-ROWS, FLOAT32 = _elsewhere(Inputs.as_rows), _elsewhere(Inputs.as_float32)
+ROWS = _elsewhere(lambda i: i.flat(i.logits).copy())
+FLOAT32 = _elsewhere(lambda i: i.logits.astype(np.float32))

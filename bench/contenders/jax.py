@@ -1,7 +1,5 @@
 """JAX: XLA compiles; it returns before the work is done, so each call waits for it."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -9,8 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from bench.cases import Op
-from bench.contenders import Call, Calls
-from bench.inputs import Inputs, LayerInputs
+from bench.inputs import Call, Calls, Inputs, LayerInputs
 
 LOGSUMEXP, SOFTMAXES = partial(jax.nn.logsumexp, axis=1), partial(jax.nn.softmax, axis=1)
 LOG_SOFTMAXES = partial(jax.nn.log_softmax, axis=1)
@@ -40,7 +37,7 @@ def _vjp(function: Any, i: Inputs, upstream: Any) -> Call:
 
 
 def _layer_grads(i: LayerInputs) -> Call:
-    both = finished(jax.value_and_grad(layer_loss, (0, 1)), *i.arrays)
+    both = finished(jax.value_and_grad(layer_loss, (0, 1)), *i)
 
     def call() -> tuple[Any, ...]:
         loss, gradients = both()
@@ -58,6 +55,6 @@ CALLS: Calls = {
     Op.SOFTMAX_VJP: lambda i: _vjp(SOFTMAXES, i, i.logits),
     Op.LOG_SOFTMAX_VJP: lambda i: _vjp(LOG_SOFTMAXES, i, i.logits),
     Op.LSE_VJP: lambda i: _vjp(LOGSUMEXP, i, i.upstream_rows),
-    Op.LAYER_LOSS: lambda i: finished(layer_loss, *i.arrays),
+    Op.LAYER_LOSS: lambda i: finished(layer_loss, *i),
     Op.LAYER_GRADS: _layer_grads,
 }

@@ -1,13 +1,11 @@
 """SciPy's functions."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from scipy import special
 
 from bench.cases import Op
-from bench.contenders import Calls
+from bench.inputs import Calls
 
 CALLS: Calls = {
     Op.SOFTMAX: lambda i: partial(special.softmax, i.logits, axis=1),
