@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench import plans, report
-from bench.cases import LAYER, OPS, VJPS
+from bench.cases import LAYER, OPS, VJPS, Case
 from bench.contenders import CONTENDERS, REFERENCE, RIVALS, STANDARD
 from bench.data import ROOT, Run, failures, finished, machine_facts
 from bench.runner import Show, run_all
@@ -81,21 +81,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[Show]:
+def progress(console: Console, total: int) -> Iterator[Show]:
     """Show a bar, redrawn only while nothing is timed; in a log, a line a shape."""
     columns = TextColumn("{task.description:<40}"), BarColumn(40), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console, auto_refresh=False) as bars:
-        bar, last_shape = bars.add_task("starting"), ""
+        bar, begun, last_shape = bars.add_task("starting", total=total), 0, ""
 
-        def show(case: Any, number: int, total: int) -> None:
-            nonlocal last_shape
-            shape = str(case).split(" ", 1)[-1]
-            bars.update(bar, description=str(case), completed=number, total=total, refresh=console.is_terminal)
-            if not console.is_terminal and shape not in (last_shape, "finished"):
-                console.print(f"[{number}/{total}] {shape}")
-            last_shape = shape
+        def show(case: Case) -> None:
+            nonlocal begun, last_shape
+            _, shape = str(case).split(" ", 1)
+            bars.update(bar, description=str(case), completed=begun, refresh=console.is_terminal)
+            if not console.is_terminal and shape != last_shape:
+                console.print(f"[{begun}/{total}] {shape}")
+            begun, last_shape = begun + 1, shape
 
         yield show
+        bars.update(bar, description="finished", completed=total)
 
 
 def run(options: argparse.Namespace, console: Console) -> Run:
@@ -110,8 +111,8 @@ def run(options: argparse.Namespace, console: Console) -> Run:
     else:
         todo, folder, names = plans.standard(options), options.out, options.contenders
     facts = machine_facts(options.threads, names)
-    with progress(console) as show:
-        results, load = run_all(todo, folder, digest(facts) if options.full else None, show)
+    with progress(console, sum(len(plan.cases) for plan in todo)) as show:
+        results, load = run_all(todo, folder, digest(facts) if options.full else "", show)
     for name in RIVALS if options.full else ():
         if CONTENDERS[name].missing:
             results.note("skipped", "all", name, f"{CONTENDERS[name].missing} not installed")

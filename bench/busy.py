@@ -95,7 +95,7 @@ def main() -> int:
             options.conditions = options.conditions.replace("e", "")
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         todo = list(plans(options, folders, str(group or "")))
-        results, _ = run_all(todo, logs, None, lambda case, number, total: console.print(f"[{number}/{total}] {case}"))
+        results, _ = run_all(todo, logs, "", lambda case: console.print(str(case)))
     for note in results.notes:
         console.print(f"{note['outcome']}: {note['contender']}, {note['case']}: {note['reason']}")
     if not results.records:

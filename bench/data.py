@@ -30,7 +30,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,7 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, A
     cpu = cpuinfo.get_cpu_info()
     peers = [name for name in PEERS if name in contenders]
     flags = set(cpu.get("flags", ()))
+    installed = {distribution.name: distribution.version for distribution in distributions()}
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "cpu": cpu.get("brand_raw", platform.processor()),
@@ -163,7 +164,7 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, A
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: number for name in (*PACKAGES, *peers) if (number := _version(name))},
+        "versions": {name: installed[name] for name in (*PACKAGES, *peers) if name in installed},
         "commit": _commit(),
     }
 
@@ -174,13 +175,6 @@ def _last_level_cache(cpu: dict[str, Any]) -> int:
         return max(int(size.rstrip("K")) << 10 for size in sizes)
     levels = (cpu.get("l3_cache_size"), cpu.get("l2_cache_size"))
     return next((level for level in levels if isinstance(level, int) and level), 32 << 20)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

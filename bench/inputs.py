@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,10 +39,16 @@ class Inputs:
         """The class axis, for functions that take the last by default."""
         return {} if self.logits.ndim == 2 else {"axis": 1}
 
-    @property
-    def upstream_rows(self) -> np.ndarray:
-        """The gradient of the mean log-sum-exp; the upstream gradient of array results is the logits."""
-        return np.full(self.target.shape, 1 / self.target.size, self.logits.dtype)
+    def arguments(self, op: str) -> tuple[np.ndarray, ...]:
+        """Return the arrays that a function for the operation takes."""
+        if op in (Op.LOSS, Op.LOSS_GRAD):
+            return self.logits, self.target
+        if op in (Op.SOFTMAX_VJP, Op.LOG_SOFTMAX_VJP):  # the upstream gradient is the logits
+            return self.logits, self.saved(op)
+        if op == Op.LSE_VJP:  # the upstream gradient is the mean's
+            weights = np.full(self.target.shape, 1 / self.target.size, self.logits.dtype)
+            return weights, self.logits, self.saved(op)
+        return (self.logits,)
 
     def flat(self, array: np.ndarray) -> np.ndarray:
         """Return an array laid out like the logits as (samples, classes)."""
@@ -71,11 +77,24 @@ class Inputs:
 
 
 class LayerInputs(NamedTuple):
-    """Hidden states, weights and labels: the arguments of every contender."""
+    """Hidden states, weights and labels."""
 
     hidden: np.ndarray
     weight: np.ndarray
     target: np.ndarray
+
+    def arguments(self, op: str) -> tuple[np.ndarray, ...]:
+        """Return the arrays that a function for the operation takes."""
+        return self
+
+
+def calls(functions: dict[str, Callable[..., Any]], convert: Callable[[np.ndarray], Any] = np.asarray) -> Calls:
+    """Return the table of functions that need nothing but an operation's arguments, converted to a library's arrays."""
+
+    def maker(op: str, function: Callable[..., Any]) -> Callable[[Any], Call]:
+        return lambda inputs: partial(function, *map(convert, inputs.arguments(op)))
+
+    return {op: maker(op, function) for op, function in functions.items()}
 
 
 def row_blocks(array: np.ndarray, elements: int = 1 << 18) -> Iterator[slice]:

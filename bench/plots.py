@@ -163,15 +163,16 @@ def roofline(run: Run) -> Figure:
     limits = frame[frame.contender == LIMIT].groupby(["pattern", "mb"]).gb_per_s.max()
     colors = {"the fastest rival": LOOK["torch"][0], "fastce": LOOK["fastce-out"][0]}
     patterns = [pattern for pattern in dict.fromkeys(PATTERNS.values()) if pattern in set(points.pattern)]
-    facets = {"col": "pattern", "col_order": patterns, "height": 5, "aspect": 0.95}
-    # A line plot without the lines: an SVG then holds a marker once, a scatter plot would hold it for every point.
-    looks = {"kind": "line", "estimator": None, "linestyle": "none", "markers": ["o", "X"], "alpha": 0.8}
-    grid = sns.relplot(points, x="mb", y="gb_per_s", hue="who", style="who", palette=colors, **looks, **facets)
+    looks = {"palette": colors, "hue": "who", "hue_kws": {"marker": ["o", "X"]}}
+    grid = sns.FacetGrid(points, col="pattern", col_order=patterns, height=5, aspect=0.95, **looks)
+    # markers of a line plot, of which an SVG holds the shape once; a scatter plot would hold it for every point
+    grid.map(plt.plot, "mb", "gb_per_s", linestyle="none", alpha=0.8, markeredgewidth=0).add_legend(title="")
     for pattern, ax in grid.axes_dict.items():
         ax.plot(limits[pattern].index, limits[pattern], "--", color=LOOK[LIMIT][0], zorder=0)
         ax.axvline(run.facts["cache_bytes"] / 1e6, color=LOOK[LIMIT][0], linewidth=0.8, linestyle=":")
         ops = [op for op, kind in PATTERNS.items() if kind == pattern and op in set(points.op)]
         ax.set(xscale="log", yscale="log", title=f"{pattern}: {', '.join(ops)}")
+        ax.minorticks_off()
     grid.set_axis_labels("MB of logits (dotted: the last-level cache)", "GB/s, counting only the bytes that must move")
     return finished(grid, "How near to the memory's limit (each point a case; dashed: the measured limit)")
 

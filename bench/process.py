@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 from unittest.mock import patch
 
+from bench.cases import Plan
+from bench.contenders import entrant
 from bench.worker import Skip, serve
 
+POLICIES = ("OMP_", "GOMP_", "KMP_", "NUMBA_NUM", "NUMBA_THREADING")  # variables about threads
 TIMEOUT = 300.0  # seconds for one answer; the first one includes compiling
 
 
@@ -23,19 +26,24 @@ class Failed(Exception):
 
 
 class Process:
-    """A contender's new process, or several that act at once; use it as a context manager, which ends them."""
+    """A contender's new process, or as many as the plan says; use it as a context manager, which ends them."""
 
-    def __init__(self, name: str, count: int, environment: dict[str, str], log: Path, **settings: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.name, self.log = name, log
+    def __init__(self, name: str, plan: Plan, logs: Path) -> None:
+        self.entrant, self.name = entrant(name), name
+        self.threads = self.entrant.threads or plan.threads
+        self.log = logs / f"{name.replace('/', '-')}.log"
         self.members: list[tuple[Connection, BaseProcess]] = []
-        for _ in range(count):
+        context = multiprocessing.get_context("spawn")
+        for _ in range(plan.crowd):
             link, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, name), kwargs={"log": log, **settings})
-            with patch.dict(os.environ, environment, clear=True):  # libraries read it while they are imported
+            process = context.Process(target=serve, args=(theirs, self.entrant, self.threads, plan.largest, self.log))
+            # libraries read the environment while they are imported
+            with patch.dict(os.environ, _environment(self.threads, plan), clear=True):
                 process.start()
             theirs.close()  # so that the pipe breaks when the process dies
             self.members.append((link, process))
+            if plan.group:
+                Path(plan.group).write_text(str(process.pid))
 
     def __enter__(self) -> Self:
         """Return the process."""
@@ -81,3 +89,25 @@ class Process:
         process.join(5)
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return f"the process ended with status {process.exitcode}: {' / '.join(text.strip().splitlines()[-3:])}"
+
+
+def _environment(threads: int, plan: Plan) -> dict[str, str]:
+    """Return the environment variables, which give every contender's process the same threads.
+
+    OpenMP's threads are bound to cores: unbound, Linux can leave both threads of a small team on one core, where each
+    call then waits out whole time slices. Spans measure what most programs get, which neither bind threads nor set
+    policies for them.
+    """
+    inherited = {key: value for key, value in os.environ.items() if not (plan.span and key.startswith(POLICIES))}
+    pools = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
+    return {
+        **inherited,
+        **{f"{pool}_NUM_THREADS": str(threads) for pool in pools},
+        **({} if plan.span else {"OMP_PROC_BIND": "true"}),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # in the process itself, leaving none behind that could spin
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1",
+        "NPROC": str(threads),  # XLA's pool
+        "PJRT_NPROC": str(threads),
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
+    }

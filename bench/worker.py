@@ -18,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.cases import Case, Op
-from bench.contenders import CONTENDERS, entrant
+from bench.contenders import CONTENDERS, Entrant
 from bench.inputs import Call, Inputs, inputs_of
 from bench.network import DigitsNetwork, LossAndGrad
 from bench.oracle import check
@@ -38,7 +38,7 @@ class Prepared:
 
     call: Call
     figures: Callable[[], dict[str, Any]] = dict  # measures more after the timing
-    seconds: float = 0.0  # of a call, measured once
+    seconds: float = 0.0  # of a call, in the last span
 
 
 class Worker:
@@ -72,13 +72,6 @@ class Worker:
             raise Skip("has no such function")
         return Prepared(call)
 
-    def seconds(self, case: Case) -> float:
-        """Return how long a call takes, to decide on the rounds."""
-        prepared = self._prepared[case]
-        stamps = _stamps(prepared.call, WARM_UP)
-        prepared.seconds = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-        return prepared.seconds
-
     def round(self, case: Case, calls: int) -> float:
         """Warm up caches, threads and clock rate, then time so many calls; return the seconds a call."""
         call = self._prepared[case].call
@@ -98,14 +91,15 @@ class Worker:
         prepared = self._prepared[case]
         return prepared.figures() | ({"bytes": extra_bytes(prepared.call)} if memory else {})
 
-    def span(self, case: Case, seconds: float) -> dict[str, float]:
+    def span(self, case: Case, seconds: float = WARM_UP) -> dict[str, float]:
         """Call for so many seconds and return the statistics of single calls; pauses between calls count."""
-        call = self._prepared[case].call
-        _stamps(call, WARM_UP)
-        stamps = np.array(_stamps(call, seconds))
-        times = np.diff(stamps)
+        prepared = self._prepared[case]
+        if seconds > WARM_UP:
+            _stamps(prepared.call, WARM_UP)
+        times = np.diff(_stamps(prepared.call, seconds))
+        prepared.seconds = float(times.mean())
         median, p99 = np.quantile(times, (0.5, 0.99)).tolist()
-        return {"calls": len(times), "mean": float(times.mean()), "median": median, "p99": p99}
+        return {"calls": len(times), "mean": prepared.seconds, "median": median, "p99": p99}
 
     def confine(self, cores: list[int]) -> None:
         """Bind all threads of the process to these cores."""
@@ -125,20 +119,19 @@ def _training(loss_and_grad: LossAndGrad, batch: int) -> Prepared:
     return Prepared(network.step, network.figures)
 
 
-def serve(link: Connection, name: str, threads: int, largest: int, log: Path) -> None:
+def serve(link: Connection, entrant: Entrant, threads: int, largest: int, log: Path) -> None:
     """Answer requests until the other end of the pipe closes; what libraries print goes to the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process at the other end ends this one too
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    contender, _, folder = entrant(name)
-    if folder:
-        sys.path.insert(0, folder)
-    if contender.startswith("torch"):
+    if entrant.folder:
+        sys.path.insert(0, entrant.folder)
+    if entrant.contender.startswith("torch"):
         import torch
 
         torch.set_num_threads(threads)  # it reads no environment variable
-    worker = Worker(contender, largest)
+    worker = Worker(entrant.contender, largest)
     with threadpool_limits(threads), suppress(EOFError, OSError):
         while True:
             request, arguments = link.recv()
@@ -198,22 +191,3 @@ def wait_until_idle(longest: float = 0.05) -> None:
         time.sleep(0.001)
         if time.process_time() - before < 0.0005:
             return
-
-
-def thread_environment(threads: int, bind: bool = True) -> dict[str, str]:
-    """Return the environment variables that give every contender's process the same threads.
-
-    OpenMP's threads are bound to cores: unbound, Linux can leave both threads of a small team on one core, where each
-    call then waits out whole time slices.
-    """
-    pools = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
-    return {
-        **{f"{pool}_NUM_THREADS": str(threads) for pool in pools},
-        **({"OMP_PROC_BIND": "true"} if bind else {}),
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # in the process itself, leaving none behind that could spin
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": "1",
-        "NPROC": str(threads),  # XLA's pool
-        "PJRT_NPROC": str(threads),
-        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
-    }

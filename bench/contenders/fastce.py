@@ -9,9 +9,24 @@ import fastce
 from bench.cases import VJPS, Op
 from bench.inputs import Call, Calls, Inputs, LayerInputs
 
+FUNCTIONS = {
+    Op.LOSS: fastce.cross_entropy,
+    Op.LOSS_GRAD: fastce.cross_entropy_and_grad,
+    Op.SOFTMAX: fastce.softmax,
+    Op.LOG_SOFTMAX: fastce.log_softmax,
+    Op.LSE: fastce.logsumexp,
+    Op.SOFTMAX_VJP: fastce.softmax_vjp,
+    Op.LOG_SOFTMAX_VJP: fastce.log_softmax_vjp,
+    Op.LSE_VJP: fastce.logsumexp_vjp,
+}
 
-def _layer_grads(i: LayerInputs, **out: np.ndarray) -> Call:
-    return lambda: fastce.linear_cross_entropy_and_grad(*i, **out)[:3]
+
+def _new(op: str) -> Any:
+    return lambda i: partial(FUNCTIONS[op], *i.arguments(op), **i.axis)
+
+
+def _given(op: str) -> Any:
+    return lambda i: partial(FUNCTIONS[op], *i.arguments(op), **i.axis, out=i.out)
 
 
 def _in_place(i: Inputs) -> Call:
@@ -19,33 +34,12 @@ def _in_place(i: Inputs) -> Call:
     return partial(fastce.cross_entropy_and_grad, i.out, i.target, out=i.out, **i.axis)
 
 
-NEW: Calls = {
-    Op.LOSS: lambda i: partial(fastce.cross_entropy, i.logits, i.target, **i.axis),
-    Op.LOSS_GRAD: lambda i: partial(fastce.cross_entropy_and_grad, i.logits, i.target, **i.axis),
-    Op.SOFTMAX: lambda i: partial(fastce.softmax, i.logits, **i.axis),
-    Op.LOG_SOFTMAX: lambda i: partial(fastce.log_softmax, i.logits, **i.axis),
-    Op.LSE: lambda i: partial(fastce.logsumexp, i.logits, **i.axis),
-    Op.SOFTMAX_VJP: lambda i: partial(fastce.softmax_vjp, i.logits, i.saved(Op.SOFTMAX_VJP), **i.axis),
-    Op.LOG_SOFTMAX_VJP: lambda i: partial(fastce.log_softmax_vjp, i.logits, i.saved(Op.LOG_SOFTMAX_VJP), **i.axis),
-    Op.LSE_VJP: lambda i: partial(fastce.logsumexp_vjp, i.upstream_rows, i.logits, i.saved(Op.LSE_VJP), **i.axis),
-    Op.LAYER_LOSS: lambda i: partial(fastce.linear_cross_entropy, *i),
-    Op.LAYER_GRADS: _layer_grads,
-}
+def _layer_grads(i: LayerInputs, **out: np.ndarray) -> Call:
+    return lambda: fastce.linear_cross_entropy_and_grad(*i, **out)[:3]
 
 
-def _given(op: str) -> Any:
-    return lambda i: partial(NEW[op](i), out=i.out)
-
-
-OUT: Calls = {  # no loss: without an array result there is no out=
-    **{op: _given(op) for op in (Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, *VJPS)},
-    Op.LSE: lambda i: partial(NEW[Op.LSE](i), out=i.out_rows),
-    Op.INPLACE: _in_place,
-    Op.LAYER_GRADS: lambda i: _layer_grads(
-        i, d_hidden_out=np.zeros_like(i.hidden), d_weight_out=np.zeros_like(i.weight)
-    ),
-    Op.TRAINING: lambda i: lambda logits, target: fastce.cross_entropy_and_grad(logits, target, out=logits),
-}
+def _layer_grads_given(i: LayerInputs) -> Call:
+    return _layer_grads(i, d_hidden_out=np.zeros_like(i.hidden), d_weight_out=np.zeros_like(i.weight))
 
 
 def _elsewhere(other: Any) -> Calls:
@@ -53,5 +47,17 @@ def _elsewhere(other: Any) -> Calls:
     return {op: lambda i, make=make: make(i.rearranged(other(i))) for op, make in (NEW | OUT).items()}
 
 
+NEW: Calls = {
+    **{op: _new(op) for op in FUNCTIONS},
+    Op.LAYER_LOSS: lambda i: partial(fastce.linear_cross_entropy, *i),
+    Op.LAYER_GRADS: _layer_grads,
+}
+OUT: Calls = {  # no loss: without an array result there is no out=
+    **{op: _given(op) for op in (Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, *VJPS)},
+    Op.LSE: lambda i: partial(fastce.logsumexp, i.logits, **i.axis, out=i.out_rows),
+    Op.INPLACE: _in_place,
+    Op.LAYER_GRADS: _layer_grads_given,
+    Op.TRAINING: lambda _: lambda logits, target: fastce.cross_entropy_and_grad(logits, target, out=logits),
+}
 ROWS = _elsewhere(lambda i: i.flat(i.logits).copy())
 FLOAT32 = _elsewhere(lambda i: i.logits.astype(np.float32))

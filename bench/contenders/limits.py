@@ -10,7 +10,7 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-from bench.cases import Op
+from bench.cases import ADDING, COPYING, PATTERNS, READING, Op
 from bench.inputs import Call, Calls, Inputs, LayerInputs
 
 SERIAL_BELOW = 1 << 17  # bytes; below, starting threads costs more than it gains
@@ -44,24 +44,16 @@ def _compiled(loop: Any, parallel: bool) -> Any:
     return nb.njit(loop, parallel=parallel, cache=parallel)
 
 
-def _moving(loop: Any, *arrays: np.ndarray) -> Call:
-    """Return a call of a loop on the memory of the arrays as 64-bit integers, whatever the layout."""
-    first = arrays[0]
-    count = first.size - first.size % (8 // first.itemsize)
-    words = [array.ravel(order="K")[:count].view(np.int64) for array in arrays]
-    return partial(_compiled(loop, first.nbytes >= SERIAL_BELOW), *words)
+def _moving(op: str, pattern: str) -> Any:
+    """Move the memory of the operation's arrays as 64-bit integers, whatever the layout."""
 
+    def make(i: Inputs) -> Call:
+        arrays = {READING: (i.logits,), COPYING: (i.logits, i.out)}.get(pattern) or (*i.arguments(op), i.out)
+        count = i.logits.size - i.logits.size % (8 // i.logits.itemsize)
+        words = [array.ravel(order="K")[:count].view(np.int64) for array in arrays]
+        return partial(_compiled(LOOPS[pattern], i.logits.nbytes >= SERIAL_BELOW), *words)
 
-def _reading(i: Inputs) -> Call:
-    return _moving(read, i.logits)
-
-
-def _copying(i: Inputs) -> Call:
-    return _moving(copy, i.logits, i.out)
-
-
-def _adding(op: str) -> Any:
-    return lambda i: _moving(add, i.logits, i.saved(op), i.out)
+    return make
 
 
 def _scaling(i: Inputs) -> Call:
@@ -69,27 +61,23 @@ def _scaling(i: Inputs) -> Call:
     return partial(_compiled(scale, x.nbytes >= SERIAL_BELOW), x, x.dtype.type(1))
 
 
-def _product(i: LayerInputs) -> Call:
-    return partial(np.matmul, i.hidden, i.weight.T, out=np.zeros((len(i.hidden), len(i.weight)), np.float32))
+def _products(count: int) -> Any:
+    """Multiply as the last layer's loss (once) or loss and gradients (3 times) have to, into existing arrays."""
+
+    def make(i: LayerInputs) -> Call:
+        logits = np.zeros((len(i.hidden), len(i.weight)), np.float32)
+        d_hidden, d_weight = np.zeros_like(i.hidden), np.zeros_like(i.weight)
+        products = (i.hidden, i.weight.T, logits), (logits, i.weight, d_hidden), (logits.T, i.hidden, d_weight)
+
+        def call() -> None:
+            for left, right, out in products[:count]:
+                np.matmul(left, right, out=out)
+
+        return call
+
+    return make
 
 
-def _three_products(i: LayerInputs) -> Call:
-    """Multiply as the last layer's loss and gradients have to, into existing arrays."""
-    logits = np.zeros((len(i.hidden), len(i.weight)), np.float32)
-    d_hidden, d_weight = np.zeros_like(i.hidden), np.zeros_like(i.weight)
-
-    def call() -> None:
-        np.matmul(i.hidden, i.weight.T, out=logits)
-        np.matmul(logits, i.weight, out=d_hidden)
-        np.matmul(logits.T, i.hidden, out=d_weight)
-
-    return call
-
-
-MEMORY: Calls = {
-    **dict.fromkeys((Op.LOSS, Op.LSE), _reading),
-    **dict.fromkeys((Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, Op.LSE_VJP, Op.INPLACE), _copying),
-    **{op: _adding(op) for op in (Op.SOFTMAX_VJP, Op.LOG_SOFTMAX_VJP)},
-    Op.SCALE: _scaling,
-}
-PRODUCTS: Calls = {Op.LAYER_LOSS: _product, Op.LAYER_GRADS: _three_products}
+LOOPS = {READING: read, COPYING: copy, ADDING: add}
+MEMORY: Calls = {op: _moving(op, pattern) for op, pattern in PATTERNS.items()} | {Op.SCALE: _scaling}
+PRODUCTS: Calls = {Op.LAYER_LOSS: _products(1), Op.LAYER_GRADS: _products(3)}

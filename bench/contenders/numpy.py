@@ -6,25 +6,31 @@ import numpy as np
 
 from bench import formulas
 from bench.cases import Op
-from bench.inputs import Calls
+from bench.inputs import Calls, calls
 
 TEXTBOOK: Calls = {
-    Op.LOSS: lambda i: partial(formulas.textbook_loss, i.logits, i.target),
-    Op.LOSS_GRAD: lambda i: partial(formulas.loss_and_grad, formulas.textbook_softmax, i.logits, i.target),
-    Op.SOFTMAX: lambda i: partial(formulas.textbook_softmax, i.logits),
-    Op.LOG_SOFTMAX: lambda i: lambda: np.log(formulas.textbook_softmax(i.logits)),
-    Op.LSE: lambda i: lambda: np.log(np.exp(i.logits).sum(axis=1)),
-    Op.SOFTMAX_VJP: lambda i: partial(formulas.softmax_vjp, i.logits, i.saved(Op.SOFTMAX_VJP)),
-    Op.LOG_SOFTMAX_VJP: lambda i: partial(formulas.log_softmax_vjp, i.logits, i.saved(Op.LOG_SOFTMAX_VJP)),
-    Op.LSE_VJP: lambda i: partial(formulas.logsumexp_vjp, i.upstream_rows, i.logits, i.saved(Op.LSE_VJP)),
-    Op.LAYER_LOSS: lambda i: partial(formulas.layer_loss, *i),
-    Op.LAYER_GRADS: lambda i: partial(formulas.layer_loss_and_grads, *i),
-    Op.TRAINING: lambda i: partial(formulas.loss_and_grad, formulas.textbook_softmax),
+    **calls(
+        {
+            Op.LOSS: formulas.textbook_loss,
+            Op.LOSS_GRAD: partial(formulas.loss_and_grad, formulas.textbook_softmax),
+            Op.SOFTMAX: formulas.textbook_softmax,
+            Op.LOG_SOFTMAX: lambda x: np.log(formulas.textbook_softmax(x)),
+            Op.LSE: lambda x: np.log(np.exp(x).sum(axis=1)),
+            Op.SOFTMAX_VJP: formulas.softmax_vjp,
+            Op.LOG_SOFTMAX_VJP: formulas.log_softmax_vjp,
+            Op.LSE_VJP: formulas.logsumexp_vjp,
+            Op.LAYER_LOSS: formulas.layer_loss,
+            Op.LAYER_GRADS: formulas.layer_loss_and_grads,
+        }
+    ),
+    Op.TRAINING: lambda _: partial(formulas.loss_and_grad, formulas.textbook_softmax),
 }
-STABLE: Calls = {
-    Op.LOSS: lambda i: partial(formulas.loss, i.logits, i.target),
-    Op.LOSS_GRAD: lambda i: partial(formulas.loss_and_grad, formulas.softmax, i.logits, i.target),
-    Op.SOFTMAX: lambda i: partial(formulas.softmax, i.logits),
-    Op.LOG_SOFTMAX: lambda i: partial(formulas.log_softmax, i.logits),
-    Op.LSE: lambda i: partial(formulas.logsumexp, i.logits),
-}
+STABLE = calls(
+    {
+        Op.LOSS: formulas.loss,
+        Op.LOSS_GRAD: partial(formulas.loss_and_grad, formulas.softmax),
+        Op.SOFTMAX: formulas.softmax,
+        Op.LOG_SOFTMAX: formulas.log_softmax,
+        Op.LSE: formulas.logsumexp,
+    }
+)

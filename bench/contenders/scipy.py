@@ -5,10 +5,12 @@ from functools import partial
 from scipy import special
 
 from bench.cases import Op
-from bench.inputs import Calls
+from bench.inputs import calls
 
-CALLS: Calls = {
-    Op.SOFTMAX: lambda i: partial(special.softmax, i.logits, axis=1),
-    Op.LOG_SOFTMAX: lambda i: partial(special.log_softmax, i.logits, axis=1),
-    Op.LSE: lambda i: partial(special.logsumexp, i.logits, axis=1),
-}
+CALLS = calls(
+    {
+        Op.SOFTMAX: partial(special.softmax, axis=1),
+        Op.LOG_SOFTMAX: partial(special.log_softmax, axis=1),
+        Op.LSE: partial(special.logsumexp, axis=1),
+    }
+)

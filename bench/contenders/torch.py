@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from bench.cases import Op
-from bench.inputs import Call, Calls, Inputs, LayerInputs
+from bench.inputs import Call, Calls, Inputs, LayerInputs, calls
 
-FORWARD = {Op.SOFTMAX: torch.softmax, Op.LOG_SOFTMAX: torch.log_softmax, Op.LSE: torch.logsumexp}
-BACKWARD = {  # autograd's kernels, and how they call their ``out``
-    Op.SOFTMAX_VJP: (torch.ops.aten._softmax_backward_data, "grad_input"),
-    Op.LOG_SOFTMAX_VJP: (torch.ops.aten._log_softmax_backward_data, "out"),
+FORWARD = {
+    Op.SOFTMAX: lambda x, **out: torch.softmax(x, 1, **out),
+    Op.LOG_SOFTMAX: lambda x, **out: torch.log_softmax(x, 1, **out),
+    Op.LSE: lambda x, **out: torch.logsumexp(x, 1, **out),
 }
-FORWARD_OF = {Op.SOFTMAX_VJP: Op.SOFTMAX, Op.LOG_SOFTMAX_VJP: Op.LOG_SOFTMAX, Op.LSE_VJP: Op.LSE}
+SOFTMAX_BACKWARD = torch.ops.aten._softmax_backward_data
+LOG_SOFTMAX_BACKWARD = torch.ops.aten._log_softmax_backward_data
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -57,53 +58,27 @@ def _loss_grad(i: Inputs, cross_entropy: Any = F.cross_entropy) -> Call:
     return partial(loss_and_gradients, lambda x: cross_entropy(x, y), leaf(i.logits))
 
 
-def _vjp(op: str) -> Any:
+def _vjp(op: str, forward: str) -> Any:
     """Run autograd's backward pass alone."""
 
     def make(i: Inputs) -> Call:
-        x = leaf(i.logits)
-        result = FORWARD[FORWARD_OF[op]](x, 1)
-        upstream = tensor(i.upstream_rows if op == Op.LSE_VJP else i.logits)
+        x, upstream = leaf(i.logits), tensor(i.arguments(op)[0])
+        result = FORWARD[forward](x)
         return lambda: torch.autograd.grad(result, x, upstream, retain_graph=True)[0]
 
     return make
 
 
-EAGER: Calls = {
-    # the logits need no gradient, so no graph is kept
-    Op.LOSS: lambda i: partial(F.cross_entropy, tensor(i.logits), tensor(i.target)),
-    Op.LOSS_GRAD: _loss_grad,
-    **{op: lambda i, function=function: partial(function, tensor(i.logits), 1) for op, function in FORWARD.items()},
-    **{op: _vjp(op) for op in FORWARD_OF},
-    Op.TRAINING: lambda i: step,
-}
-
-
-# --- with out= -----------------------------------------------------------------------
-
-
-def _vjp_out(op: str) -> Any:
+def _vjp_out(op: str, kernel: Any, out: str) -> Any:
     """Call the kernel beneath autograd, which writes in C order."""
-    kernel, out = BACKWARD[op]
 
     def make(i: Inputs) -> Call | None:
         if not i.out.flags.c_contiguous:
             return None
-        g, y = tensor(i.logits), tensor(i.saved(op))
+        g, y = map(tensor, i.arguments(op))
         return partial(kernel.out, g, y, 1, y.dtype, **{out: tensor(i.out)})
 
     return make
-
-
-OUT: Calls = {  # no loss and gradient: ``backward`` has no out=
-    Op.SOFTMAX: lambda i: partial(torch.softmax, tensor(i.logits), 1, out=tensor(i.out)),
-    Op.LOG_SOFTMAX: lambda i: partial(torch.log_softmax, tensor(i.logits), 1, out=tensor(i.out)),
-    Op.LSE: lambda i: partial(torch.logsumexp, tensor(i.logits), 1, out=tensor(i.out_rows)),
-    **{op: _vjp_out(op) for op in BACKWARD},
-}
-
-
-# --- compiled --------------------------------------------------------------------------
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,31 +87,36 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
-def _compiled_forward(op: str) -> Any:
-    function = FORWARD[op]
-    return lambda i: partial(_compiled(lambda x: function(x, 1)), tensor(i.logits))
+def _compiled_call(op: str, function: Callable[..., Any]) -> Any:
+    return lambda i: partial(_compiled(function), *map(tensor, i.arguments(op)))
 
 
-def _compiled_vjp(op: str) -> Any:
-    kernel, _ = BACKWARD[op]
-    return lambda i: partial(_compiled(lambda g, y: kernel(g, y, 1, y.dtype)), tensor(i.logits), tensor(i.saved(op)))
-
-
-def _compiled_lse_vjp(i: Inputs) -> Call:
-    arguments = map(tensor, (i.upstream_rows, i.logits, i.saved(Op.LSE_VJP)))
-    return partial(_compiled(lambda g, x, lse: torch.exp(x - lse.unsqueeze(1)) * g.unsqueeze(1)), *arguments)
-
-
-def _cross_entropy(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(x, y)
-
-
+EAGER: Calls = {
+    # the logits need no gradient, so no graph is kept
+    **calls({Op.LOSS: F.cross_entropy, **FORWARD}, tensor),
+    Op.LOSS_GRAD: _loss_grad,
+    Op.SOFTMAX_VJP: _vjp(Op.SOFTMAX_VJP, Op.SOFTMAX),
+    Op.LOG_SOFTMAX_VJP: _vjp(Op.LOG_SOFTMAX_VJP, Op.LOG_SOFTMAX),
+    Op.LSE_VJP: _vjp(Op.LSE_VJP, Op.LSE),
+    Op.TRAINING: lambda _: step,
+}
+OUT: Calls = {  # no loss and gradient: ``backward`` has no out=
+    Op.SOFTMAX: lambda i: partial(FORWARD[Op.SOFTMAX], tensor(i.logits), out=tensor(i.out)),
+    Op.LOG_SOFTMAX: lambda i: partial(FORWARD[Op.LOG_SOFTMAX], tensor(i.logits), out=tensor(i.out)),
+    Op.LSE: lambda i: partial(FORWARD[Op.LSE], tensor(i.logits), out=tensor(i.out_rows)),
+    Op.SOFTMAX_VJP: _vjp_out(Op.SOFTMAX_VJP, SOFTMAX_BACKWARD, "grad_input"),
+    Op.LOG_SOFTMAX_VJP: _vjp_out(Op.LOG_SOFTMAX_VJP, LOG_SOFTMAX_BACKWARD, "out"),
+}
+TO_COMPILE = {
+    **FORWARD,
+    Op.LOSS: lambda x, y: F.cross_entropy(x, y),
+    Op.SOFTMAX_VJP: lambda g, p: SOFTMAX_BACKWARD(g, p, 1, p.dtype),
+    Op.LOG_SOFTMAX_VJP: lambda g, logp: LOG_SOFTMAX_BACKWARD(g, logp, 1, logp.dtype),
+    Op.LSE_VJP: lambda g, x, lse: torch.exp(x - lse.unsqueeze(1)) * g.unsqueeze(1),
+}
 COMPILED: Calls = {
-    Op.LOSS: lambda i: partial(_compiled(_cross_entropy), tensor(i.logits), tensor(i.target)),
-    Op.LOSS_GRAD: lambda i: _loss_grad(i, _compiled(_cross_entropy)),
-    **{op: _compiled_forward(op) for op in FORWARD},
-    **{op: _compiled_vjp(op) for op in BACKWARD},
-    Op.LSE_VJP: _compiled_lse_vjp,
+    **{op: _compiled_call(op, function) for op, function in TO_COMPILE.items()},
+    Op.LOSS_GRAD: lambda i: _loss_grad(i, _compiled(TO_COMPILE[Op.LOSS])),
 }
 
 
@@ -150,7 +130,7 @@ def _layer(function: Callable[..., torch.Tensor]) -> Calls:
         leaves = leaf(i.hidden), leaf(i.weight)
         return partial(loss_and_gradients, partial(function, target=tensor(i.target)), *leaves)
 
-    return {Op.LAYER_LOSS: lambda i: partial(function, *map(tensor, i)), Op.LAYER_GRADS: gradients}
+    return {**calls({Op.LAYER_LOSS: function}, tensor), Op.LAYER_GRADS: gradients}
 
 
 def _chunked(**options: Any) -> Callable[..., torch.Tensor]:
