@@ -94,7 +94,7 @@ class Plan:
     section: str  # of the records
     contenders: tuple[str, ...]
     cases: tuple[Case, ...]
-    threads: int
+    threads: int = 1  # of each contender that does not name its own
     seconds: float = 0.0  # for all cases together
     rounds: tuple[int, int] = (3, 15)  # the least and the most a case; the seconds decide
     complete: bool = False  # leave no case out when the seconds are over
