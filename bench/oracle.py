@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from bench.cases import LAYER, Op
-from bench.formulas import log_softmax_vjp, softmax_vjp
+from bench.formulas import log_softmax_vjp, loss_and_grad, softmax, softmax_vjp
 from bench.inputs import Inputs, LayerInputs, row_blocks
 
 
@@ -81,28 +81,19 @@ def _check_layer(op: str, inputs: LayerInputs, result: Any) -> None:
     hidden, weight, target = inputs
     signs = np.random.default_rng(1).choice((-1.0, 1.0), hidden.shape[1])
     hidden_signs, weight_signs = hidden @ signs, weight @ signs
-    total = 0.0
-    d_hidden, d_hidden_size = np.empty((2, len(hidden)))
-    d_weight, d_weight_size = np.zeros((2, len(weight)))
-    for rows in row_blocks(np.broadcast_to(0, (len(hidden), len(weight))), 1 << 24):
+    want, d_hidden, d_weight = 0.0, np.empty((2, len(hidden))), np.zeros((2, len(weight)))  # values, and their size
+    for rows in row_blocks(np.broadcast_to(0, (len(hidden), len(weight))), 1 << 22):
         x = (hidden[rows] @ weight.T).astype(np.float64)
-        row_max = x.max(axis=1, keepdims=True)
-        at_label = np.arange(len(x)), target[rows]
-        total -= (x[at_label] - row_max[:, 0]).sum()
-        p = np.exp(x - row_max, out=x)
-        row_sum = p.sum(axis=1, keepdims=True)
-        total += np.log(row_sum).sum()
-        p /= row_sum
-        p[at_label] -= 1
-        d_hidden[rows], d_hidden_size[rows] = p @ weight_signs, abs(p) @ abs(weight_signs)
-        d_weight += hidden_signs[rows] @ p
-        d_weight_size += abs(hidden_signs[rows]) @ abs(p)
-    count = len(hidden)
-    _require(op, abs(float(loss) - total / count), 1e-4 * (1 + abs(total / count)))
+        mean_loss, d_logits = loss_and_grad(softmax, x, target[rows])
+        share = len(x) / len(hidden)
+        want += share * mean_loss
+        d_logits *= share
+        d_hidden[:, rows] = d_logits @ weight_signs, abs(d_logits) @ abs(weight_signs)
+        d_weight += hidden_signs[rows] @ d_logits, abs(hidden_signs[rows]) @ abs(d_logits)
+    _require(op, abs(float(loss) - want), 1e-4 * (1 + abs(want)))
     if op == Op.LAYER_GRADS:
-        expected = (d_hidden, d_hidden_size), (d_weight, d_weight_size)
-        for gradient, (want, size) in zip(gradients, expected, strict=True):
-            _require(op, np.abs(np.asarray(gradient) @ signs - want / count), 1e-3 * (size / count + 1e-6))
+        for gradient, (value, size) in zip(gradients, (d_hidden, d_weight), strict=True):
+            _require(op, np.abs(np.asarray(gradient) @ signs - value), 1e-3 * (size + 1e-6 / len(hidden)))
 
 
 def _epsilon(dtype: np.dtype) -> float:

@@ -45,17 +45,14 @@ STYLE = {
 
 
 def draw(run: Run, folder: Path, suffix: str) -> list[Path]:
-    """Draw the plots of an ordinary or a full run; return the files."""
+    """Draw the plots of a run; return the files."""
     with plt.rc_context(STYLE):
         figures = dict(full_figures(run) if run.facts["full"] else ordinary_figures(run))
-        if not run.facts["full"]:
-            for old in folder.glob("speed-*"):
-                old.unlink()
         return [write_figure(figure, folder / f"{name}.{suffix}") for name, figure in figures.items()]
 
 
 def ordinary_figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Yield the name of each plot, and the plot, if the run has figures for it."""
+    """Yield each plot that an ordinary run has figures for, after its name."""
     for (op, dtype), group in tables.contests(run):
         yield f"speed-{op.replace('+', '-')}-{dtype}", speed(group)
     if (run.section("speed").contender == LIMIT).any():
@@ -65,7 +62,7 @@ def ordinary_figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 
 def full_figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Yield the name of each plot of a full run, and the plot."""
+    """Yield each plot of a full run after its name."""
     yield "heatmap", heat_map(run)
     yield "roofline", roofline(run)
     if len(panels := growing(run.section("layer"))):

@@ -120,6 +120,8 @@ def write(run: Run, folder: Path, suffix: str = "svg") -> list[Path]:
     """Write the data, the report and the plots; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     name = "full" if run.facts["full"] else "report"
+    for old in folder.glob("speed-*") if not run.facts["full"] else ():
+        old.unlink()  # an earlier run may have had other operations
     drawn = plots.draw(run, folder, suffix)
     text = folder / f"{name}.md"
     text.write_text(markdown(run, drawn).rstrip() + "\n", encoding="utf-8")

@@ -108,7 +108,7 @@ class Runner:
             ready = self._each(case, ready, lambda worker: worker.ask("confine", cores()[:1]))
 
         def span(worker: Process, turn: int) -> None:
-            worker.send("span", case, self.plan.span)
+            worker.send("span", self.plan.span)
             for answer in worker.answers():
                 self._record(case, worker, {"rounds": 1, "turn": turn} | answer)
 
@@ -122,16 +122,16 @@ class Runner:
         rounds: dict[str, list[float]] = {worker.name: [] for worker in ready}
 
         def measure(worker: Process) -> None:
-            once[worker.name] = worker.ask("span", case)["mean"]
+            once[worker.name] = worker.ask("span")["mean"]
             if once[worker.name] > self.plan.slowest:
                 raise Skip(f"{once[worker.name]:.1f} s a call")
 
         def turn(worker: Process) -> None:
-            rounds[worker.name].append(worker.ask("round", case, _calls(once[worker.name])))
+            rounds[worker.name].append(worker.ask("round", _calls(once[worker.name])))
 
         def finish(worker: Process) -> None:
             figures = {"calls": _calls(once[worker.name])} | statistics(rounds[worker.name])
-            self._record(case, worker, figures | worker.ask("figures", case, self.plan.memory))
+            self._record(case, worker, figures | worker.ask("figures", self.plan.memory))
 
         ready = self._each(case, ready, measure)
         for _ in range(self._rounds(case, cases_left, [once[worker.name] for worker in ready])):

@@ -6,9 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from bench.cases import Case, Op
 from bench.contenders import CONTENDERS, Entrant
 from bench.inputs import Call, Inputs, inputs_of
-from bench.network import DigitsNetwork, LossAndGrad
+from bench.network import DigitsNetwork
 from bench.oracle import check
 
 WARM_UP = 0.004  # seconds of untimed calls before a round
@@ -32,50 +30,62 @@ class Skip(Exception):
     """The contender takes no part in a case."""
 
 
-@dataclass
-class Prepared:
-    """A case that is ready to be timed."""
-
-    call: Call
-    figures: Callable[[], dict[str, Any]] = dict  # measures more after the timing
-    seconds: float = 0.0  # of a call, in the last span
-
-
 class Worker:
     """The requests that a contender's process understands: the public methods."""
 
     def __init__(self, contender: str, largest: int) -> None:
         self._contender, self._largest = CONTENDERS[contender], largest
-        self._prepared: dict[Case, Prepared] = {}
+        self._call: Call | None = None  # of the prepared case
+        self._network: DigitsNetwork | None = None  # if the case is the training loop
+        self._seconds = 0.0  # of a call, in the last span
 
-    def prepare(self, *cases: Case) -> None:
-        """Make inputs and calls, and check their results with the oracle; forget earlier cases."""
-        self._prepared.clear()
-        for case in cases:
-            self._prepared[case] = self._prepare(case)
-
-    def _prepare(self, case: Case) -> Prepared:
-        inputs = inputs_of(case, self._largest)
+    def prepare(self, case: Case) -> None:
+        """Make the inputs and the call of a case, and check its result with the oracle."""
+        self._call = self._network = None  # frees the arrays of the case before
         try:
-            call = self._contender.call(case.op, inputs)
-            if call is not None and case.op == Op.TRAINING:
-                return _training(call, case.batch)
-            if call is not None:
-                result = call()
-                if not self._contender.yardstick:
-                    check(case.op, inputs, result, self._contender.to_numpy)
+            self._call = self._contender.call(case.op, inputs_of(case, self._largest))
+            if self._call is not None:
+                self._check(case)
         except Exception as error:
             if self._contender.needs:
                 raise Skip(f"cannot: {in_short(error)}") from error
             raise
-        if call is None:
+        if self._call is None:
             raise Skip("has no such function")
-        return Prepared(call)
 
-    def round(self, case: Case, calls: int) -> float:
+    def _check(self, case: Case) -> None:
+        if case.op == Op.TRAINING:
+            self._prepare_training(case.batch)
+            return
+        result = self._call()
+        if not self._contender.yardstick:
+            check(case.op, inputs_of(case, self._largest), result, self._contender.to_numpy)
+
+    def _prepare_training(self, batch: int) -> None:
+        """Check the loss on the first batch and put it into the network, whose step is the call."""
+        # These matrix products are too small for threads, and a BLAS pool that spins beside torch's or Numba's on the
+        # same cores slows every step several times over.
+        threadpool_limits(1, user_api="blas")
+        loss_and_grad = self._call
+        self._network = DigitsNetwork(loss_and_grad, batch)
+        images, labels = (part[:batch] for part in self._network.train)
+        logits = self._network.forward(images)[1]
+        check(Op.LOSS_GRAD, Inputs(logits, labels, np.empty(0)), loss_and_grad(logits.copy(), labels))
+        self._call = self._network.step
+
+    def span(self, seconds: float = WARM_UP) -> dict[str, float]:
+        """Call for so many seconds and return the statistics of single calls; pauses between calls count."""
+        if seconds > WARM_UP:
+            _stamps(self._call, WARM_UP)
+        times = np.diff(_stamps(self._call, seconds))
+        self._seconds = float(times.mean())
+        median, p99 = np.quantile(times, (0.5, 0.99)).tolist()
+        return {"calls": len(times), "mean": self._seconds, "median": median, "p99": p99}
+
+    def round(self, calls: int) -> float:
         """Warm up caches, threads and clock rate, then time so many calls; return the seconds a call."""
-        call = self._prepared[case].call
-        if self._prepared[case].seconds < LONG:
+        call = self._call
+        if self._seconds < LONG:
             _stamps(call, WARM_UP)
         gc.disable()
         start = time.perf_counter()
@@ -86,37 +96,15 @@ class Worker:
         gc.enable()
         return elapsed / calls
 
-    def figures(self, case: Case, memory: bool) -> dict[str, Any]:
+    def figures(self, memory: bool) -> dict[str, Any]:
         """Return the other figures of a case that has been timed."""
-        prepared = self._prepared[case]
-        return prepared.figures() | ({"bytes": extra_bytes(prepared.call)} if memory else {})
-
-    def span(self, case: Case, seconds: float = WARM_UP) -> dict[str, float]:
-        """Call for so many seconds and return the statistics of single calls; pauses between calls count."""
-        prepared = self._prepared[case]
-        if seconds > WARM_UP:
-            _stamps(prepared.call, WARM_UP)
-        times = np.diff(_stamps(prepared.call, seconds))
-        prepared.seconds = float(times.mean())
-        median, p99 = np.quantile(times, (0.5, 0.99)).tolist()
-        return {"calls": len(times), "mean": prepared.seconds, "median": median, "p99": p99}
+        figures = self._network.figures() if self._network else {}
+        return figures | ({"bytes": extra_bytes(self._call)} if memory else {})
 
     def confine(self, cores: list[int]) -> None:
         """Bind all threads of the process to these cores."""
         for thread in os.listdir("/proc/self/task"):
             os.sched_setaffinity(int(thread), cores)
-
-
-def _training(loss_and_grad: LossAndGrad, batch: int) -> Prepared:
-    """Check a contender's loss on the first batch and put it into the network."""
-    # These matrix products are too small for threads, and a BLAS pool that spins beside torch's or Numba's on the
-    # same cores slows every step several times over.
-    threadpool_limits(1, user_api="blas")
-    network = DigitsNetwork(loss_and_grad, batch)
-    images, labels = (part[:batch] for part in network.train)
-    logits = network.forward(images)[1]
-    check(Op.LOSS_GRAD, Inputs(logits, labels, np.empty(0)), loss_and_grad(logits.copy(), labels))
-    return Prepared(network.step, network.figures)
 
 
 def serve(link: Connection, entrant: Entrant, threads: int, largest: int, log: Path) -> None:
