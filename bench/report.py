@@ -21,8 +21,8 @@ its memory back. Inputs are standard normal × 3. NumPy and SciPy run these oper
 given. OpenMP's threads are bound to cores, and the training loop's matrix products run on one thread: pools that
 compete for the same cores would slow torch most."""
 BACKWARD = """
-Backward passes (vjp) begin with what the forward pass left. *torch eager* is then autograd's backward pass alone,
-*torch eager out=* the kernel beneath it, which PyTorch keeps to itself."""
+Backward passes (vjp) begin with the saved results of the forward pass. *torch eager* is then autograd's backward pass
+alone, *torch eager out=* the kernel beneath it, which PyTorch keeps to itself."""
 HEADLINE_SHAPES = ((65536, 10), (1024, 50257))
 
 
