@@ -1,7 +1,11 @@
-"""fastce timed against other libraries and against the machine's own memory limit: ``python -m bench``.
+"""fastce timed against other libraries and against the machine's own limits: ``python -m bench``.
 
-``cases`` says what is timed; ``inputs`` makes the data, ``oracle`` checks results, ``contenders`` has a table of calls
-for each library. A ``worker`` is a contender's process, a ``process`` its handle, and the ``runner`` gives the workers
-their turns. ``full`` lists the stages of the full run, ``busy`` measures beside other processes. ``data`` keeps a run
-as tidy data; ``tables``, ``bars``, ``plots`` and ``report`` show it.
+A plan lists cases (an operation on a shape, dtype and layout) and contenders. Each contender has a process, a worker;
+the runner gives the workers the turn. A finished run is a table with one record a measurement, from which the reports
+are made. Imports go one way, each module imports only modules before it:
+
+    cases -> formulas -> inputs -> contenders -> oracle -> network -> worker -> process -> neighbours -> data -> runner
+    -> plans -> tables -> bars -> plots -> report -> busy -> __main__
+
+The modules in ``contenders`` have the calls of one library each; only the process that makes these calls imports them.
 """

@@ -1,15 +1,14 @@
-"""What is timed: operations, shapes, dtypes, layouts, and the plan of a run."""
+"""The benchmark's vocabulary: operations, cases (an operation on a shape, dtype and layout), plans of cases."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 
 
 class Op(StrEnum):
-    """The operations."""
+    """The operations that are timed."""
 
     LOSS = "loss"
     LOSS_GRAD = "loss+grad"
@@ -21,9 +20,9 @@ class Op(StrEnum):
     LSE_VJP = "logsumexp_vjp"
     LAYER_LOSS = "layer-loss"  # from hidden states and weights
     LAYER_GRADS = "layer-loss+gradients"
-    INPLACE = "in-place"  # loss and gradient, the gradient over the logits
-    SCALE = "scale"  # no contest: the memory limit of working in place, measured at the largest shape
-    TRAINING = "training"  # a network; a round is an epoch
+    INPLACE = "in-place"  # loss and gradient; the gradient overwrites the logits
+    SCALE = "scale"  # measures the memory limit of working in place, at the largest shape; no contender has it
+    TRAINING = "training"  # a step of a small network
 
 
 OPS = (Op.LOSS, Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, Op.LSE)
@@ -32,21 +31,21 @@ LAYER = (Op.LAYER_LOSS, Op.LAYER_GRADS)
 MAIN_LAYER, LARGE_LAYER = (2048, 512, 32000), (8192, 256, 65536)  # tokens, features, classes
 
 READING, COPYING, ADDING, SCALING = "reading", "copying", "adding", "scaling in place"
-PATTERNS = {  # the memory traffic that an operation cannot do without
+PATTERNS = {  # the memory traffic that an operation cannot avoid
     **dict.fromkeys((Op.LOSS, Op.LSE), READING),
     **dict.fromkeys((Op.LOSS_GRAD, Op.SOFTMAX, Op.LOG_SOFTMAX, Op.LSE_VJP, Op.INPLACE), COPYING),
     **dict.fromkeys((Op.SOFTMAX_VJP, Op.LOG_SOFTMAX_VJP), ADDING),
     Op.SCALE: SCALING,
 }
-ARRAYS = {READING: 1, COPYING: 2, ADDING: 3, SCALING: 2}  # read or written
+ARRAYS = {READING: 1, COPYING: 2, ADDING: 3, SCALING: 2}  # arrays read or written
 
-# Memory order: classes last; Fortran order; (batch / 4096, classes, 64, 64), as of images.
+# Memory order: C order with the classes last; Fortran order; images, (batch / 4096, classes, 64, 64).
 ROWS, FORTRAN, IMAGES = "rows", "fortran", "images"
 PIXELS = (64, 64)
 
 
 def dtype_of(name: str) -> np.dtype:
-    """Return the dtype of a name, bfloat16 among them."""
+    """Return the dtype of a name; NumPy alone does not know bfloat16."""
     if name == "bfloat16":
         import ml_dtypes
 
@@ -56,7 +55,7 @@ def dtype_of(name: str) -> np.dtype:
 
 @dataclass(frozen=True)
 class Case:
-    """One operation on inputs of one shape and dtype; ``features`` is the width of the last layer, if there is one."""
+    """One operation on inputs of one shape and dtype; ``features`` is the width of the last layer, else 0."""
 
     op: Op
     batch: int
@@ -66,7 +65,7 @@ class Case:
     features: int = 0
 
     def __str__(self) -> str:
-        """Name the case, in the display and in what the processes tell each other."""
+        """Name the case in the progress display and in notes."""
         sizes = (self.batch, *([self.features] if self.features else []), self.classes)
         layout = "" if self.layout == ROWS else f" {self.layout}"
         return f"{self.op} {'×'.join(map(str, sizes))} {self.dtype}{layout}"
@@ -83,28 +82,38 @@ class Case:
 
     @property
     def weight(self) -> float:
-        """The case's share of a plan's seconds; small cases have short calls, but no shorter rounds."""
+        """The case's share of a plan's seconds. The constant is for small cases, whose rounds are not shorter."""
         return 6e6 + self.elements * max(1, self.features)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does. The runner and every contender's process work from the same one."""
+    """A stage of a run: new processes, one a contender, take turns in these cases."""
 
+    name: str
+    section: str  # of the records
     contenders: tuple[str, ...]
-    cases: tuple[Case, ...]  # those of the training last
-    threads: int
-    seconds: float
-    rounds: tuple[int, int] = (3, 15)  # at least, at most; each case as many as the seconds allow
-    epochs: int = 40
-    complete: bool = False  # leave no case out for want of time
+    cases: tuple[Case, ...]
+    threads: int = 1  # of each contender that does not name its own
+    seconds: float = 0.0  # for all cases together
+    rounds: tuple[int, int] = (3, 15)  # the least and the most a case; the seconds decide
+    complete: bool = False  # leave no case out when the seconds are over
     memory: bool = False  # measure the peak memory of a call, too
-    slowest: float = 5.0  # seconds; a contender whose call takes longer is left out of the case
+    slowest: float = 5.0  # seconds; a contender whose call takes longer skips the case
+    span: float = 0.0  # a round is then so many seconds of single calls, and the least rounds are taken
+    busy: bool = False  # with a span: keep a process a core busy meanwhile
+    confined: bool = False  # with a span: bind all threads of a process to one core
+    crowd: int = 1  # processes a contender, all measured at once
+    group: str = ""  # the file of a control group that takes the processes
 
     @property
     def largest(self) -> int:
-        """The elements that inputs are made for."""
+        """The most logits of a case; inputs of all cases are made from as many random numbers."""
         return max((case.elements for case in self.cases if case.op not in (*LAYER, Op.TRAINING)), default=0)
+
+    def key(self, same: str) -> str:
+        """Return a digest of the plan, without its seconds, and of ``same``; stored results need the same key."""
+        return hashlib.sha256(f"{same} {replace(self, seconds=0)}".encode()).hexdigest()[:16]
 
 
 def grid(ops: tuple[Op, ...], shapes: list[tuple[int, int]], dtype: str = "float32", layout: str = ROWS) -> list[Case]:

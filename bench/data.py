@@ -1,30 +1,28 @@
-"""A run as tidy data: a table with one record a measurement, and the facts of the machine once.
+"""A run as tidy data: a table with one record a measurement, notes on what is missing, and the machine's facts.
 
-A run named ``full`` is kept in ``full.csv``, which :func:`pandas.read_csv` reads, and ``full.json``, which has the
-facts, and what was left out or failed. Times are in seconds a call. The columns:
+A run named ``full`` is stored in ``full.csv`` (the records; read it with :func:`pandas.read_csv`) and ``full.json``
+(facts and notes). Times are in seconds a call. The columns:
 
 section
-    What the record is for: speed, threads, growth, layer, training; ``quiet`` and ``busy``, the latter beside a busy
-    process a core.
+    The purpose: speed, threads, growth, layer, training; ``quiet`` and ``busy``, without and with a busy process a
+    core beside the contender.
 op, batch, features, classes, dtype, layout
-    The case; ``features`` is 0 but for the last layer.
+    The case; ``features`` is 0 except in the last layer.
 contender, threads
     Who computed it.
 rounds, calls, median, min, iqr
-    Rounds, calls a round, and the statistics of the rounds; of single calls where the section is quiet or busy.
+    Rounds, calls a round, and the statistics of the rounds; in sections quiet and busy those of single calls.
 mean, p99
-    Of single calls: quiet and busy.
+    Of single calls: sections quiet and busy.
 bytes
     Peak memory of a call beyond its arguments.
 loss_seconds, accuracy
-    Training: the loss and its gradient a step, and the accuracy on held-out images.
+    Training: seconds of the loss and its gradient a step, and the accuracy on held-out images.
 ratio
     The median as a multiple of fastce's; in the last layer, of the bare matrix products.
 gb_per_s, share
     Bytes that must move, a second, and the share of the memory limit.
 """
-
-from __future__ import annotations
 
 import datetime
 import json
@@ -32,7 +30,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +40,6 @@ import psutil
 from bench.cases import ARRAYS, LAYER, PATTERNS, ROWS, dtype_of
 from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE
 
-Record = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 CASE = ["section", "op", "batch", "features", "classes", "dtype", "layout"]
 STATISTICS = ["rounds", "calls", "median", "min", "iqr", "mean", "p99", "bytes", "loss_seconds", "accuracy"]
@@ -55,54 +52,52 @@ VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON"), ("neon",
 
 @dataclass
 class Results:
-    """The records of a plan, what was skipped and what failed."""
+    """The records of plans, and notes on contenders that were skipped or failed."""
 
-    records: list[Record] = field(default_factory=list)
-    skipped: list[dict[str, str]] = field(default_factory=list)
-    failures: list[dict[str, str]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[dict[str, str]] = field(default_factory=list)
 
-    def skip(self, case: Any, name: str, reason: str) -> None:
-        """Note that a contender takes no part in a case."""
-        self.skipped.append({"case": str(case), "contender": name, "reason": reason})
+    def note(self, outcome: str, case: Any, contender: str, reason: str) -> None:
+        """Note that a contender "skipped" a case or "failed" in it."""
+        self.notes.append({"outcome": outcome, "case": str(case), "contender": contender, "reason": reason})
 
-    def fail(self, case: Any, name: str, reason: str) -> None:
-        """Note that a contender failed."""
-        self.failures.append({"case": str(case), "contender": name, "reason": reason})
-
-    def add(self, other: Results, section: str | None = None) -> None:
-        """Add the results of another plan, those of records under a section of their own."""
-        self.records += [{"section": section, **record} if section else record for record in other.records]
-        self.skipped += other.skipped
-        self.failures += other.failures
+    def add(self, other: "Results") -> None:
+        """Add the results of another plan."""
+        self.records += other.records
+        self.notes += other.notes
 
 
 @dataclass
 class Run:
-    """What reports are made of."""
+    """A finished run, from which reports are made."""
 
     facts: dict[str, Any]
     records: pd.DataFrame
-    skipped: list[dict[str, str]]
-    failures: list[dict[str, str]]
+    notes: list[dict[str, str]]
 
     def section(self, name: str) -> pd.DataFrame:
         """Return the records of a section."""
         return self.records[self.records.section == name]
 
 
+def failures(notes: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the notes on failures."""
+    return [note for note in notes if note["outcome"] == "failed"]
+
+
 def finished(results: Results, facts: dict[str, Any]) -> Run:
-    """Make a run of results: order the records, relate them to each other, round to four digits."""
+    """Make a run of results: add ratios and shares, order the records, round to four digits."""
     frame = pd.DataFrame(results.records).reindex(columns=COLUMNS)
     frame = related(frame, facts["threads"]).astype(COUNTS)
-    for batch, spread in frame.groupby("batch").accuracy.agg(lambda shares: shares.max() - shares.min()).items():
-        if spread > 0.01:  # weights and batches were the same
-            results.fail(f"training, batch {batch}", "all", f"accuracies differ by {spread:.1%}")
-    frame["_case"] = frame.groupby(CASE, sort=False).ngroup()
-    frame["_contender"] = frame.contender.map(list(CONTENDERS).index)
-    frame = frame.sort_values(["_case", "_contender", "threads"], ascending=[True, True, False], kind="stable")
+    for batch, accuracies in frame.groupby("batch").accuracy:
+        if accuracies.max() - accuracies.min() > 0.01:  # weights and batches were the same
+            results.note("failed", f"training, batch {batch}", "all", f"accuracies: {sorted(set(accuracies.dropna()))}")
+    case, contender = frame.groupby(CASE, sort=False).ngroup(), frame.contender.map(list(CONTENDERS).index)
+    order = pd.DataFrame({"case": case, "contender": contender, "threads": -frame.threads})
+    frame = frame.loc[order.sort_values(list(order), kind="stable").index].reset_index(drop=True)
     floats = frame.select_dtypes("float").columns
     frame[floats] = frame[floats].map(lambda value: float(f"{value:.4g}"))
-    return Run(facts, frame[COLUMNS].reset_index(drop=True), results.skipped, results.failures)
+    return Run(facts, frame, results.notes)
 
 
 def related(frame: pd.DataFrame, threads: int) -> pd.DataFrame:
@@ -127,21 +122,18 @@ def nbytes(frame: pd.DataFrame) -> pd.Series:
 
 def save(run: Run, folder: Path, name: str) -> list[Path]:
     """Write the run; return the files."""
-    table, notes = folder / f"{name}.csv", folder / f"{name}.json"
+    table, rest = folder / f"{name}.csv", folder / f"{name}.json"
     run.records.to_csv(table, index=False)
-    parts = [f'  "facts": {json.dumps(run.facts, ensure_ascii=False)}']
-    for key, entries in (("skipped", run.skipped), ("failures", run.failures)):
-        lines = ",\n".join("    " + json.dumps(entry, ensure_ascii=False) for entry in entries)
-        parts.append(f'  "{key}": [\n{lines}\n  ]' if lines else f'  "{key}": []')
-    notes.write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
-    return [table, notes]
+    facts, *notes = (json.dumps(part, ensure_ascii=False) for part in (run.facts, *run.notes))
+    lines = ",\n".join(notes)
+    rest.write_text(f'{{"facts": {facts},\n"notes": [\n{lines}\n]}}\n', encoding="utf-8")
+    return [table, rest]
 
 
 def load(folder: Path, name: str) -> Run:
     """Read a run that :func:`save` has written."""
-    records = pd.read_csv(folder / f"{name}.csv", dtype=COUNTS)
-    notes = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return Run(notes["facts"], records, notes["skipped"], notes["failures"])
+    rest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return Run(rest["facts"], pd.read_csv(folder / f"{name}.csv", dtype=COUNTS), rest["notes"])
 
 
 def shape_text(record: Any) -> str:
@@ -154,12 +146,13 @@ def shape_text(record: Any) -> str:
 
 
 def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Gather what a reader needs to judge the figures, and nothing that names the machine."""
+    """Return the facts that a reader needs to judge the figures; none of them names the machine."""
     import cpuinfo
 
     cpu = cpuinfo.get_cpu_info()
     peers = [name for name in PEERS if name in contenders]
     flags = set(cpu.get("flags", ()))
+    installed = {distribution.name: distribution.version for distribution in distributions()}
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "cpu": cpu.get("brand_raw", platform.processor()),
@@ -171,7 +164,7 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, A
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: number for name in (*PACKAGES, *peers) if (number := _version(name))},
+        "versions": {name: installed[name] for name in (*PACKAGES, *peers) if name in installed},
         "commit": _commit(),
     }
 
@@ -182,13 +175,6 @@ def _last_level_cache(cpu: dict[str, Any]) -> int:
         return max(int(size.rstrip("K")) << 10 for size in sizes)
     levels = (cpu.get("l3_cache_size"), cpu.get("l2_cache_size"))
     return next((level for level in levels if isinstance(level, int) and level), 32 << 20)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _commit() -> str | None:

@@ -1,14 +1,18 @@
-"""The data of a case: the same in every process."""
-
-from __future__ import annotations
+"""The data of a case, the same in every process."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bench.cases import FORTRAN, IMAGES, LAYER, PIXELS, ROWS, Case, Op, dtype_of
+from bench.formulas import logsumexp
+
+Call = Callable[[], Any]
+Calls = dict[str, Callable[[Any], Call | None]]  # by operation: how a contender's call is made from inputs
 
 
 @dataclass
@@ -27,7 +31,7 @@ class Inputs:
 
     @property
     def out_rows(self) -> np.ndarray:
-        """A new array for a result a sample."""
+        """A new array for results with one value a sample."""
         return np.empty(self.target.shape, self.logits.dtype)
 
     @property
@@ -35,37 +39,30 @@ class Inputs:
         """The class axis, for functions that take the last by default."""
         return {} if self.logits.ndim == 2 else {"axis": 1}
 
-    @property
-    def upstream_rows(self) -> np.ndarray:
-        """The gradient of the log-sum-exps, that of their mean. The gradient of array results is the logits."""
-        return np.full(self.target.shape, 1 / self.target.size, self.logits.dtype)
+    def arguments(self, op: str) -> tuple[np.ndarray, ...]:
+        """Return the arrays that a function for the operation takes."""
+        if op in (Op.LOSS, Op.LOSS_GRAD):
+            return self.logits, self.target
+        if op in (Op.SOFTMAX_VJP, Op.LOG_SOFTMAX_VJP):  # the upstream gradient is the logits
+            return self.logits, self.saved(op)
+        if op == Op.LSE_VJP:  # the upstream gradient is the mean's
+            weights = np.full(self.target.shape, 1 / self.target.size, self.logits.dtype)
+            return weights, self.logits, self.saved(op)
+        return (self.logits,)
 
     def flat(self, array: np.ndarray) -> np.ndarray:
         """Return an array laid out like the logits as (samples, classes)."""
         return np.moveaxis(array, 1, -1).reshape(-1, array.shape[1])
 
-    def as_rows(self) -> Inputs:
-        """Return the same elements with the classes last."""
-        return self._with(self.flat(self.logits).copy())
-
-    def as_float32(self) -> Inputs:
-        """Return the same elements in float32."""
-        return self._with(self.logits.astype(np.float32))
-
-    def _with(self, logits: np.ndarray) -> Inputs:
+    def rearranged(self, logits: np.ndarray) -> "Inputs":
+        """Return inputs with the same labels and other logits, classes last."""
         return Inputs(logits, self.target.reshape(-1), np.empty(logits.size, logits.dtype))
 
     @cached_property
     def lse(self) -> np.ndarray:
-        """Log-sum-exp of each sample in float64, by the stable formula."""
+        """Log-sum-exp of each sample in float64."""
         logits = self.flat(self.logits)
-        result = np.empty(len(logits))
-        for rows in row_blocks(logits):
-            x = logits[rows].astype(np.float64)
-            row_max = x.max(axis=1)
-            x -= row_max[:, None]
-            result[rows] = np.log(np.exp(x, out=x).sum(axis=1)) + row_max
-        return result
+        return np.concatenate([logsumexp(logits[rows].astype(np.float64)) for rows in row_blocks(logits)])
 
     def saved(self, op: str) -> np.ndarray:
         """Return what the forward pass saves for the backward pass ``op``, computed in float64 and rounded."""
@@ -79,28 +76,37 @@ class Inputs:
         return result
 
 
-@dataclass
-class LayerInputs:
+class LayerInputs(NamedTuple):
     """Hidden states, weights and labels."""
 
     hidden: np.ndarray
     weight: np.ndarray
     target: np.ndarray
 
-    @property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The arguments of every contender."""
-        return self.hidden, self.weight, self.target
+    def arguments(self, op: str) -> tuple[np.ndarray, ...]:
+        """Return the arrays that a function for the operation takes."""
+        return self
 
 
-def row_blocks(array: np.ndarray, elements: int = 1 << 18) -> list[slice]:
-    """Return slices of rows of about ``elements`` elements, so that float64 temporaries stay in cache."""
+def calls(functions: dict[str, Callable[..., Any]], convert: Callable[[np.ndarray], Any] = np.asarray) -> Calls:
+    """Return the table of functions that need nothing but an operation's arguments, converted to a library's arrays."""
+
+    def maker(op: str, function: Callable[..., Any]) -> Callable[[Any], Call]:
+        return lambda inputs: partial(function, *map(convert, inputs.arguments(op)))
+
+    return {op: maker(op, function) for op, function in functions.items()}
+
+
+def row_blocks(array: np.ndarray, elements: int = 1 << 18) -> Iterator[slice]:
+    """Yield slices of rows of about ``elements`` elements, so that float64 temporaries stay in cache."""
     step = max(1, elements // math.prod(array.shape[1:]))
-    return [slice(i, min(i + step, len(array))) for i in range(0, len(array), step)]
+    return (slice(i, i + step) for i in range(0, len(array), step))
 
 
-def inputs_of(case: Case, largest: int) -> Inputs | LayerInputs:
-    """Return the inputs of a case; all operations on a shape get the same."""
+def inputs_of(case: Case, largest: int) -> Inputs | LayerInputs | None:
+    """Return the inputs of a case, none for the training loop; all operations on a shape get the same."""
+    if case.op == Op.TRAINING:
+        return None
     if case.op in LAYER:
         return _layer_inputs(case.batch, case.features, case.classes)
     return _inputs(case.batch, case.classes, case.dtype, case.layout, max(largest, case.elements))

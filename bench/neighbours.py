@@ -1,27 +1,16 @@
-"""Where there is no room for threads: beside busy processes, and under a quota of one core."""
+"""Conditions that leave no room for threads: busy processes beside, and a quota of one core."""
 
-from __future__ import annotations
-
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-# The thread sees the end of the pipe, whatever became of the process that holds the other end.
-BUSY = """
-import os, signal, sys, threading
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-def leave():
-    sys.stdin.read()
-    os._exit(0)
-threading.Thread(target=leave, daemon=True).start()
-print(flush=True)
-n = 0
-while True:
-    n = (n + 1) % 1000003
-"""
+CGROUP = Path("/sys/fs/cgroup")
+LIMITS_1 = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}  # of control groups, version 1
+LIMITS_2 = {"cpu.max": "100000 100000"}  # version 2
 
 
 def cores() -> list[int]:
@@ -31,36 +20,39 @@ def cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def _spin(started: Any) -> None:
+    """Keep a core busy until the parent process ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    started.wait()
+    parent = multiprocessing.parent_process()
+    while parent.is_alive():
+        for _ in range(1_000_000):
+            pass
+
+
 @contextmanager
 def busy_neighbours() -> Iterator[None]:
     """Keep one process a core busy; they end with the block, and with this process."""
-    processes = []
+    context = multiprocessing.get_context("spawn")
+    started = context.Barrier(len(cores()) + 1)
+    processes = [context.Process(target=_spin, args=(started,), daemon=True) for _ in cores()]
     try:
-        for _ in cores():
-            command = [sys.executable, "-I", "-S", "-c", BUSY]
-            processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         for process in processes:
-            assert process.stdout
-            process.stdout.readline()
+            process.start()
+        started.wait(60)
         yield
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
+            process.join()
 
 
 @contextmanager
 def quota_of_one_core() -> Iterator[Path | None]:
-    """Make a control group that may use one core's time, where the system lets us; yield its list of processes."""
-    group = None
-    for place, limits in (
-        ("cpu", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}),  # version 1
-        ("cpu,cpuacct", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "100000"}),
-        ("", {"cpu.max": "100000 100000"}),  # version 2
-    ):
-        group = _group(Path("/sys/fs/cgroup") / place / f"bench-{os.getpid()}", limits)
-        if group:
-            break
+    """Make a control group that may use one core's time, where the system allows it; yield its list of processes."""
+    places = ((CGROUP / "cpu", LIMITS_1), (CGROUP / "cpu,cpuacct", LIMITS_1), (CGROUP, LIMITS_2))
+    groups = (_group(folder / f"bench-{os.getpid()}", limits) for folder, limits in places)
+    group = next(filter(None, groups), None)
     try:
         yield group and group / "cgroup.procs"
     finally:

@@ -1,11 +1,10 @@
 """The plots, by seaborn.
 
-Speed against batch size, a roofline, the training step; of a full run a heat map of fastce against its fastest rival,
-the roofline, and the last layer over growing sizes.
+The ordinary run: speed against batch size, a roofline, the training step. The full run: a heat map of fastce against
+its fastest rival, the roofline, and the last layer over growing sizes.
 """
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,34 +37,36 @@ LOOK = {
     LIMIT: ("#999999", "."),
     PRODUCTS: ("#999999", "."),
 }
-PALETTE = {LABELS[name]: color for name, (color, _) in LOOK.items()}
-MARKERS = {LABELS[name]: marker for name, (_, marker) in LOOK.items()}
 STYLE = {
     **{"svg.fonttype": "none", "svg.hashsalt": "fastce", "font.size": 9},
+    "font.sans-serif": ["DejaVu Sans"],  # an SVG repeats the list with every text
     **{"axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True},
 }
 
 
-def draw_standard(run: Run, folder: Path, suffix: str) -> list[Path]:
-    """Draw what an ordinary run has figures for; return the files."""
-    for old in folder.glob("speed-*"):
-        old.unlink()
+def draw(run: Run, folder: Path, suffix: str) -> list[Path]:
+    """Draw the plots of a run; return the files."""
     with plt.rc_context(STYLE):
-        plots = {f"speed-{op.replace('+', '-')}-{dtype}": speed(group) for (op, dtype), group in tables.contests(run)}
-        if (run.section("speed").contender == LIMIT).any():
-            plots["memory-limit"] = roofline(run)
-        if len(run.section("training")):
-            plots["training"] = training(run.section("training"))
-        return [write_figure(figure, folder / f"{name}.{suffix}") for name, figure in plots.items()]
+        figures = dict(full_figures(run) if run.facts["full"] else ordinary_figures(run))
+        return [write_figure(figure, folder / f"{name}.{suffix}") for name, figure in figures.items()]
 
 
-def draw_full(run: Run, folder: Path, suffix: str) -> list[Path]:
-    """Draw the plots of a full run; return the files."""
-    with plt.rc_context(STYLE):
-        plots = {"heatmap": heat_map(run), "roofline": roofline(run)}
-        if len(panels := growing(run.section("layer"))):
-            plots["linear"] = layer(panels)
-        return [write_figure(figure, folder / f"{name}.{suffix}") for name, figure in plots.items()]
+def ordinary_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+    """Yield each plot that an ordinary run has figures for, after its name."""
+    for (op, dtype), group in tables.contests(run):
+        yield f"speed-{op.replace('+', '-')}-{dtype}", speed(group)
+    if (run.section("speed").contender == LIMIT).any():
+        yield "memory-limit", roofline(run)
+    if len(run.section("training")):
+        yield "training", training(run.section("training"))
+
+
+def full_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+    """Yield each plot of a full run after its name."""
+    yield "heatmap", heat_map(run)
+    yield "roofline", roofline(run)
+    if len(panels := growing(run.section("layer"))):
+        yield "linear", layer(panels)
 
 
 def write_figure(figure: Figure, path: Path) -> Path:
@@ -74,17 +75,14 @@ def write_figure(figure: Figure, path: Path) -> Path:
     return path
 
 
-def labelled(frame: pd.DataFrame) -> dict[str, Any]:
-    """Return what makes a colour and a marker of each contender's label, in the order of their list."""
-    order = [LABELS[name] for name in LOOK if name in set(frame.contender)]
-    return {"data": frame.assign(label=frame.contender.map(LABELS)), "hue": "label", "hue_order": order}
-
-
 def lines(frame: pd.DataFrame, x: str, y: str, **facets: Any) -> sns.FacetGrid:
     """Draw a line a contender in each facet, on logarithmic scales."""
-    frame = frame[frame.contender.isin(LOOK)]
-    looks = {"palette": PALETTE, "style": "label", "markers": MARKERS, "dashes": False, "errorbar": None}
-    grid = sns.relplot(kind="line", x=x, y=y, **labelled(frame), **looks, **facets)
+    names = [name for name in LOOK if name in set(frame.contender)]
+    frame = frame[frame.contender.isin(names)]
+    frame = frame.assign(label=frame.contender.map(LABELS))
+    palette, markers = ({LABELS[name]: LOOK[name][i] for name in names} for i in (0, 1))
+    looks = {"palette": palette, "markers": markers, "dashes": False, "errorbar": None, "hue_order": list(palette)}
+    grid = sns.relplot(frame, kind="line", x=x, y=y, hue="label", style="label", **looks, **facets)
     for ax in grid.axes.flat:
         sizes = np.unique(np.concatenate([line.get_xdata() for line in ax.get_lines()]))
         sizes = sizes[np.append(True, np.diff(np.log(sizes)) > 0.1)]  # else their numbers overlap
@@ -162,13 +160,16 @@ def roofline(run: Run) -> Figure:
     limits = frame[frame.contender == LIMIT].groupby(["pattern", "mb"]).gb_per_s.max()
     colors = {"the fastest rival": LOOK["torch"][0], "fastce": LOOK["fastce-out"][0]}
     patterns = [pattern for pattern in dict.fromkeys(PATTERNS.values()) if pattern in set(points.pattern)]
-    facets = {"col": "pattern", "col_order": patterns, "height": 5, "aspect": 0.95}
-    grid = sns.relplot(points, x="mb", y="gb_per_s", hue="who", style="who", palette=colors, alpha=0.8, **facets)
+    looks = {"palette": colors, "hue": "who", "hue_kws": {"marker": ["o", "X"]}}
+    grid = sns.FacetGrid(points, col="pattern", col_order=patterns, height=5, aspect=0.95, **looks)
+    # markers of a line plot, of which an SVG holds the shape once; a scatter plot would hold it for every point
+    grid.map(plt.plot, "mb", "gb_per_s", linestyle="none", alpha=0.8, markeredgewidth=0).add_legend(title="")
     for pattern, ax in grid.axes_dict.items():
         ax.plot(limits[pattern].index, limits[pattern], "--", color=LOOK[LIMIT][0], zorder=0)
         ax.axvline(run.facts["cache_bytes"] / 1e6, color=LOOK[LIMIT][0], linewidth=0.8, linestyle=":")
         ops = [op for op, kind in PATTERNS.items() if kind == pattern and op in set(points.op)]
         ax.set(xscale="log", yscale="log", title=f"{pattern}: {', '.join(ops)}")
+        ax.minorticks_off()
     grid.set_axis_labels("MB of logits (dotted: the last-level cache)", "GB/s, counting only the bytes that must move")
     return finished(grid, "How near to the memory's limit (each point a case; dashed: the measured limit)")
 

@@ -1,16 +1,19 @@
-"""Processes of contenders, as seen from the process that gives them their turns."""
-
-from __future__ import annotations
+"""The parent's handle of a contender's processes."""
 
 import multiprocessing
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import wait
-from typing import Any
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Self
+from unittest.mock import patch
 
-from bench.worker import Settings, Skip, serve
+from bench.cases import Plan
+from bench.contenders import entrant
+from bench.worker import Skip, serve
 
+POLICIES = ("OMP_", "GOMP_", "KMP_", "NUMBA_NUM", "NUMBA_THREADING")  # variables about threads
 TIMEOUT = 300.0  # seconds for one answer; the first one includes compiling
 
 
@@ -19,66 +22,92 @@ class WorkerDied(Exception):
 
 
 class Failed(Exception):
-    """A contender could not do what it was asked to."""
+    """A contender failed to carry out a request."""
 
 
 class Process:
-    """A new process of a contender, a :class:`bench.worker.Worker`, and this end of its pipe."""
+    """A contender's new process, or as many as the plan says; use it as a context manager, which ends them."""
 
-    def __init__(self, name: str, settings: Settings, environment: dict[str, str]) -> None:
+    def __init__(self, name: str, plan: Plan, logs: Path) -> None:
+        self.entrant, self.name = entrant(name), name
+        self.threads = self.entrant.threads or plan.threads
+        self.log = logs / f"{name.replace('/', '-')}.log"
+        self.members: list[tuple[Connection, BaseProcess]] = []
         context = multiprocessing.get_context("spawn")
-        self.name, self.log = name, settings.log
-        self.link, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, name, settings))
-        with _environment(environment):
-            self.process.start()
-        theirs.close()  # so that the pipe breaks when the process dies
+        for _ in range(plan.crowd):
+            link, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, self.entrant, self.threads, plan.largest, self.log))
+            # libraries read the environment while they are imported
+            with patch.dict(os.environ, _environment(self.threads, plan), clear=True):
+                process.start()
+            theirs.close()  # so that the pipe breaks when the process dies
+            self.members.append((link, process))
+            if plan.group:
+                Path(plan.group).write_text(str(process.pid))
 
-    def ask(self, word: str, *arguments: Any) -> Any:
+    def __enter__(self) -> Self:
+        """Return the process."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End the processes, even those that hang."""
+        for _, process in self.members:
+            process.kill()
+            process.join()
+
+    def ask(self, request: str, *arguments: Any) -> Any:
         """Have a method of the worker called; return the result."""
-        self.say(word, *arguments)
-        return self.answer()
+        self.send(request, *arguments)
+        return self.answers()[0]
 
-    def say(self, word: str, *arguments: Any) -> None:
-        """Have a method of the worker called, without waiting for it."""
-        try:
-            self.link.send((word, arguments))
-        except OSError as error:
-            raise WorkerDied(self.exit_report()) from error
+    def send(self, request: str, *arguments: Any) -> None:
+        """Have a method of the worker called in all processes, without waiting for it."""
+        for link, process in self.members:
+            try:
+                link.send((request, arguments))
+            except OSError as error:
+                raise WorkerDied(self._exit_report(process)) from error
 
-    def answer(self) -> Any:
-        """Wait for the result, but not for ever."""
-        if not wait([self.link, self.process.sentinel], TIMEOUT):
-            self.process.kill()
+    def answers(self) -> list[Any]:
+        """Return the results of the request that was sent."""
+        return [self._answer(link, process) for link, process in self.members]
+
+    def _answer(self, link: Connection, process: BaseProcess) -> Any:
+        if not wait([link, process.sentinel], TIMEOUT):
+            process.kill()
             raise WorkerDied(f"no answer within {TIMEOUT:.0f} s")
         with suppress(EOFError, OSError):
-            if self.link.poll():
-                outcome, value = self.link.recv()
+            if link.poll():
+                outcome, value = link.recv()
                 if outcome == "done":
                     return value
                 raise Skip(value) if outcome == "skip" else Failed(value)
-        raise WorkerDied(self.exit_report())
+        raise WorkerDied(self._exit_report(process))
 
-    def exit_report(self) -> str:
+    def _exit_report(self, process: BaseProcess) -> str:
         """Say how the process ended, with the last lines of its log."""
-        self.process.join(5)
-        text = self.log.read_text(errors="replace") if self.log and self.log.exists() else ""
-        return f"the process ended with status {self.process.exitcode}: {' / '.join(text.strip().splitlines()[-3:])}"
-
-    def end(self) -> None:
-        """End the process, whatever it does."""
-        self.process.kill()
-        self.process.join()
+        process.join(5)
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        return f"the process ended with status {process.exitcode}: {' / '.join(text.strip().splitlines()[-3:])}"
 
 
-@contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Have these environment variables only, for a process that starts meanwhile."""
-    saved = dict(os.environ)
-    try:
-        os.environ.clear()
-        os.environ.update(variables)
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(saved)
+def _environment(threads: int, plan: Plan) -> dict[str, str]:
+    """Return the environment variables, which give every contender's process the same threads.
+
+    OpenMP's threads are bound to cores: unbound, Linux can leave both threads of a small team on one core, where each
+    call then waits out whole time slices. Spans measure what most programs get, which neither bind threads nor set
+    policies for them.
+    """
+    inherited = {key: value for key, value in os.environ.items() if not (plan.span and key.startswith(POLICIES))}
+    pools = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
+    return {
+        **inherited,
+        **{f"{pool}_NUM_THREADS": str(threads) for pool in pools},
+        **({} if plan.span else {"OMP_PROC_BIND": "true"}),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",  # in the process itself, leaving none behind that could spin
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1",
+        "NPROC": str(threads),  # XLA's pool
+        "PJRT_NPROC": str(threads),
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
+    }

@@ -1,14 +1,10 @@
-"""The figures as tables, once for the terminal and once for Markdown: data frames of texts, the best in bold."""
-
-from __future__ import annotations
+"""The figures as tables: data frames of texts, the best in bold, written as Markdown."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pandas as pd
-from rich.table import Table as RichTable
-from rich.text import Text
 
 from bench.cases import ARRAYS, PATTERNS, Op
 from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS
@@ -26,33 +22,19 @@ class Table:
     frame: pd.DataFrame
     note: str = ""
 
-    def rich(self) -> RichTable:
-        """Return the table for the terminal."""
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", caption=self.note or None)
-        table.caption_justify = "left"
-        for i, name in enumerate(self.frame.columns):
-            table.add_column(name, justify="right" if i else "left")
-        for row in self.frame.itertuples(index=False, name=None):
-            table.add_row(*(Text(text.strip("*"), style=_style(text)) for text in row))
-        return table
-
     def markdown(self) -> str:
         """Return the table in Markdown."""
         lines = [f"### {self.title}", ""] if self.title else []
-        lines += [_line(self.frame.columns), "|:--|" + "--:|" * (self.frame.shape[1] - 1)]
-        lines += [_line(row) for row in self.frame.itertuples(index=False, name=None)]
+        rows = [self.frame.columns, *self.frame.itertuples(index=False, name=None)]
+        head, *body = (f"| {' | '.join(row)} |" for row in rows)
+        lines += [head, "|:--|" + "--:|" * (self.frame.shape[1] - 1), *body]
         return "\n".join([*lines, "", self.note, ""] if self.note else [*lines, ""])
 
 
 NOTHING = Table("", pd.DataFrame())
 
 
-def _line(texts: object) -> str:
-    return "| " + " | ".join(texts) + " |"
-
-
-def _style(text: str) -> str:
-    return "bold green" if text.startswith("**") else "bold red" if text.startswith("FAIL") else ""
+# --- texts ---------------------------------------------------------------------------
 
 
 def duration(seconds: float) -> str:
@@ -71,22 +53,38 @@ def megabytes(count: float) -> str:
     return "–" if pd.isna(count) else f"{count / 1e6:,.0f} MB"
 
 
-# --- from records to tables ------------------------------------------------------------
-
-
 def shapes(frame: pd.DataFrame) -> pd.Series:
     """Return the shape of each record as a text."""
     return frame.apply(shape_text, axis=1, result_type="reduce").astype(str)
 
 
-def best(frame: pd.DataFrame) -> Any:
-    """Tell which records are the fastest of their case, limits aside."""
+def times(frame: pd.DataFrame) -> pd.Series:
+    """Return the median of each record, with the multiple in parentheses."""
+    ratios = frame.ratio.map(lambda ratio: f" ({three_digits(ratio)})", na_action="ignore").fillna("")
+    return frame["median"].map(duration) + ratios
+
+
+def bold(texts: pd.Series, where: pd.Series) -> pd.Series:
+    return texts.where(~where, "**" + texts + "**")
+
+
+# --- from records to tables ------------------------------------------------------------
+
+
+def best(frame: pd.DataFrame) -> pd.Series:
+    """Tell which records are the fastest of their case, yardsticks aside."""
     competing = frame[frame.contender.isin((*REFERENCE, *RIVALS))]
-    return frame.index.isin(competing.groupby(CASE)["median"].idxmin())
+    return frame.index.to_series().isin(competing.groupby(CASE)["median"].idxmin())
+
+
+def fastest_rivals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the record of the fastest rival for each case that fastce has, too."""
+    rivals = frame[frame.contender.isin(RIVALS) & frame.ratio.notna()]
+    return rivals.loc[rivals.groupby(CASE, sort=False)["median"].idxmin()]
 
 
 def pivoted(frame: pd.DataFrame, rows: str, columns: str, head: str = "") -> pd.DataFrame:
-    """Put the column ``text`` into a table, contenders in the order of their list; a dash where there is none."""
+    """Spread the column ``text`` over a table, contenders in the order of their list; a dash where there is none."""
     names = list(dict.fromkeys(frame[columns]))
     if columns == "contender":
         names = [name for name in CONTENDERS if name in names]
@@ -94,17 +92,13 @@ def pivoted(frame: pd.DataFrame, rows: str, columns: str, head: str = "") -> pd.
     return table.fillna("–").rename(columns=LABELS).rename_axis(head).reset_index().rename_axis(None, axis=1)
 
 
-def bold(texts: pd.Series, where: Any) -> pd.Series:
-    return texts.where(~where, "**" + texts + "**")
-
-
 def contests(run: Run, section: str = "speed") -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """Yield the records of each (operation, dtype), by classes, then batch."""
     frame = run.section(section)
     frame = frame[frame.op != Op.SCALE]
-    frame = frame.assign(shape=shapes(frame)).sort_values(["classes", "batch"], kind="stable")
-    for key in frame.sort_index()[["op", "dtype"]].drop_duplicates().itertuples(index=False, name=None):
-        yield key, frame[(frame.op == key[0]) & (frame.dtype == key[1])]
+    frame = frame.assign(shape=shapes(frame))
+    for key, group in frame.groupby(["op", "dtype"], sort=False):
+        yield key, group.sort_values(["classes", "batch"], kind="stable")
 
 
 def speed_tables(run: Run, section: str = "speed") -> Iterator[Table]:
@@ -116,12 +110,6 @@ def speed_tables(run: Run, section: str = "speed") -> Iterator[Table]:
         yield Table(title, pivoted(group, "shape", "contender", head))
 
 
-def times(frame: pd.DataFrame) -> pd.Series:
-    """Return the median of each record, with the multiple in parentheses."""
-    ratios = frame.ratio.map(lambda ratio: f" ({three_digits(ratio)})", na_action="ignore").fillna("")
-    return frame["median"].map(duration) + ratios
-
-
 def memory_table(run: Run, section: str) -> Table:
     """Show the peak memory of a call."""
     frame = run.section(section)
@@ -130,19 +118,16 @@ def memory_table(run: Run, section: str) -> Table:
         return NOTHING
     multiples = (frame.bytes / nbytes(frame)).map(" ({:.2f})".format)
     frame = frame.assign(text=frame.bytes.map(megabytes) + multiples, name=frame.op + " " + shapes(frame))
-    note = "Beyond the arguments and what is given as out=; a new result counts."
+    note = "Beyond the arguments and arrays given as out=; a new result counts."
     table = pivoted(frame, "name", "contender")
     return Table("Peak extra memory, in parentheses as a multiple of the logits", table, note)
-
-
-def beyond_cache(run: Run, frame: pd.DataFrame) -> pd.Series:
-    return nbytes(frame) > run.facts["cache_bytes"]
 
 
 def share_table(run: Run) -> Table:
     """Show how near each contender comes to the memory limit, for arrays beyond the caches."""
     frame = pd.concat([run.section("speed").head(0), *(group for _, group in contests(run))])
-    frame = frame[beyond_cache(run, frame) & frame.share.notna() & (frame.contender != LIMIT)]
+    beyond_cache = nbytes(frame) > run.facts["cache_bytes"]
+    frame = frame[beyond_cache & frame.share.notna() & (frame.contender != LIMIT)]
     if frame.empty:
         return NOTHING
     texts = frame.share.map("{:.0%}".format) + frame.gb_per_s.map(" ({:.1f} GB/s)".format)
@@ -156,7 +141,7 @@ def share_table(run: Run) -> Table:
 
 
 def limits_table(run: Run) -> Table:
-    """Show what the memory gives, by the size of the array."""
+    """Show the speed of the memory by the size of the array."""
     frame = run.section("speed")
     frame = frame[(frame.contender == LIMIT) & (nbytes(frame) >= 1e6)]
     if frame.empty:
@@ -165,7 +150,7 @@ def limits_table(run: Run) -> Table:
     limits = frame.groupby(["nbytes", "kind"], as_index=False).gb_per_s.max()
     cached = limits.nbytes.map(lambda size: "" if size > run.facts["cache_bytes"] else " (in cache)")
     limits["array"] = limits.nbytes.map(lambda size: f"{size / 1e6:.1f} MB") + cached
-    limits["text"] = limits.gb_per_s.map(lambda speed: f"{speed:.1f} GB/s")
+    limits["text"] = limits.gb_per_s.map("{:.1f} GB/s".format)
     table = pivoted(limits, "array", "kind", "array")
     table = table[["array", *(kind for kind in ARRAYS if kind in table)]]
     return Table("Memory limits, same number of threads", table, "Bytes read and bytes written count.")
@@ -186,11 +171,10 @@ def training_table(run: Run) -> Table:
 
 
 def rivals_table(run: Run, dtype: str, title: str = "") -> Table:
-    """Show how many times as long the fastest of all others takes, for every operation: below 1, fastce loses."""
+    """Show the time of the fastest rival as a multiple of fastce's, for every operation: below 1, fastce loses."""
     frame = run.section("speed")
     frame = frame[(frame.dtype == dtype) & ~frame.op.isin((Op.INPLACE, Op.SCALE))]
-    frame = frame.assign(shape=shapes(frame))
-    rivals = fastest_rivals(frame)
+    rivals = fastest_rivals(frame.assign(shape=shapes(frame)))
     texts = rivals.ratio.map(three_digits) + " (" + rivals.contender.map(LABELS) + ")"
     rivals = rivals.assign(text=bold(texts, rivals.ratio < 1))
     rivals = rivals.sort_values(["classes", "batch"], kind="stable")
@@ -198,13 +182,29 @@ def rivals_table(run: Run, dtype: str, title: str = "") -> Table:
     return Table(title, table)
 
 
-def fastest_rivals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return for each case that fastce has, too, the record of the fastest rival."""
-    rivals = frame[frame.contender.isin(RIVALS) & frame.ratio.notna()]
-    return rivals.loc[rivals.groupby(CASE, sort=False)["median"].idxmin()]
+def threads_table(run: Run) -> Table:
+    """Show how much faster each contender is with all threads than with one."""
+    frame = run.section("threads")
+    one, several = frame[frame.threads == 1], frame[frame.threads == run.facts["threads"]]
+    both = several.merge(one[[*CASE, "contender", "median"]], on=[*CASE, "contender"], suffixes=("", "_one"))
+    texts = (both.median_one / both["median"]).map(three_digits)
+    both = both.assign(text=texts, case=both.op + " " + shapes(both))
+    return Table("Threads: times as fast as on one, for all threads of the run", pivoted(both, "case", "contender"))
 
 
-# --- beside busy processes -------------------------------------------------------------
+def growth_table(run: Run) -> Table:
+    """Show the exponent of the growth of time with samples and with classes, which should be 1."""
+    frame, parts = run.section("growth"), []
+    for axis, fixed in (("batch", "classes"), ("classes", "batch")):
+        rows = frame[frame[fixed] == frame[fixed].mode().max()]
+        if rows[axis].nunique() > 1:
+            text = f"{axis} {rows[axis].min():,} to {rows[axis].max():,}, {fixed} {rows[fixed].max():,}"
+            for name, group in rows.groupby("contender"):
+                slope = np.polyfit(np.log(group[axis]), np.log(group["median"]), 1)[0]
+                parts.append({"contender": name, "growth": text, "text": f"{slope:.2f}"})
+    table = pivoted(pd.DataFrame(parts, columns=["contender", "growth", "text"]), "growth", "contender")
+    note = "Slope of the logarithms, from within the caches to beyond them where the sizes are so large."
+    return Table(f"Growth of the time of {Op.LOSS_GRAD}: exponent (1 is proportional)", table, note)
 
 
 def busy_pairs(run: Run) -> pd.DataFrame:
@@ -216,11 +216,11 @@ def busy_pairs(run: Run) -> pd.DataFrame:
 
 
 def busy_table(run: Run) -> Table:
-    """Show all figures, a line a shape and contender."""
+    """Show all figures of the busy machine, a line a shape and contender."""
     frame = busy_pairs(run)
     columns = {
         SHAPE: frame["shape"],
-        "": frame.contender.map(LABELS),
+        "contender": frame.contender.map(LABELS),
         "quiet, mean": frame.mean_quiet.map(duration),
         "busy, mean": frame["mean"].map(duration),
         "times quiet": frame.times.map(three_digits),
@@ -228,21 +228,19 @@ def busy_table(run: Run) -> Table:
         "busy, 99 %": frame.p99.map(duration),
     }
     note = (
-        "Means over all calls of a span, so that stalls count; 99 % of the calls took at most the last figure. Beside "
-        "each core's busy process half of the time is what there is to have. Threads are not bound to cores here, as "
-        "few programs bind them."
+        "Means over all calls of a span, so that stalls count; the last column is the 99th percentile. One busy "
+        "process a core leaves half of the time. Threads are not bound to cores here, as few programs bind them."
     )
     return Table(f"{Op.LOSS_GRAD} beside a busy process a core", pd.DataFrame(columns), note)
 
 
-# --- what is missing -------------------------------------------------------------------
-
-
 def missing_lines(run: Run) -> list[str]:
-    """Say what failed, and what was left out, grouped by reason; tables show missing functions by a dash."""
-    failed = [f"FAILED: {n['contender']}, {n['case']}: {n['reason']}" for n in run.failures]
-    reasons: dict[tuple[str, str], list[str]] = {}
-    for note in run.skipped:
-        if not note["reason"].startswith(("has no", "is not")):
-            reasons.setdefault((note["contender"], note["reason"]), []).append(note["case"])
+    """Name failures, and skipped cases grouped by reason; tables show missing functions by a dash."""
+    failed, reasons = [], {}
+    for note in run.notes:
+        who, case, reason = note["contender"], note["case"], note["reason"]
+        if note["outcome"] == "failed":
+            failed.append(f"FAILED: {who}, {case}: {reason}")
+        elif not reason.startswith("has no such"):
+            reasons.setdefault((who, reason), []).append(case)
     return failed + [f"Left out ({who}, {why}): {', '.join(cases)}" for (who, why), cases in reasons.items()]

@@ -1,6 +1,4 @@
-"""A contender's process: it does what it is asked to over a pipe, and is still in between."""
-
-from __future__ import annotations
+"""A contender's process: it carries out requests that come over a pipe, and does nothing in between."""
 
 import gc
 import os
@@ -8,9 +6,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -20,96 +16,77 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.cases import Case, Op
-from bench.contenders import CONTENDERS, Call, split
-from bench.inputs import Inputs, inputs_of
+from bench.contenders import CONTENDERS, Entrant
+from bench.inputs import Call, Inputs, inputs_of
 from bench.network import DigitsNetwork
 from bench.oracle import check
 
-WARM_UP = 0.004  # seconds
-LONG = 0.2  # seconds; such a call needs no untimed one before it
+WARM_UP = 0.004  # seconds of untimed calls before a round
+LONG = 0.2  # seconds; a call as long needs no warm-up
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a process is set up."""
-
-    largest: int  # the elements that inputs are made for
-    threads: int | None = None  # of pools that take no environment variable
-    log: Path | None = None  # what libraries print goes there
-    folder: Path | None = None  # of another checkout of fastce
 
 
 class Skip(Exception):
     """The contender takes no part in a case."""
 
 
-@dataclass
-class Timed:
-    """A prepared case: what is timed, and what is called before it, untimed."""
-
-    call: Call
-    warm_up: Call
-    figures: Callable[[], dict[str, Any]] = dict  # what else the case tells when it has been timed
-    steps: int = 1  # that a call consists of
-    seconds: float = 0.0  # of a call, measured once
-
-
 class Worker:
-    """What a contender's process can do: every method is a word that it understands."""
+    """The requests that a contender's process understands: the public methods."""
 
-    def __init__(self, name: str, largest: int) -> None:
-        self._contender, self._largest = CONTENDERS[split(name)[0]], largest
-        self._timed: dict[Case, Timed] = {}
+    def __init__(self, contender: str, largest: int) -> None:
+        self._contender, self._largest = CONTENDERS[contender], largest
+        self._call: Call | None = None  # of the prepared case
+        self._network: DigitsNetwork | None = None  # if the case is the training loop
+        self._seconds = 0.0  # of a call, in the last span
 
-    def prepare(self, *cases: Case) -> None:
-        """Make inputs and calls, and check their results with the oracle; forget earlier cases."""
-        self._timed.clear()
-        for case in cases:
-            self._timed[case] = (self._training if case.op == Op.TRAINING else self._call)(case)
-
-    def _call(self, case: Case) -> Timed:
-        inputs = inputs_of(case, self._largest)
+    def prepare(self, case: Case) -> None:
+        """Make the inputs and the call of a case, and check its result with the oracle."""
+        self._call = self._network = None  # frees the arrays of the case before
         try:
-            call = self._contender.call(case.op, inputs)
-            if call is not None:
-                result = call()
-                if not self._contender.yardstick:
-                    check(case.op, inputs, result, self._contender.to_numpy)
+            self._call = self._contender.call(case.op, inputs_of(case, self._largest))
+            if self._call is not None:
+                self._check(case)
         except Exception as error:
             if self._contender.needs:
                 raise Skip(f"cannot: {in_short(error)}") from error
             raise
-        if call is None:
+        if self._call is None:
             raise Skip("has no such function")
-        return Timed(call, call)
 
-    def _training(self, case: Case) -> Timed:
-        step = self._contender.call(case.op, None)
-        if step is None:
-            raise Skip("is not part of the training loop")
+    def _check(self, case: Case) -> None:
+        if case.op == Op.TRAINING:
+            self._prepare_training(case.batch)
+            return
+        result = self._call()
+        if not self._contender.yardstick:
+            check(case.op, inputs_of(case, self._largest), result, self._contender.to_numpy)
+
+    def _prepare_training(self, batch: int) -> None:
+        """Check the loss on the first batch and put it into the network, whose step is the call."""
         # These matrix products are too small for threads, and a BLAS pool that spins beside torch's or Numba's on the
         # same cores slows every step several times over.
         threadpool_limits(1, user_api="blas")
-        network = DigitsNetwork(step, case.batch)
-        images, labels = (part[: case.batch] for part in network.train)
-        logits = network.forward(images)[1]
-        check(Op.LOSS_GRAD, Inputs(logits, labels, np.empty(0)), step(logits.copy(), labels))
-        return Timed(network.epoch, network.warm_up, network.figures, network.steps)
+        loss_and_grad = self._call
+        self._network = DigitsNetwork(loss_and_grad, batch)
+        images, labels = (part[:batch] for part in self._network.train)
+        logits = self._network.forward(images)[1]
+        check(Op.LOSS_GRAD, Inputs(logits, labels, np.empty(0)), loss_and_grad(logits.copy(), labels))
+        self._call = self._network.step
 
-    def seconds(self, case: Case) -> float:
-        """Return how long a call takes, to decide on the rounds."""
-        timed = self._timed[case]
-        stamps = _stamps(timed.warm_up, WARM_UP)
-        timed.seconds = (stamps[-1] - stamps[0]) / (len(stamps) - 1)
-        return timed.seconds
+    def span(self, seconds: float = WARM_UP) -> dict[str, float]:
+        """Call for so many seconds and return the statistics of single calls; pauses between calls count."""
+        if seconds > WARM_UP:
+            _stamps(self._call, WARM_UP)
+        times = np.diff(_stamps(self._call, seconds))
+        self._seconds = float(times.mean())
+        median, p99 = np.quantile(times, (0.5, 0.99)).tolist()
+        return {"calls": len(times), "mean": self._seconds, "median": median, "p99": p99}
 
-    def round(self, case: Case, calls: int) -> float:
-        """Warm up caches, threads and clock rate, then time so many calls; return the seconds a step."""
-        timed = self._timed[case]
-        if timed.seconds < LONG:
-            _stamps(timed.warm_up, WARM_UP)
-        call = timed.call
+    def round(self, calls: int) -> float:
+        """Warm up caches, threads and clock rate, then time so many calls; return the seconds a call."""
+        call = self._call
+        if self._seconds < LONG:
+            _stamps(call, WARM_UP)
         gc.disable()
         start = time.perf_counter()
         # Each result is dropped at once, as in a loop that overwrites it: giving memory back is part of the cost.
@@ -117,47 +94,37 @@ class Worker:
             call()
         elapsed = time.perf_counter() - start
         gc.enable()
-        return elapsed / (calls * timed.steps)
+        return elapsed / calls
 
-    def figures(self, case: Case, memory: bool) -> dict[str, Any]:
-        """Return what else there is to tell of a case that has been timed."""
-        timed = self._timed[case]
-        return timed.figures() | ({"bytes": extra_bytes(timed.call)} if memory else {})
-
-    def span(self, case: Case, seconds: float) -> dict[str, float]:
-        """Call for so many seconds, of which every moment counts."""
-        call = self._timed[case].call
-        _stamps(call, WARM_UP)
-        stamps = np.array(_stamps(call, seconds))
-        times = np.diff(stamps)
-        quantiles = {"median": float(np.median(times)), "p99": float(np.quantile(times, 0.99))}
-        return {"calls": len(times), "seconds": float(stamps[-1] - stamps[0]), **quantiles}
+    def figures(self, memory: bool) -> dict[str, Any]:
+        """Return the other figures of a case that has been timed."""
+        figures = self._network.figures() if self._network else {}
+        return figures | ({"bytes": extra_bytes(self._call)} if memory else {})
 
     def confine(self, cores: list[int]) -> None:
-        """Put every thread there is on these cores."""
+        """Bind all threads of the process to these cores."""
         for thread in os.listdir("/proc/self/task"):
             os.sched_setaffinity(int(thread), cores)
 
 
-def serve(link: Connection, name: str, settings: Settings) -> None:
-    """Answer until the other end of the pipe closes."""
+def serve(link: Connection, entrant: Entrant, threads: int, largest: int, log: Path) -> None:
+    """Answer requests until the other end of the pipe closes; what libraries print goes to the log."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process at the other end ends this one too
-    if settings.log:
-        with open(settings.log, "w") as file:
-            os.dup2(file.fileno(), 1)
-            os.dup2(file.fileno(), 2)
-    if settings.folder:
-        sys.path.insert(0, str(settings.folder))
-    if settings.threads and name.startswith("torch"):
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    if entrant.folder:
+        sys.path.insert(0, entrant.folder)
+    if entrant.contender.startswith("torch"):
         import torch
 
-        torch.set_num_threads(settings.threads)
-    worker = Worker(name, settings.largest)
-    with threadpool_limits(settings.threads), suppress(EOFError, OSError):
+        torch.set_num_threads(threads)  # it reads no environment variable
+    worker = Worker(entrant.contender, largest)
+    with threadpool_limits(threads), suppress(EOFError, OSError):
         while True:
-            word, arguments = link.recv()
+            request, arguments = link.recv()
             try:
-                answer = "done", getattr(worker, word)(*arguments)
+                answer = "done", getattr(worker, request)(*arguments)
             except Skip as reason:
                 answer = "skip", str(reason)
             except Exception as error:
@@ -201,40 +168,14 @@ def _kilobytes(field: str) -> int:
 
 
 def wait_until_idle(longest: float = 0.05) -> None:
-    """Wait until no other thread of this process runs.
+    """Wait until no thread of this process runs.
 
     OpenMP's threads spin for some milliseconds after their work (8 ms measured), and would take a core from the
     contender that has the next turn.
     """
-    tasks = Path("/proc/self/task")
-    if not tasks.exists():
-        time.sleep(longest / 4)
-        return
-    main, end = str(os.getpid()), time.monotonic() + longest
-    while time.monotonic() < end and "R" in [_state(task) for task in tasks.iterdir() if task.name != main]:
+    end = time.monotonic() + longest
+    while time.monotonic() < end:
+        before = time.process_time()  # of all threads
         time.sleep(0.001)
-
-
-def _state(task: Path) -> str:
-    try:
-        return (task / "stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:  # the thread has just ended
-        return ""
-
-
-def thread_environment(threads: int) -> dict[str, str]:
-    """Return the environment variables that give every contender's process the same threads.
-
-    OpenMP's threads are bound to cores: unbound, Linux can leave both threads of a small team on one core, where each
-    call then waits out whole time slices.
-    """
-    pools = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
-    jax = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": "1",
-        "NPROC": str(threads),  # XLA's pool
-        "PJRT_NPROC": str(threads),
-        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
-    }
-    compiler = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # in the process itself, leaving none behind that could spin
-    return {**{f"{pool}_NUM_THREADS": str(threads) for pool in pools}, "OMP_PROC_BIND": "true", **jax, **compiler}
+        if time.process_time() - before < 0.0005:
+            return

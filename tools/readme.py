@@ -8,10 +8,10 @@ import sys
 import pandas as pd
 
 from bench import data, report, tables
-from bench.busy import SECONDS
 from bench.cases import LARGE_LAYER, LAYER, MAIN_LAYER, Op
 from bench.contenders import CONTENDERS, PRODUCTS
 from bench.data import ROOT, Run
+from bench.plans import BUSY_SECONDS
 from bench.tables import LABELS, SHAPE, Table, duration, megabytes, three_digits
 
 RESULTS = ROOT / "bench" / "results"
@@ -20,7 +20,7 @@ RESULTS = ROOT / "bench" / "results"
 def speed(run: Run) -> str:
     """Return loss + gradient in full, and the other operations against the best of the others."""
     records = run.records
-    only = Run(run.facts, records[(records.section == "speed") & (records.op == Op.LOSS_GRAD)], [], [])
+    only = Run(run.facts, records[(records.section == "speed") & (records.op == Op.LOSS_GRAD)], [])
     full, training = next(tables.speed_tables(only)), tables.training_table(run)
     full.title = training.title = ""
     dtype = run.section("speed").dtype.iloc[0]
@@ -52,7 +52,7 @@ def busy(run: Run) -> list[str]:
     texts = frame["mean"].map(duration) + frame.times.map(lambda times: f" ({three_digits(times)})")
     frame = frame.assign(text=tables.bold(texts, frame.index.isin(frame.groupby("shape")["mean"].idxmin())))
     sentence = (
-        f"Loss and gradient beside a busy process a core: mean over {SECONDS} s of calls, stalls included, in "
+        f"Loss and gradient beside a busy process a core: mean over {BUSY_SECONDS} s of calls, stalls included, in "
         "parentheses as a multiple of the same on the quiet machine:"
     )
     return [sentence, "", Table("", tables.pivoted(frame, "shape", "contender", SHAPE)).markdown()]

@@ -1,34 +1,31 @@
-"""The contenders, each a table of what it can do: operation -> how its call is made from a case's inputs.
+"""The contenders: a library each, or a way of using it.
 
-Every call does what a user's line of code would do, and returns the result as the library gives it. A table is imported
-only in the process that calls it.
+Each module here has tables: operation -> function that makes a call from a case's inputs. The call does what a user's
+line of code would do, and returns the result as the library gives it. A module is imported only in the process that
+calls it.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Call = Callable[[], Any]
-Calls = dict[str, Callable[[Any], Call | None]]
+from bench.inputs import Call, Calls
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A library, or a way of using it; ``table`` is written as ``module:NAME``, the module one of this folder."""
+    """A label for reports, and ``module:NAME`` of a table of calls in this folder."""
 
     label: str
     table: str
     needs: str = ""  # an optional package: without it, or where it fails, the contender is skipped
-    yardstick: bool = False  # a limit, or fastce under other conditions: compared with, not competed with
+    yardstick: bool = False  # a limit, or fastce under other conditions: shown for comparison, never the fastest
 
     def call(self, op: str, inputs: Any) -> Call | None:
-        """Return what is timed, None where the library has no such function."""
+        """Return the call to time, None where the library has no such function."""
         module, name = self.table.split(":")
         table: Calls = getattr(import_module(f"{__name__}.{module}"), name)
         return table[op](inputs) if op in table else None
@@ -40,12 +37,12 @@ class Contender:
 
     @property
     def missing(self) -> str:
-        """Return the package that it needs and that is not installed, if any."""
+        """Return the package that the contender needs and that is not installed, if any."""
         return self.needs if self.needs and find_spec(self.needs) is None else ""
 
 
 LIMIT, PRODUCTS = "limit", "products"
-REFERENCE = ("fastce-out", "fastce")  # what the others are compared with: the first that has the operation
+REFERENCE = ("fastce-out", "fastce")  # the others are compared with the first that has the operation
 CONTENDERS = {
     "fastce-out": Contender("fastce out=", "fastce:OUT"),
     "fastce": Contender("fastce", "fastce:NEW"),
@@ -71,7 +68,14 @@ STANDARD = ("fastce-out", "fastce", "numpy", "numpy-stable", "scipy", "torch")  
 RIVALS = tuple(name for name, c in CONTENDERS.items() if name not in REFERENCE and not c.yardstick)
 
 
-def split(name: str) -> tuple[str, int | None]:
-    """Split ``torch@1`` into the contender and its own number of threads; None is that of the plan."""
-    base, _, threads = name.partition("@")
-    return base, int(threads) if threads else None
+class Entrant(NamedTuple):
+    """A contender as plans name it: ``torch``, ``torch@1`` with one thread, ``fastce@1@FOLDER`` of another checkout."""
+
+    contender: str
+    threads: int | None  # None: as many as the plan says
+    folder: str
+
+
+def entrant(name: str) -> Entrant:
+    contender, threads, folder = (*name.split("@", 2), "", "")[:3]
+    return Entrant(contender, int(threads) if threads else None, folder)

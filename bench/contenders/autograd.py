@@ -1,7 +1,5 @@
 """autograd: the gradient derived from NumPy's formula."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 
@@ -10,8 +8,7 @@ from autograd import value_and_grad
 from autograd.scipy.special import logsumexp
 
 from bench.cases import Op
-from bench.contenders import Calls
-from bench.inputs import Inputs
+from bench.inputs import Calls, Inputs
 
 
 def _cross_entropy(i: Inputs) -> Any:

@@ -1,7 +1,5 @@
 """MyGrad: tensors over NumPy."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mygrad as mg
@@ -9,8 +7,7 @@ from mygrad.nnet.activations import logsoftmax, softmax
 from mygrad.nnet.losses import softmax_crossentropy
 
 from bench.cases import Op
-from bench.contenders import Call, Calls
-from bench.inputs import Inputs
+from bench.inputs import Call, Calls, Inputs
 
 
 def _loss_grad(i: Inputs) -> Call:

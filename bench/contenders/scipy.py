@@ -1,16 +1,16 @@
 """SciPy's functions."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from scipy import special
 
 from bench.cases import Op
-from bench.contenders import Calls
+from bench.inputs import calls
 
-CALLS: Calls = {
-    Op.SOFTMAX: lambda i: partial(special.softmax, i.logits, axis=1),
-    Op.LOG_SOFTMAX: lambda i: partial(special.log_softmax, i.logits, axis=1),
-    Op.LSE: lambda i: partial(special.logsumexp, i.logits, axis=1),
-}
+CALLS = calls(
+    {
+        Op.SOFTMAX: partial(special.softmax, axis=1),
+        Op.LOG_SOFTMAX: partial(special.log_softmax, axis=1),
+        Op.LSE: partial(special.logsumexp, axis=1),
+    }
+)

@@ -1,7 +1,5 @@
 """scikit-learn's private multinomial loss, a value a sample; weights of 1/N make the means of the others."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -9,8 +7,7 @@ from sklearn._loss.loss import HalfMultinomialLoss
 from threadpoolctl import threadpool_info
 
 from bench.cases import Op
-from bench.contenders import Call, Calls
-from bench.inputs import Inputs
+from bench.inputs import Call, Calls, Inputs
 
 
 def _arguments(i: Inputs) -> dict[str, Any]:

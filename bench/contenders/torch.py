@@ -1,7 +1,5 @@
 """PyTorch: eager, with ``out=``, compiled, and its functions for the last layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,9 +8,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.cases import VJPS, Op
-from bench.contenders import Call, Calls
-from bench.inputs import Inputs, LayerInputs
+from bench.cases import Op
+from bench.inputs import Call, Calls, Inputs, LayerInputs, calls
+
+FORWARD = {
+    Op.SOFTMAX: lambda x, **out: torch.softmax(x, 1, **out),
+    Op.LOG_SOFTMAX: lambda x, **out: torch.log_softmax(x, 1, **out),
+    Op.LSE: lambda x, **out: torch.logsumexp(x, 1, **out),
+}
+SOFTMAX_BACKWARD = torch.ops.aten._softmax_backward_data
+LOG_SOFTMAX_BACKWARD = torch.ops.aten._log_softmax_backward_data
 
 
 def tensor(array: np.ndarray) -> torch.Tensor:
@@ -44,10 +49,8 @@ def loss_and_gradients(function: Callable[..., torch.Tensor], *leaves: torch.Ten
 
 def step(logits: np.ndarray, target: np.ndarray) -> tuple[float, np.ndarray]:
     """Return loss and gradient for the training loop."""
-    x = torch.from_numpy(logits).requires_grad_()
-    loss = F.cross_entropy(x, torch.from_numpy(target))
-    loss.backward()
-    return loss.item(), x.grad.numpy()
+    loss, gradient = loss_and_gradients(partial(F.cross_entropy, target=tensor(target)), leaf(logits))
+    return loss.item(), gradient.numpy()
 
 
 def _loss_grad(i: Inputs, cross_entropy: Any = F.cross_entropy) -> Call:
@@ -55,38 +58,12 @@ def _loss_grad(i: Inputs, cross_entropy: Any = F.cross_entropy) -> Call:
     return partial(loss_and_gradients, lambda x: cross_entropy(x, y), leaf(i.logits))
 
 
-def _layer(function: Callable[..., torch.Tensor]) -> Calls:
-    """Return the table of a function of hidden states, weights and labels."""
-
-    def gradients(i: LayerInputs) -> Call:
-        y = tensor(i.target)
-        leaves = leaf(i.hidden), leaf(i.weight)
-        return partial(loss_and_gradients, lambda hidden, weight: function(hidden, weight, y), *leaves)
-
-    return {Op.LAYER_LOSS: lambda i: partial(function, *map(tensor, i.arrays)), Op.LAYER_GRADS: gradients}
-
-
-def _chunked(**options: Any) -> Callable[..., torch.Tensor]:
-    """Let PyTorch take chunks: those it chooses, unless the options say otherwise."""
-
-    def function(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        chosen = torch.nn.LinearCrossEntropyOptions(**options)
-        return F.linear_cross_entropy(hidden, weight, target, options=chosen)
-
-    return function
-
-
-# --- backward passes ---------------------------------------------------------------
-
-
-def _vjp(op: str) -> Any:
+def _vjp(op: str, forward: str) -> Any:
     """Run autograd's backward pass alone."""
-    function = {Op.SOFTMAX_VJP: torch.softmax, Op.LOG_SOFTMAX_VJP: torch.log_softmax, Op.LSE_VJP: torch.logsumexp}[op]
 
     def make(i: Inputs) -> Call:
-        x = leaf(i.logits)
-        result = function(x, 1)
-        upstream = tensor(i.upstream_rows if op == Op.LSE_VJP else i.logits)
+        x, upstream = leaf(i.logits), tensor(i.arguments(op)[0])
+        result = FORWARD[forward](x)
         return lambda: torch.autograd.grad(result, x, upstream, retain_graph=True)[0]
 
     return make
@@ -98,30 +75,30 @@ def _vjp_out(op: str, kernel: Any, out: str) -> Any:
     def make(i: Inputs) -> Call | None:
         if not i.out.flags.c_contiguous:
             return None
-        g, y = tensor(i.logits), tensor(i.saved(op))
+        g, y = map(tensor, i.arguments(op))
         return partial(kernel.out, g, y, 1, y.dtype, **{out: tensor(i.out)})
 
     return make
 
 
-# --- the tables --------------------------------------------------------------------
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile for this very shape."""
+    torch.compiler.reset()  # else it switches to dynamic shapes, and gives up compiling after some
+    return torch.compile(function, dynamic=False)
 
-FORWARD = {
-    Op.SOFTMAX: lambda x, **out: torch.softmax(x, 1, **out),
-    Op.LOG_SOFTMAX: lambda x, **out: torch.log_softmax(x, 1, **out),
-    Op.LSE: lambda x, **out: torch.logsumexp(x, 1, **out),
-}
-SOFTMAX_BACKWARD = torch.ops.aten._softmax_backward_data
-LOG_SOFTMAX_BACKWARD = torch.ops.aten._log_softmax_backward_data
+
+def _compiled_call(op: str, function: Callable[..., Any]) -> Any:
+    return lambda i: partial(_compiled(function), *map(tensor, i.arguments(op)))
+
 
 EAGER: Calls = {
     # the logits need no gradient, so no graph is kept
-    Op.LOSS: lambda i: partial(F.cross_entropy, tensor(i.logits), tensor(i.target)),
+    **calls({Op.LOSS: F.cross_entropy, **FORWARD}, tensor),
     Op.LOSS_GRAD: _loss_grad,
-    **{op: lambda i, call=call: partial(call, tensor(i.logits)) for op, call in FORWARD.items()},
-    **{op: _vjp(op) for op in VJPS},
-    **_layer(lambda hidden, weight, target: F.cross_entropy(F.linear(hidden, weight), target)),
-    Op.TRAINING: lambda i: step,
+    Op.SOFTMAX_VJP: _vjp(Op.SOFTMAX_VJP, Op.SOFTMAX),
+    Op.LOG_SOFTMAX_VJP: _vjp(Op.LOG_SOFTMAX_VJP, Op.LOG_SOFTMAX),
+    Op.LSE_VJP: _vjp(Op.LSE_VJP, Op.LSE),
+    Op.TRAINING: lambda _: step,
 }
 OUT: Calls = {  # no loss and gradient: ``backward`` has no out=
     Op.SOFTMAX: lambda i: partial(FORWARD[Op.SOFTMAX], tensor(i.logits), out=tensor(i.out)),
@@ -130,33 +107,42 @@ OUT: Calls = {  # no loss and gradient: ``backward`` has no out=
     Op.SOFTMAX_VJP: _vjp_out(Op.SOFTMAX_VJP, SOFTMAX_BACKWARD, "grad_input"),
     Op.LOG_SOFTMAX_VJP: _vjp_out(Op.LOG_SOFTMAX_VJP, LOG_SOFTMAX_BACKWARD, "out"),
 }
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile for this very shape."""
-    torch.compiler.reset()  # it would go over to dynamic shapes, and give up compiling after some
-    return torch.compile(function, dynamic=False)
-
-
-COMPILED: Calls = {
-    Op.LOSS: lambda i: partial(_compiled(lambda x, y: F.cross_entropy(x, y)), tensor(i.logits), tensor(i.target)),
-    Op.LOSS_GRAD: lambda i: _loss_grad(i, _compiled(lambda x, y: F.cross_entropy(x, y))),
-    **{
-        op: lambda i, call=call: partial(_compiled(lambda x: call(x)), tensor(i.logits)) for op, call in FORWARD.items()
-    },
-    Op.SOFTMAX_VJP: lambda i: partial(
-        _compiled(lambda g, p: SOFTMAX_BACKWARD(g, p, 1, p.dtype)), tensor(i.logits), tensor(i.saved(Op.SOFTMAX_VJP))
-    ),
-    Op.LOG_SOFTMAX_VJP: lambda i: partial(
-        _compiled(lambda g, logp: LOG_SOFTMAX_BACKWARD(g, logp, 1, logp.dtype)),
-        tensor(i.logits),
-        tensor(i.saved(Op.LOG_SOFTMAX_VJP)),
-    ),
-    Op.LSE_VJP: lambda i: partial(
-        _compiled(lambda g, x, lse: torch.exp(x - lse.unsqueeze(1)) * g.unsqueeze(1)),
-        *map(tensor, (i.upstream_rows, i.logits, i.saved(Op.LSE_VJP))),
-    ),
+TO_COMPILE = {
+    **FORWARD,
+    Op.LOSS: lambda x, y: F.cross_entropy(x, y),
+    Op.SOFTMAX_VJP: lambda g, p: SOFTMAX_BACKWARD(g, p, 1, p.dtype),
+    Op.LOG_SOFTMAX_VJP: lambda g, logp: LOG_SOFTMAX_BACKWARD(g, logp, 1, logp.dtype),
+    Op.LSE_VJP: lambda g, x, lse: torch.exp(x - lse.unsqueeze(1)) * g.unsqueeze(1),
 }
-LAYER, LAYER_CHUNKED, LAYER_1024 = map(
-    _layer, (getattr(F, "linear_cross_entropy", None), _chunked(), _chunked(batch_chunk_size=1024))
-)
+COMPILED: Calls = {
+    **{op: _compiled_call(op, function) for op, function in TO_COMPILE.items()},
+    Op.LOSS_GRAD: lambda i: _loss_grad(i, _compiled(TO_COMPILE[Op.LOSS])),
+}
+
+
+# --- the last layer --------------------------------------------------------------------
+
+
+def _layer(function: Callable[..., torch.Tensor]) -> Calls:
+    """Return the table of a function of hidden states, weights and labels."""
+
+    def gradients(i: LayerInputs) -> Call:
+        leaves = leaf(i.hidden), leaf(i.weight)
+        return partial(loss_and_gradients, partial(function, target=tensor(i.target)), *leaves)
+
+    return {**calls({Op.LAYER_LOSS: function}, tensor), Op.LAYER_GRADS: gradients}
+
+
+def _chunked(**options: Any) -> Callable[..., torch.Tensor]:
+    """Compute in chunks; PyTorch chooses their size unless the options do."""
+
+    def function(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        chunks = torch.nn.LinearCrossEntropyOptions(**options)
+        return F.linear_cross_entropy(hidden, weight, target, options=chunks)
+
+    return function
+
+
+EAGER |= _layer(lambda hidden, weight, target: F.cross_entropy(F.linear(hidden, weight), target))
+LAYER = _layer(getattr(F, "linear_cross_entropy", None))
+LAYER_CHUNKED, LAYER_1024 = _layer(_chunked()), _layer(_chunked(batch_chunk_size=1024))
