@@ -14,7 +14,7 @@ import numpy as np
 from numba import types
 
 from fastce.kernels.codegen.jit import inline, inline_for
-from fastce.kernels.codegen.target import PORTABLE, has_bits_of_its_own
+from fastce.kernels.codegen.target import PORTABLE, uses_avx512_algorithms
 from fastce.kernels.simd.vector import (
     Simd,
     bits,
@@ -134,7 +134,7 @@ def exp(x):
 def _exp(x):
     if not isinstance(x, Simd):
         return None
-    return _exp_of_table(x.element) if has_bits_of_its_own() else exp_of_series(x.element)
+    return _exp_of_table(x.element) if uses_avx512_algorithms() else exp_of_series(x.element)
 
 
 def _exp_of_table(element):
