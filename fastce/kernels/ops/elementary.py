@@ -8,7 +8,8 @@ import numpy as np
 from fastce.kernels.codegen.jit import inline, inline_for, kernel
 from fastce.kernels.simd import vecmath
 from fastce.kernels.simd.memory import load_n, row, store_n
-from fastce.kernels.simd.vector import Simd, full_like, lanes, reduce_add, where, widen
+from fastce.kernels.simd.value import Simd
+from fastce.kernels.simd.vector import full_like, lanes, reduce_add, where, widen
 
 _SCALE, _LOG_SCALE = 2.0**54, 37.42994775023705  # makes subnormal numbers normal
 
