@@ -107,7 +107,7 @@ class Kernel:
         functools.update_wrapper(self, function)
         self.function = function
         self._sources = cache.sources(function.__module__)
-        self._entries: dict[Any, Any] = {}  # by variant and types of arguments
+        self._entries: dict[Any, Any] = {}
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one variant; compile it first if these types of arguments are new."""

@@ -27,7 +27,7 @@ TRIAL_SHARE = 1 / 64  # of the time that one thread computes: the cost of trials
 MEASURED_SHARE = 1 / 128  # of all time: the cost of measuring one thread, which is more often at first
 TRIAL_COST = 2.5e-4  # seconds that a trial may lose at first: sleeping threads have to wake up
 MAX_BALANCE = 0.05  # seconds, a few stalls: the most that threads may lose after they have long saved time
-MAX_LOSS = 0.05  # seconds that are charged for one call: a longer one may be a stopped process, no busy core
+MAX_LOSS = 0.05  # seconds, the most that one call is charged: in a longer one the process may have been stopped
 SLOW_CALL = 1e-4, 1e-9  # seconds, and seconds an element: a call above their sum is suspiciously slow
 
 Array = npt.NDArray[Any]
@@ -47,14 +47,14 @@ class Threads:
     def __init__(self) -> None:
         self.forked = False  # the parent process had threads, which this one cannot use
         self.is_layer_known = self.is_workqueue = False
-        # The number of threads of a parallel kernel, for the calling Python thread alone. Numba's functions start them.
+        # Get and set the number of threads for the calling Python thread. Numba's functions start the threads.
         self.count: Callable[[], int] = numba.get_num_threads
         self.set_count: Callable[[int], None] = numba.set_num_threads
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
     def after_fork(self) -> None:
-        """Use one thread if the parent had started threads, for any package: the child does not have them."""
+        """Use one thread if any package had started threads in the parent: the child does not have them."""
         if threading_layer():
             self.forked, self.count = True, lambda: 1
 
@@ -72,8 +72,8 @@ class Threads:
             return False
         if not self.is_layer_known:
             self._find_layer()
-        # Two Python threads in parallel kernels at once would end the process under workqueue. If there is only one
-        # Python thread, no second one can start before the kernel ends.
+        # workqueue ends the process if two Python threads run parallel kernels at once. While this is the only Python
+        # thread, no second one can start before the kernel ends.
         return not self.is_workqueue or len(sys._current_frames()) == 1
 
     def run_single(self, entry: Callable[..., Any], args: tuple[Any, ...]) -> Any:
