@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce.kernels.codegen.jit import Kernel
-from fastce.kernels.codegen.target import has_bits_of_its_own
+from fastce.kernels.codegen.target import uses_avx512_algorithms
 from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS, run, started, threads
 from fastce.kernels.ops import (
     binary,
@@ -241,7 +241,7 @@ def _is_narrow(y: Array) -> bool:
     classes, lanes = y.shape[1], LANES[y.itemsize]
     if y.ndim == 3 or classes > MAX_CLASSES:
         return False
-    return 4 * classes <= lanes or (classes % lanes != 0 and not has_bits_of_its_own())
+    return 4 * classes <= lanes or (classes % lanes != 0 and not uses_avx512_algorithms())
 
 
 def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, out_is_new: bool) -> bool:

@@ -61,7 +61,7 @@ def test_other_numba_code(first, then):
 
 
 def test_parts_are_made_machine_code_once(tmp_path):
-    """Seen to fail: with ``JITCodeLibrary`` in place of ``_Part``: 27."""
+    """Seen to fail: with ``JITCodeLibrary`` in place of ``_PartLibrary``: 27."""
     printed = in_new_process("""
 import numpy as np
 from numba.core.codegen import JITCodeLibrary

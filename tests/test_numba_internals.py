@@ -63,7 +63,7 @@ def test_without(lost, name, tmp_path):
 def test_without_a_way_to_load(tmp_path):
     """What is kept and cannot be loaded is compiled.
 
-    Seen to fail: where errors pass through ``jit._loaded``.
+    Seen to fail: where errors pass through ``jit._load``.
     """
     in_new_process(CALLS, NUMBA_CACHE_DIR=str(tmp_path))
     in_new_process(RENAMED.format(name="_rebuild") + CALLS, NUMBA_CACHE_DIR=str(tmp_path))
@@ -88,7 +88,7 @@ with event.install_listener("numba:compile", Lost()):
         fastce.softmax(np.zeros(3))
     except AttributeError as error:
         assert str(error) == "the listener's own"
-assert not jit.troubles
+assert not jit.link_failures
 assert abs(fastce.softmax(np.zeros(3))[0] - 1 / 3) < 1e-15
 """
 

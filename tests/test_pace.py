@@ -130,7 +130,7 @@ def test_a_stopped_process(monkeypatch):
     stop = [3600.0]
     machine = Machine(monkeypatch, 1e-3, lambda now: stop.pop() if now > 1.0 and stop else 0.5e-3)
     machine.run(2.0)
-    machine.run(MOST := 1.1 * module.MOST_LOST / module.SHARE)
+    machine.run(MOST := 1.1 * module.MAX_LOSS / module.TRIAL_SHARE)
     assert MOST < 4.0
     _, alone = machine.run(1.0)
     assert alone < 0.02
@@ -175,7 +175,7 @@ def test_the_number_of_threads_is_restored(monkeypatch):
 
     for _ in range(100):
         with pytest.raises(KeyboardInterrupt):
-            module.threads.run_alone(fail, ())
+            module.threads.run_single(fail, ())
         assert machine.count == 2
 
 

@@ -171,9 +171,9 @@ ALONE = """
 x = np.random.default_rng(0).standard_normal((64, 1000), np.float32)
 expected = fastce.softmax(x).tobytes()
 for pace in kernel_threads._paces.values():
-    pace.is_alone, pace.saved = True, -1.0
+    pace.is_single, pace.saved = True, -1.0
 assert fastce.softmax(x).tobytes() == expected
-assert all(pace.single > 0.0 for pace in kernel_threads._paces.values())
+assert all(pace.seconds_each > 0.0 for pace in kernel_threads._paces.values())
 assert numba.get_num_threads() == 2
 print(numba.threading_layer())
 """
@@ -268,7 +268,7 @@ thread.join()
 IMPATIENT = """
 from fastce.kernels.codegen import compiling
 
-compiling.PATIENCE = 0.01
+compiling.FORK_TIMEOUT = 0.01
 inside, forked = threading.Event(), threading.Event()
 
 class Listener(event.Listener):

@@ -7,7 +7,7 @@ import pytest
 from fastce.kernels.codegen.jit import inline
 from fastce.kernels.rows import tiles
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.simd import vector as simd
+from fastce.kernels.simd import value as simd
 from fastce.kernels.simd.memory import (
     gather,
     load,
@@ -27,7 +27,6 @@ from fastce.kernels.simd.memory import (
 )
 from fastce.kernels.simd.transpose import load_group, max_rows, store_group, store_square, sum_rows
 from fastce.kernels.simd.vector import (
-    add_true,
     any_lane,
     bits,
     count_true,
@@ -35,6 +34,7 @@ from fastce.kernels.simd.vector import (
     fma,
     full_like,
     get_lane,
+    increment_where,
     lane_index,
     lanes,
     maximum,
@@ -446,7 +446,7 @@ def test_add_true(dtype):
     @numba.njit
     def run(x, bound):
         below = load(row(x, 0), 0) < bound
-        return reduce_add(add_true(add_true(bits(full_like(x, 0.0)), below), below))
+        return reduce_add(increment_where(increment_where(bits(full_like(x, 0.0)), below), below))
 
     x = np.random.default_rng(5).permutation(width(dtype)).astype(dtype)
     for bound in range(width(dtype) + 1):

@@ -1,15 +1,15 @@
-"""Compiled kernels on disk: one file each, without an index.
+"""Compiled kernels on disk: one file for each variant, without an index.
 
-A file is named by the kernel (its name, types and processor) and by what it was made of (sources, versions).
-Inside stand a digest of all that follows, the whole key again, and the code. Nothing of a file is used before both
-are found right, so that a damaged or a foreign one is compiled anew and replaced. Files are written elsewhere in
-their folder and renamed, so that none is ever seen half-written.
+A file's name holds a digest of the kernel (function, types, processor) and one of its origin (sources, versions). The
+file holds a digest of the rest, the whole key, and the code. The code is used only if digest and key are right, so a
+damaged or foreign file is compiled anew and replaced. A new file is written under another name in the same folder and
+then renamed, so no process ever reads half a file.
 
-The code is a pickle. Folders and files that belong to neither the user nor root, or that everybody may write to,
-are passed over; a folder with the sticky bit, such as ``/tmp``, is not, as everybody can put files there but
-replace none. A folder may be shared with a group: files of its other members are passed over.
+The code is a pickle, so the cache trusts a folder or file only if it belongs to the user or to root and not everybody
+may write to it. A folder with the sticky bit, such as ``/tmp``, is trusted: everybody may add files to it, but
+replace only their own. A folder may be shared with a group; files of its other members are not trusted.
 
-Kernels are written to the first folder that can be written to. Those before it are read: root may have filled them.
+Kernels are written to the first writable folder. The folders before it are only read: root may have filled them.
 """
 
 import contextlib
@@ -27,37 +27,37 @@ import numba
 
 _FORMAT = b"fastce kernel 1\n"
 _SUFFIX = ".fastce"
-_DIGEST = hashlib.sha256().digest_size
-_LENGTH = 4  # bytes of the key's length
-_MOST = 1 << 26  # bytes of a file: no kernel has so many, and a damaged file may claim any number
-_OLDER = 3  # files of the same kernel, of other sources or versions, that a new one leaves alone
-_ABANDONED = 3600  # seconds after which a file that was never renamed is removed
+_DIGEST_BYTES = hashlib.sha256().digest_size
+_LENGTH_BYTES = 4  # of the field that holds the length of the key
+_MAX_FILE_BYTES = 1 << 26  # larger files are ignored: no kernel is so large
+_OUTDATED_FILES = 3  # files of the same kernel, from other sources or versions, that a new file leaves in place
+_ABANDONED_SECONDS = 3600  # after which a file that was never renamed is removed
 
 
 class Key(NamedTuple):
-    """What tells a compiled kernel from all others."""
+    """The identity of a compiled variant."""
 
-    name: str  # for people who look into the folder
-    kernel: str  # which it is: function, flags, types, processor
-    made_of: str  # sources and versions
+    name: str  # for people who read the names of files
+    kernel: str  # function, flags, types, processor
+    made_of: str  # a digest of the sources, versions of packages
 
     @property
     def stem(self) -> str:
-        """What the names of all files of this kernel begin with, whatever they are made of."""
-        return f"{re.sub(r'[^0-9A-Za-z_]', '_', self.name)[:80]}.{_short(self.kernel)}."
+        """The beginning of the names of all files of this kernel, from any sources and versions."""
+        return f"{re.sub(r'[^0-9A-Za-z_]', '_', self.name)[:80]}.{_short_digest(self.kernel)}."
 
     @property
     def file(self) -> str:
         """The name of this kernel's file."""
-        return f"{self.stem}{_short(self.made_of)}{_SUFFIX}"
+        return f"{self.stem}{_short_digest(self.made_of)}{_SUFFIX}"
 
     @property
     def text(self) -> bytes:
-        """What is compared with the key inside a file."""
+        """The key as it stands in the file."""
         return "\n".join(self).encode("utf-8", "surrogateescape")
 
 
-def _short(text: str) -> str:
+def _short_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:20]
 
 
@@ -65,7 +65,7 @@ def _short(text: str) -> str:
 
 
 def _places() -> Iterator[str]:
-    """Yield the folders where kernels may lie, the preferred first."""
+    """Yield the folders that may hold kernels, in the order of preference."""
     if numba.config.CACHE_DIR:
         yield os.path.join(numba.config.CACHE_DIR, "fastce")
     yield os.path.join(os.path.dirname(os.path.abspath(__file__)), "__pycache__")
@@ -83,7 +83,7 @@ def _user_caches() -> str:
 
 
 def _is_trusted(status: os.stat_result) -> bool:
-    """Tell whether only the user and root can have written there, or to a folder replaced something there."""
+    """Return whether a file or folder belongs to the user or root, and not everybody may change or replace it."""
     if not hasattr(os, "geteuid"):
         return True
     if status.st_uid not in (os.geteuid(), 0):
@@ -93,7 +93,7 @@ def _is_trusted(status: os.stat_result) -> bool:
 
 
 def _folders() -> Iterator[tuple[str, bool]]:
-    """Yield (folder, whether it can be written to) up to the first of the latter: those behind it are not used."""
+    """Yield (folder, is writable) up to the first writable folder, which is the last to be used."""
     for folder in _places():
         with contextlib.suppress(OSError, ValueError):
             os.makedirs(folder, mode=0o755, exist_ok=True)
@@ -106,7 +106,7 @@ def _folders() -> Iterator[tuple[str, bool]]:
 
 
 def place() -> str | None:
-    """Return the folder that kernels are written to, None where there is none."""
+    """Return the folder that kernels are written to, or None."""
     return next((folder for folder, can_write in _folders() if can_write), None)
 
 
@@ -114,21 +114,21 @@ def place() -> str | None:
 
 
 def load(key: Key) -> bytes | None:
-    """Return the code of a kernel, None where there is none, or none that is whole and can be trusted."""
+    """Return the code of a kernel, or None without a file that is whole and trusted."""
     for folder, _ in _folders():
         with contextlib.suppress(OSError):
-            code = _unwrapped(_read(os.path.join(folder, key.file)), key)
+            code = _unpack(_read(os.path.join(folder, key.file)), key)
             if code is not None:
                 return code
     return None
 
 
 def _read(path: str) -> bytes:
-    # what waits for a writer, as a pipe does, is not waited for
+    # O_NONBLOCK: opening a pipe must not wait for a writer
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or not _is_trusted(status) or status.st_size > _MOST:
+        if not stat.S_ISREG(status.st_mode) or not _is_trusted(status) or status.st_size > _MAX_FILE_BYTES:
             return b""
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
@@ -136,60 +136,60 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
-def _wrapped(code: bytes, key: Key) -> bytes:
-    body = len(key.text).to_bytes(_LENGTH, "big") + key.text + code
+def _pack(code: bytes, key: Key) -> bytes:
+    body = len(key.text).to_bytes(_LENGTH_BYTES, "big") + key.text + code
     return _FORMAT + hashlib.sha256(body).digest() + body
 
 
-def _unwrapped(data: bytes, key: Key) -> bytes | None:
-    """Return the code within a file's bytes, None unless all of them are right."""
-    digest_at, body_at = len(_FORMAT), len(_FORMAT) + _DIGEST
-    head = data[:digest_at] + data[body_at : body_at + _LENGTH + len(key.text)]
-    if head != _FORMAT + len(key.text).to_bytes(_LENGTH, "big") + key.text:
+def _unpack(data: bytes, key: Key) -> bytes | None:
+    """Return the code in a file's bytes, or None if any of them is wrong."""
+    digest_at, body_at = len(_FORMAT), len(_FORMAT) + _DIGEST_BYTES
+    head = data[:digest_at] + data[body_at : body_at + _LENGTH_BYTES + len(key.text)]
+    if head != _FORMAT + len(key.text).to_bytes(_LENGTH_BYTES, "big") + key.text:
         return None
     if hashlib.sha256(memoryview(data)[body_at:]).digest() != data[digest_at:body_at]:
         return None
-    return data[body_at + _LENGTH + len(key.text) :]
+    return data[body_at + _LENGTH_BYTES + len(key.text) :]
 
 
 def save(key: Key, code: bytes) -> None:
-    """Write a kernel, if there is a place and it has room."""
+    """Write a kernel, if there is a writable folder with room for it."""
     folder = place()
     if folder is not None:
         with contextlib.suppress(OSError):
-            _write(os.path.join(folder, key.file), _wrapped(code, key))
-            _tidy(folder, key)
+            _write(os.path.join(folder, key.file), _pack(code, key))
+            _remove_old(folder, key)
 
 
 def _write(path: str, data: bytes) -> None:
-    aside = f"{path}.{os.urandom(8).hex()}.tmp"
+    temporary = f"{path}.{os.urandom(8).hex()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    # others may read: an image's kernels are often compiled by root and run by somebody else
-    descriptor = os.open(aside, flags, 0o644)
+    # others may read: root often compiles the kernels of a container's image, and another user runs them
+    descriptor = os.open(temporary, flags, 0o644)
     try:
         try:
-            left = memoryview(data)
-            while left:  # a disk that is nearly full takes a part
-                left = left[os.write(descriptor, left) :]
+            remaining = memoryview(data)
+            while remaining:  # a write to a disk that is nearly full may be short
+                remaining = remaining[os.write(descriptor, remaining) :]
         finally:
             os.close(descriptor)
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(aside)
+            os.unlink(temporary)
         raise
 
 
-def _tidy(folder: str, key: Key) -> None:
-    """Remove the oldest files of this kernel, and what killed processes have left."""
-    others, abandoned = [], []
+def _remove_old(folder: str, key: Key) -> None:
+    """Remove the oldest files of this kernel, and temporary files of killed processes."""
+    outdated, abandoned = [], []
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             if entry.name.startswith(key.stem) and entry.name.endswith(_SUFFIX) and entry.name != key.file:
-                others.append((entry.stat().st_mtime, entry.path))
-            elif f"{_SUFFIX}." in entry.name and time.time() - entry.stat().st_mtime > _ABANDONED:
+                outdated.append((entry.stat().st_mtime, entry.path))
+            elif f"{_SUFFIX}." in entry.name and time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
                 abandoned.append(entry.path)
-    for path in abandoned + [path for _, path in sorted(others, reverse=True)[_OLDER:]]:
+    for path in abandoned + [path for _, path in sorted(outdated, reverse=True)[_OUTDATED_FILES:]]:
         with contextlib.suppress(OSError):
             os.unlink(path)
 
@@ -200,48 +200,48 @@ _PACKAGE = __name__.partition(".")[0]
 _IMPORT = re.compile(rf"^ *(?:from +({_PACKAGE}[\w.]*) +import +(\([^)]*\)|[^\n]*)|import +({_PACKAGE}[^\n]*))", re.M)
 
 
-def _once_an_import(function: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Have a function of a module computed again only where the module has been loaded again."""
-    known: dict[str, tuple[object, Any]] = {}
+def _cached_per_import(function: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Cache a function of a module's name until the module is imported again."""
+    results: dict[str, tuple[object, Any]] = {}  # module state: (spec of the module, result) by name
 
     @functools.wraps(function)
-    def of_module(name: str) -> Any:
+    def cached(name: str) -> Any:
         spec = sys.modules[name].__spec__
-        if name not in known or known[name][0] is not spec:
-            known[name] = spec, function(name)
-        return known[name][1]
+        if name not in results or results[name][0] is not spec:
+            results[name] = spec, function(name)
+        return results[name][1]
 
-    return of_module
+    return cached
 
 
-@_once_an_import
+@_cached_per_import
 def sources(module: str) -> str | None:
-    """Digest the source of a module and of all those of this package that it imports, however indirectly.
+    """Return a digest of the sources of a module and of all modules of this package that it imports, also indirectly.
 
-    Called while the module is imported: later, the files may have been edited. None where one has no source.
+    Return None if one of them has no source. Call it while the module is imported: the files may be edited later.
     """
-    found: dict[str, bytes] = {}
+    digests: dict[str, bytes] = {}
     pending = {module}
     while pending:
         name = pending.pop()
         source = _source(name)
         if source is None:
             return None
-        found[name], imported = source
-        pending |= {other for other in imported if other in sys.modules and other not in found}
+        digests[name], imported = source
+        pending |= {other for other in imported if other in sys.modules and other not in digests}
     digest = hashlib.sha256()
-    for name in sorted(found):
-        digest.update(name.encode() + b"\n" + found[name])
+    for name in sorted(digests):
+        digest.update(name.encode() + b"\n" + digests[name])
     return digest.hexdigest()
 
 
-@_once_an_import
+@_cached_per_import
 def _source(name: str) -> tuple[bytes, frozenset[str]] | None:
-    """Return (digest, names of imported modules) of a module's source."""
+    """Return (digest, names of imported modules) of a module's source, or None without a source."""
     spec = sys.modules[name].__spec__
     path = getattr(spec, "origin", None) or ""
     if not path.endswith(".py"):
-        return None  # frozen, or compiled: such a file tells nothing of its release
+        return None  # frozen or compiled: the file does not change with the release
     try:
         data = spec.loader.get_data(path)
     except Exception:  # a loader may raise anything
@@ -250,7 +250,7 @@ def _source(name: str) -> tuple[bytes, frozenset[str]] | None:
 
 
 def imports(source: str) -> Iterator[str]:
-    """Yield the names of this package's modules that a source imports; some may be names of what is in them."""
+    """Yield the modules of this package that a source imports; some of the names may be of objects in modules."""
     for package, names, plain in _IMPORT.findall(source):
         for name in re.findall(r"[\w.]+", re.sub(r"#[^\n]*| as +\w+", "", names or plain)):
             yield f"{package}.{name}" if package else name

@@ -1,13 +1,15 @@
-"""What goes on around a compilation: its lock, forks in other threads, and compilations within one another.
+"""Guard compilations against forks and against other compilations on the same thread.
 
-Numba compiles one function at a time. A signal handler, a listener to Numba's events or what the garbage collector
-calls may compile too, in the midst of it, on the same thread, which the lock lets through; so may a fork come in
-the midst of it, on another thread.
+Numba compiles one function at a time, under a lock. Two things can happen in the middle of a compilation all the same:
 
-A fork waits for the compiler, as it does for ``malloc`` and for ``logging``: a child that was forked
-while LLVM changed its tables, or held a lock, could compile and load nothing. It waits no longer than ``PATIENCE``,
-as others' functions may take minutes; the child then has new locks, and whatever was under way is set aside.
-That LLVM was left between two calls then has to do.
+- Another compilation on the same thread, which the lock admits because it is reentrant. A signal handler, a listener to
+  Numba's events or a finalizer may start one. `isolated` hides the outer compilation from it.
+- A fork, on the same thread or on another one.
+
+A fork on another thread waits for the compiler, as it waits for ``malloc`` and ``logging``. Otherwise the child could
+compile and load nothing: it would inherit a lock that nobody releases, or LLVM's tables in the middle of a change.
+The fork waits for at most ``FORK_TIMEOUT``, since functions of other packages may compile for minutes. After that the
+child gets new locks and drops the unfinished compilation. It then uses LLVM in the state in which the fork found it.
 """
 
 import contextlib
@@ -16,26 +18,28 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PATIENCE = 10.0  # seconds: more than a kernel takes on a busy machine
+FORK_TIMEOUT = 10.0  # seconds that a fork waits for a lock: a kernel takes less, even on a busy machine
 
+compiler_lock: Any
 try:
-    from numba.core import compiler_lock
+    from numba.core.compiler_lock import global_compiler_lock as compiler_lock
 except ImportError:
-    lock: Any = threading.RLock()
-else:
-    lock = getattr(compiler_lock, "global_compiler_lock", threading.RLock())
+    compiler_lock = threading.RLock()
 
-helpers: list[Any] = []  # all blocks and inlines
+# Module state.
+helpers: list[Any] = []  # the dispatchers of all blocks and inline functions
+_idle_codegens: list[Any] = []  # code generators that `private_engine` has made and nobody uses
+_held_locks: dict[int, list[Any]] = {}  # the owners of the locks that a forking thread has taken, by thread
 
 
 def _nothing() -> None:
     return
 
 
-def _set_aside() -> Callable[[], None]:
-    """Have Numba forget what is being compiled; return what makes it remember.
+def _hide_outer_compilations() -> Callable[[], None]:
+    """Make Numba forget which functions it is compiling; return the function that restores them.
 
-    It takes a function that is being compiled, and is called by another, for a recursive one.
+    Numba takes a function for recursive if it is being compiled and is called by the function to compile.
     """
     try:
         from numba.core.registry import cpu_target
@@ -43,56 +47,53 @@ def _set_aside() -> Callable[[], None]:
         typing = cpu_target.typing_context
         if not len(typing.callstack):
             return _nothing
-        before = [(typing, "callstack", typing.callstack)]
-        before += [(helper, "_compiling_counter", helper._compiling_counter) for helper in helpers]
-        for owner, name, value in before:
+        saved = [(typing, "callstack", typing.callstack)]
+        saved += [(helper, "_compiling_counter", helper._compiling_counter) for helper in helpers]
+        for owner, name, value in saved:
             setattr(owner, name, type(value)())
-    except (AttributeError, ImportError, TypeError):  # a Numba that does otherwise
+    except (AttributeError, ImportError, TypeError):  # another version of Numba
         return _nothing
 
-    def remember() -> None:
-        for owner, name, value in before:
+    def restore() -> None:
+        for owner, name, value in saved:
             setattr(owner, name, value)
 
-    return remember
+    return restore
 
 
 @contextlib.contextmanager
-def apart() -> Iterator[None]:
-    """Compile as if nothing else were being compiled; the lock is held."""
-    remember = _set_aside()
+def isolated() -> Iterator[None]:
+    """Compile as if no other compilation were unfinished; the caller holds the lock."""
+    restore = _hide_outer_compilations()
     try:
         yield
     finally:
-        remember()
-
-
-_idle: list[Any] = []  # code generators
+        restore()
 
 
 @contextlib.contextmanager
-def engine(context: Any) -> Iterator[Any]:
-    """Lend a target context with an LLVM engine that nothing else uses.
+def private_engine(context: Any) -> Iterator[Any]:
+    """Provide a target context with an LLVM engine that nothing else uses meanwhile.
 
-    While an engine makes machine code, Numba looks at its objects, which lets signal handlers run; what
-    these compile with the same engine ends the process.
+    While an engine emits machine code, Numba runs Python code, and so signal handlers. If a handler compiles with
+    the same engine, LLVM aborts the process.
     """
     try:
-        codegen = _idle.pop() if _idle else type(context.codegen())("fastce")
+        codegen = _idle_codegens.pop() if _idle_codegens else type(context.codegen())("fastce")
         context = context.subtarget(_internal_codegen=codegen)
-    except (AttributeError, NameError, TypeError):  # a Numba that does otherwise
+    except (AttributeError, NameError, TypeError):  # another version of Numba
         yield context
         return
     yield context
-    _idle.append(codegen)  # unless it was left in the midst of it
+    _idle_codegens.append(codegen)  # not after an exception, which may leave the engine in any state
 
 
 # --- forks -------------------------------------------------------------------
 
 
-def _owners() -> list[Any]:
-    """Return what has a lock of the compiler's in ``_lock``, in the order in which they are taken."""
-    owners = [lock]
+def _lock_owners() -> list[Any]:
+    """Return the objects whose ``_lock`` is a lock of the compiler, in the order in which threads take them."""
+    owners = [compiler_lock]
     with contextlib.suppress(ImportError, AttributeError):
         from llvmlite.binding import ffi
 
@@ -100,28 +101,26 @@ def _owners() -> list[Any]:
     return [owner for owner in owners if hasattr(getattr(owner, "_lock", None), "release")]
 
 
-_taken: dict[int, list[Any]] = {}  # locks by the thread that forks
-
-
 def _before_fork() -> None:
-    _taken[threading.get_ident()] = [owner for owner in _owners() if owner._lock.acquire(timeout=PATIENCE)]
+    held = [owner for owner in _lock_owners() if owner._lock.acquire(timeout=FORK_TIMEOUT)]
+    _held_locks[threading.get_ident()] = held
 
 
 def _after_fork_in_parent() -> None:
-    for owner in reversed(_taken.pop(threading.get_ident(), [])):
+    for owner in reversed(_held_locks.pop(threading.get_ident(), [])):
         owner._lock.release()
 
 
 def _after_fork_in_child() -> None:
-    taken = _taken.pop(threading.get_ident(), [])
-    _taken.clear()
-    for owner in reversed(_owners()):
-        if owner in taken:
+    held = _held_locks.pop(threading.get_ident(), [])
+    _held_locks.clear()
+    for owner in reversed(_lock_owners()):
+        if owner in held:
             owner._lock.release()
         else:
             owner._lock = threading.RLock()
-    if lock not in taken:
-        _set_aside()
+    if compiler_lock not in held:
+        _hide_outer_compilations()
 
 
 if hasattr(os, "register_at_fork"):

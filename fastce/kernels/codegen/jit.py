@@ -1,18 +1,19 @@
-"""The only place that calls Numba's compiler: flags, variants, signatures.
+"""Compile kernels and their helpers with Numba: flags, variants, signatures, entry points.
 
-A *block* is a helper that kernels call; an *inline* one is put in the place of its calls, and
-``inline_for`` makes one of what a formula is for each type. A *kernel* is an entry
-point: one source, compiled on first use for the arguments' types, as a serial variant and as
-a parallel one (``prange`` is ``range`` in the former). The serial variant starts no thread
-and knows none of Numba's threading layers.
+No other module calls Numba's compiler.
 
-Kernels are called through their compiled entry points, not through Numba's dispatcher:
-arguments are typed by role (every array is "any layout"), so that C-ordered, strided and
-read-only arrays share one compilation, and half a microsecond of overload resolution goes.
-The caller answers for dtypes and shapes.
+- A *block* is a helper that stays a function of its own in the machine code. An *inline* function is a helper that
+  LLVM inlines into its callers. ``inline_for`` gives an inline function one implementation for each type of argument.
+- A *kernel* is a function that Python calls. It is compiled on the first call with new types of arguments. It has two
+  variants: the *parallel* one, and the *serial* one, in which ``prange`` is ``range``. The serial variant starts no
+  thread and does not use Numba's threading layer.
 
-What is private to Numba saves time and nothing else: how kernels are put together (``link``) and kept on
-disk (``cache``). Where it is not as expected, Numba compiles kernels as it compiles any function.
+Python calls a kernel through its compiled entry point, without Numba's dispatcher. Arguments are typed by role: every
+array is "any layout". So C-ordered, strided and read-only arrays share one compilation, and a call saves the half
+microsecond of overload resolution. The caller checks dtypes and shapes.
+
+``link`` and ``cache`` use private parts of Numba, only to save compile time. Where these parts are not as expected,
+Numba compiles kernels as it compiles any function.
 """
 
 import functools
@@ -31,25 +32,27 @@ from numba.extending import overload
 from fastce.kernels.codegen import cache, compiling, target
 
 _PACKAGE = __name__.partition(".")[0]
-troubles: list[str] = []  # why kernels are not put together from parts
-unkept: list[str] = []  # why they are not written to disk
+
+# Module state, for `describe`: messages of the exceptions that turned something off.
+link_failures: list[str] = []  # kernels are compiled without ``link``
+cache_failures: list[str] = []  # compiled kernels are not written to disk
 
 
-def _told(error: Exception) -> str:
-    return str(error).partition(" (/")[0]  # no paths
+def _message_of(error: Exception) -> str:
+    return str(error).partition(" (/")[0]  # without the path at the end of an ImportError
 
 
 try:
     from fastce.kernels.codegen import link
 except (AttributeError, ImportError) as error:
     link = None  # type: ignore[assignment]
-    troubles.append(_told(error))
+    link_failures.append(_message_of(error))
 
-# Python's ZeroDivisionError would put a branch behind every division. fastmath stays off:
-# it breaks NaN, infinities and the range reduction of exp.
-_FLAGS = {"error_model": "numpy", "nogil": True}
-# Only prange is wanted of the parallel transformations; the others cost compile time.
-_PARALLEL = {
+# error_model: Python's ZeroDivisionError would put a branch behind every division.
+# fastmath stays off: it breaks NaN, infinities and the range reduction of exp.
+_FLAGS: dict[str, Any] = {"error_model": "numpy", "nogil": True}
+# Kernels need none of the parallel transformations but prange; the others cost compile time.
+_PARALLEL_PASSES = {
     "prange": True,
     "comprehension": False,
     "fusion": False,
@@ -60,26 +63,27 @@ _PARALLEL = {
     "stencil": False,
 }
 
-# of Numba, which change what is compiled
-_OPTIONS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+# Numba's global options that change the machine code; they are part of the cache's key.
+_NUMBA_OPTIONS = ("OPT", "BOUNDSCHECK", "DEBUGINFO_DEFAULT", "LOOP_VECTORIZE", "SLP_VECTORIZE")
 
-# blocks are called by compiled code only
-_INTERNAL = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_PART = {} if link is None else {"pipeline_class": link.PartCompiler}
+# Only compiled code calls helpers.
+_HELPER_FLAGS = {**_FLAGS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+if link is not None:
+    _HELPER_FLAGS["pipeline_class"] = link.PartCompiler
 
 
 def block(function: Callable[..., Any], forceinline: bool = False) -> Any:
-    """Make a helper that kernels call."""
-    helper = numba.njit(forceinline=forceinline, **_INTERNAL, **_PART)(function)
+    """Make a helper of a function; see the module's docstring."""
+    helper = numba.njit(forceinline=forceinline, **_HELPER_FLAGS)(function)
     if numba.config.DISABLE_JIT:
-        helper.py_func = function  # as Numba's has
+        helper.py_func = function  # as compiled functions have
     else:
         compiling.helpers.append(helper)
     return helper
 
 
 inline = functools.partial(block, forceinline=True)
-inline_for = functools.partial(overload, jit_options={"forceinline": True, **_INTERNAL, **_PART})
+inline_for = functools.partial(overload, jit_options={"forceinline": True, **_HELPER_FLAGS})
 
 
 def _numba_type(argument: object) -> types.Type:
@@ -93,10 +97,10 @@ def _numba_type(argument: object) -> types.Type:
 
 
 class Kernel:
-    """One kernel source and its compiled variants.
+    """A kernel's Python function and the entry points of its compiled variants.
 
-    ``kernel(parallel, args)`` runs it. The first argument is an array whose dtype and
-    dimensions settle those of all others; an argument that is None drops its branches from the compiled code.
+    ``kernel(parallel, args)`` runs it. The first argument is an array. Its dtype and its number of dimensions
+    determine those of all other arrays. Numba prunes the branches of an argument that is None.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -106,11 +110,11 @@ class Kernel:
         self._entries: dict[Any, Any] = {}
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
-        """Run one variant, compiled first where these types are new."""
+        """Run one variant; compile it first if these types of arguments are new."""
         return self.entry(parallel, args)(*args)
 
     def entry(self, parallel: bool, args: tuple[Any, ...]) -> Callable[..., Any]:
-        """Return one variant's entry point for arguments of these types."""
+        """Return the entry point of one variant for arguments of these types."""
         x = args[0]
         key = (parallel, x.dtype.num, x.ndim, *map(type, args))
         entry = self._entries.get(key)
@@ -119,71 +123,68 @@ class Kernel:
         return entry  # type: ignore[no-any-return]
 
     def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:
-        """Load or compile a variant."""
+        """Load a variant from the cache, or compile it."""
         if numba.config.DISABLE_JIT:
             raise RuntimeError(
                 "fastce is compiled by Numba, which NUMBA_DISABLE_JIT turns off; unset it before Python starts"
             )
         signature = tuple(map(_numba_type, args))
-        with compiling.lock:
+        with compiling.compiler_lock:
             key = self._key(parallel, signature)
-            entry = _loaded(key)
+            entry = _load(key)
             if entry is None:
-                with compiling.apart():
-                    entry = self._compiled(parallel, signature, key)
+                with compiling.isolated():
+                    entry = self._compile_variant(parallel, signature, key)
         return entry
 
     def _key(self, parallel: bool, signature: tuple[types.Type, ...]) -> cache.Key | None:
-        """Describe a variant to the cache; None where it cannot be told from one of other sources."""
+        """Return a variant's key in the cache; None without the sources, of which the key holds a digest."""
         if self._sources is None:
             return None
-        name = _name(self.function, parallel)
-        kernel: list[Any] = [self.function.__module__, name, signature, _mode(), target.machine()]
-        kernel += [getattr(numba.config, option, None) for option in _OPTIONS]
+        name = _variant_name(self.function, parallel)
+        mode = "portable" if target.PORTABLE else ""
+        kernel: list[Any] = [self.function.__module__, name, signature, mode, target.machine()]
+        kernel += [getattr(numba.config, option, None) for option in _NUMBA_OPTIONS]
         python = f"{sys.implementation.cache_tag}{getattr(sys, 'abiflags', '')}"
         made_of = [self._sources, numba.__version__, llvmlite.__version__, np.__version__, python]
         return cache.Key(name, "\n".join(map(str, kernel)), "\n".join(made_of))
 
-    def _compiled(self, parallel: bool, signature: tuple[types.Type, ...], key: cache.Key | None) -> Any:
-        """Compile a variant; by Numba alone where putting it together has failed, now or before."""
-        if link is not None and not link.PartCompiler.is_off:
+    def _compile_variant(self, parallel: bool, signature: tuple[types.Type, ...], key: cache.Key | None) -> Any:
+        """Compile a variant with ``link``; with Numba alone once that has failed."""
+        if link is None or link.PartCompiler.is_disabled:
+            return _compile_and_save(self.function, parallel, signature, key)
+        try:
+            return _compile_and_save(self.function, parallel, signature, key, pipeline_class=link.KernelCompiler)
+        except Exception as error:
+            if not _is_from_compiler(error):
+                raise
+            link.PartCompiler.is_disabled = True
             try:
-                return _compiled(self.function, parallel, signature, key, pipeline_class=link.KernelCompiler)
-            except Exception as error:
-                if not _is_numbas(error):
-                    raise
-                link.PartCompiler.is_off = True
-                try:
-                    entry = _compiled(self.function, parallel, signature, key)
-                except BaseException:
-                    link.PartCompiler.is_off = False  # that was not why
-                    raise
-                troubles.append(_told(error))
-                return entry
-        return _compiled(self.function, parallel, signature, key)
+                entry = _compile_and_save(self.function, parallel, signature, key)
+            except BaseException:
+                link.PartCompiler.is_disabled = False  # ``link`` was not the cause
+                raise
+            link_failures.append(_message_of(error))
+            return entry
 
 
-def _name(function: Callable[..., Any], parallel: bool) -> str:
+def _variant_name(function: Callable[..., Any], parallel: bool) -> str:
     return f"{function.__qualname__}_{'parallel' if parallel else 'serial'}"
 
 
-def _mode() -> str:
-    """Return what else tells kernels of one source apart."""
-    return "portable" if target.PORTABLE else ""
-
-
-def _compiled(
+def _compile_and_save(
     function: Callable[..., Any],
     parallel: bool,
     signature: tuple[types.Type, ...],
     key: cache.Key | None,
     **compiler: Any,
 ) -> Any:
-    # what is compiled is named after the function
+    """Compile a variant, write it to the cache if it has a key, and return its entry point."""
+    # Numba names machine code after the function, so each variant is a function with a name of its own.
     variant = python_types.FunctionType(function.__code__, function.__globals__, function.__name__)
-    variant.__qualname__ = _name(function, parallel)
+    variant.__qualname__ = _variant_name(function, parallel)
     variant.__module__ = function.__module__
-    options = {"parallel": _PARALLEL if parallel else False, "no_cfunc_wrapper": True, **_FLAGS, **compiler}
+    options = {"parallel": _PARALLEL_PASSES if parallel else False, "no_cfunc_wrapper": True, **_FLAGS, **compiler}
     dispatcher = numba.njit(**options)(variant)
     entry = dispatcher.compile(signature)
     if key is not None:
@@ -192,29 +193,34 @@ def _compiled(
 
 
 def _save(dispatcher: Any, signature: tuple[types.Type, ...], key: cache.Key) -> None:
+    """Write a compiled variant to the cache."""
     try:
         from numba.core.serialize import dumps
 
         result = dispatcher.overloads[signature]
-        is_known = all(llvmlite.binding.address_of_symbol(name) == value for name, value in _runtime().items())
-        # of dynamic globals, which are addresses, other processes have others
-        if is_known and not result.library.has_dynamic_globals:
+        symbols = _runtime_symbols().items()
+        can_relink = all(llvmlite.binding.address_of_symbol(name) == address for name, address in symbols)
+        # Dynamic globals are addresses, which differ in another process.
+        if can_relink and not result.library.has_dynamic_globals:
             cache.save(key, dumps(result._reduce()))
     except Exception as error:
-        if not _is_numbas(error):
+        if not _is_from_compiler(error):
             raise
-        unkept.append(_told(error))
+        cache_failures.append(_message_of(error))
 
 
-def _runtime() -> dict[str, int]:
-    """Return what Numba's runtime has for compiled code, by the names under which that looks for it."""
+def _runtime_symbols() -> dict[str, int]:
+    """Return the addresses of the functions of Numba's runtime, by the symbols that compiled code uses."""
     from numba.core.runtime import _nrt_python
 
     return {name if name[0] == "_" else f"NRT_{name}": value for name, value in _nrt_python.c_helpers.items()}
 
 
-def _loaded(key: cache.Key | None) -> Any:
-    """Load a kernel without what only the compiler needs, all of Numba's typing: half a second of a process."""
+def _load(key: cache.Key | None) -> Any:
+    """Return the entry point of a variant in the cache, or None.
+
+    It skips Numba's typing, which only the compiler needs and which takes half a second to initialise.
+    """
     code = None if key is None else cache.load(key)
     if code is None:
         return None
@@ -222,19 +228,19 @@ def _loaded(key: cache.Key | None) -> Any:
         from numba.core.compiler import CompileResult
         from numba.core.registry import cpu_target
 
-        for name, address in _runtime().items():
+        for name, address in _runtime_symbols().items():
             llvmlite.binding.add_symbol(name, address)
-        with compiling.engine(cpu_target.target_context) as context:
+        with compiling.private_engine(cpu_target.target_context) as context:
             entry = CompileResult._rebuild(context, *pickle.loads(code)).entry_point
     except Exception as error:
-        if not _is_numbas(error):
+        if not _is_from_compiler(error):
             raise
         return None
     return entry if callable(entry) else None
 
 
-def _is_numbas(error: Exception) -> bool:
-    """Tell whether an exception comes of compiling, not of a signal handler or listener that ran meanwhile."""
+def _is_from_compiler(error: Exception) -> bool:
+    """Return whether the compiler raised an exception, and not a signal handler or listener that ran meanwhile."""
     modules, trace = set(), error.__traceback__
     while trace is not None:
         modules.add(trace.tb_frame.f_globals.get("__name__", "").partition(".")[0])
@@ -248,16 +254,16 @@ def kernel(function: Callable[..., Any]) -> Kernel:
 
 
 def describe() -> list[tuple[str, str]]:
-    """Return in words, by subject, where kernels are kept and what keeps them from being compiled as usual."""
+    """Return lines for users, (subject, text): where compiled kernels are kept, and any fallback of the compiler."""
     if cache.sources(__name__) is None:
         place = "none: there are no sources, by which kernels of other releases would be known"
-    elif unkept:
-        place = f"none: it does not know Numba {numba.__version__} ({unkept[0]})"
+    elif cache_failures:
+        place = f"none: it does not know Numba {numba.__version__} ({cache_failures[0]})"
     else:
         place = cache.place() or "none: no writable place of the user's own; NUMBA_CACHE_DIR names one"
     lines = [("kernel cache", place)]
     if numba.config.DISABLE_JIT:
         lines.append(("compiler", "none: NUMBA_DISABLE_JIT is set"))
-    elif troubles:
-        lines.append(("compiler", f"Numba {numba.__version__} alone, which takes longer ({troubles[0]})"))
+    elif link_failures:
+        lines.append(("compiler", f"Numba {numba.__version__} alone, which takes longer ({link_failures[0]})"))
     return lines

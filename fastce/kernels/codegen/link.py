@@ -1,13 +1,14 @@
-"""How a kernel is put together from its parts: they are optimized and made machine code once, in it.
+"""Link a kernel from its parts first, then optimize and emit machine code once.
 
-Numba does both to every helper, and three times to the body of a parallel loop. Parts are
-never called on their own, so that this would only cost time: half of what a kernel takes to compile.
+Numba does both for every helper function by itself, and three times for the body of a parallel loop. Nothing ever calls
+these parts on their own, so that this work is wasted. It is half of a kernel's compile time.
 
-What is a part depends on who asks for it: blocks and inlines have a compiler of their own, and so has a kernel,
-whose loops are lowered with a code generator that makes parts. Whatever else is compiled meanwhile, in
-another thread, a signal handler or a listener, is compiled as ever.
+The compiler that asks for a library decides whether it is a part. Blocks and inline functions have a compiler of their
+own (`PartCompiler`). So have kernels (`KernelCompiler`), whose parallel loops are lowered with a code generator that
+makes parts (`_PartCodegen`). Other functions that are compiled meanwhile,
+by another thread, a signal handler or a listener, are not affected.
 
-All of this is private to Numba. ``jit`` does without where this module cannot be imported, or fails.
+This module uses private parts of Numba. ``jit`` does without it if its import or a compilation fails.
 """
 
 import inspect
@@ -19,13 +20,13 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 from numba.core.cpu import CPUContext
 
-from fastce.kernels.codegen.compiling import engine
+from fastce.kernels.codegen.compiling import private_engine
 from fastce.kernels.codegen.target import BYTES
 
 _PACKAGE = __name__.partition(".")[0]
-_MANGLED = f"_ZN{len(_PACKAGE)}{_PACKAGE}"  # how the names of this package's functions begin in LLVM's code
+_MANGLED_PREFIX = f"_ZN{len(_PACKAGE)}{_PACKAGE}"  # of the names of this package's functions in LLVM's code
 
-_OVERRIDDEN = (
+_USED_METHODS = (
     "add_ir_module",
     "codegen",
     "get_pointer_to_function",
@@ -38,9 +39,9 @@ _OVERRIDDEN = (
 )
 
 
-def _check() -> None:
-    """Raise AttributeError where Numba has no place for what is put there."""
-    for name in _OVERRIDDEN:
+def _check_numba() -> None:
+    """Raise AttributeError unless Numba has all that this module overrides or calls."""
+    for name in _USED_METHODS:
         getattr(JITCodeLibrary, name)
     for owner, name in ((BaseContext, "subtarget"), (CPUContext, "codegen"), (Compiler, "compile_extra")):
         getattr(owner, name)
@@ -48,20 +49,20 @@ def _check() -> None:
         raise AttributeError("numba.jit takes no pipeline_class")
 
 
-_check()
+_check_numba()
 
 
-class _Part(JITCodeLibrary):
-    """Code that is only ever linked into a kernel."""
+class _PartLibrary(JITCodeLibrary):
+    """Code that is linked into a kernel and never optimized or loaded on its own."""
 
     def add_ir_module(self, module: Any) -> None:
         """Add code.
 
-        A block stays a function of its own, so that its loop has the registers to itself, and
-        what it spills of them lies in one cache line.
+        A block stays a function of its own: its loop has all registers to itself. Its stack is aligned, so
+        that a vector that it spills lies in one cache line.
         """
         for function in module.functions:
-            is_ours = function.name.startswith(_MANGLED) and not function.is_declaration
+            is_ours = function.name.startswith(_MANGLED_PREFIX) and not function.is_declaration
             if is_ours and "alwaysinline" not in function.attributes:
                 function.attributes.add("noinline")
                 function.attributes.alignstack = BYTES
@@ -76,13 +77,13 @@ class _Part(JITCodeLibrary):
         self._finalized = True
 
     def get_pointer_to_function(self, name: str) -> int:
-        """Return the address of no function."""
+        """Return a null pointer: a part has no machine code."""
         self._ensure_finalized()
         return 0
 
     @property
     def codegen(self) -> Any:
-        """What Numba gives the function's environment to, which serves exceptions and printing."""
+        """The object on which Numba sets the function's environment, which only exceptions and printing use."""
         return _NoEnvironment
 
 
@@ -92,14 +93,14 @@ class _NoEnvironment:
         return
 
 
-class _Kernel(JITCodeLibrary):
-    """A kernel with all its parts, which have not been optimized before."""
+class _KernelLibrary(JITCodeLibrary):
+    """A kernel with all its parts, none of which has been optimized."""
 
     def _optimize_final_module(self) -> None:
-        """Put the parts in their places and simplify each function.
+        """Inline the parts, then simplify each function.
 
-        Numba's full program takes twice as long and unrolls loops, which slows narrow rows by a
-        tenth on processors with 16 registers: kernels are vectors already.
+        Numba's full pipeline takes twice as long. It also unrolls loops, which slows narrow rows by a
+        tenth on processors with 16 registers. Kernels need no vectorizer: they are vectors already.
         """
         passes, builder = self._codegen._module_pass_manager(
             loop_vectorize=False, slp_vectorize=False, opt=0, cost="cheap"
@@ -110,28 +111,28 @@ class _Kernel(JITCodeLibrary):
 
 
 class _PartCodegen:
-    """Numba's code generator, but that it makes parts."""
+    """Numba's code generator, with libraries that are parts."""
 
     def __init__(self, codegen: Any) -> None:
         self._codegen = codegen
 
     def create_library(self, name: str) -> JITCodeLibrary:
-        return _Part(self._codegen, name)
+        return _PartLibrary(self._codegen, name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._codegen, name)
 
 
 class PartCompiler(Compiler):
-    """Compiles a block or an inline function."""
+    """The compiler of blocks and inline functions."""
 
-    is_off = False  # for all, once it has failed
+    is_disabled = False  # module state: True for all compilers once linking has failed
 
     def compile_extra(self, func: Any) -> Any:
-        """Compile a function, and what its lowering compiles, into parts."""
-        if PartCompiler.is_off:
+        """Compile a function, and all that its lowering compiles, into parts."""
+        if PartCompiler.is_disabled:
             return super().compile_extra(func)
-        return self._compile_into(_Part, self.state.targetctx, func)
+        return self._compile_into(_PartLibrary, self.state.targetctx, func)
 
     def _compile_into(self, library: type, context: Any, func: Any) -> Any:
         codegen = context.codegen()
@@ -142,9 +143,9 @@ class PartCompiler(Compiler):
 
 
 class KernelCompiler(PartCompiler):
-    """Compiles a kernel, of parts."""
+    """The compiler of kernels."""
 
     def compile_extra(self, func: Any) -> Any:
-        """Compile a function, and what its lowering compiles, into a kernel."""
-        with engine(self.state.targetctx) as context:
-            return self._compile_into(_Kernel, context, func)
+        """Compile a function into a kernel, and all that its lowering compiles into its parts."""
+        with private_engine(self.state.targetctx) as context:
+            return self._compile_into(_KernelLibrary, context, func)

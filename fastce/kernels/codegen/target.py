@@ -1,4 +1,4 @@
-"""What kernels are compiled for: the processor, what it does in an instruction, and the width of a SIMD value."""
+"""The processor that kernels are compiled for: its name, its instructions, and the width of a SIMD value."""
 
 import functools
 import os
@@ -7,13 +7,13 @@ import llvmlite.binding as llvm
 import numba
 from llvmlite import ir
 
-BYTES = 64  # of one value; LLVM splits it where registers are narrower
-# whether results are to have the bits that they have on every processor; fixed once the first kernel is there
+BYTES = 64  # of one SIMD value, and of a cache line; LLVM splits a value where registers are narrower
+# Module state: whether results have the same bits on every processor. Kernels read it when they are compiled.
 PORTABLE = os.environ.get("FASTCE_PORTABLE", "0") not in ("", "0")
 
 
 def machine() -> tuple[str, str, str]:
-    """Return what is compiled for: (triple, processor, features), which environment variables of Numba's change."""
+    """Return (triple, processor, features) of the target, which environment variables of Numba's can set."""
     try:
         from numba.core.registry import cpu_target
 
@@ -29,31 +29,31 @@ def machine() -> tuple[str, str, str]:
 
 @functools.cache
 def has_avx512():
-    """Return whether the machine works under masks as fast as without, and finds lanes by index in an instruction."""
+    """Return whether the target has AVX-512: masked operations at full speed, and table lookups in registers."""
     return _has("avx512f")
 
 
-def has_bits_of_its_own() -> bool:
-    """Return whether code is chosen whose results differ in their last bits from those of other processors."""
+def uses_avx512_algorithms() -> bool:
+    """Return whether kernels use algorithms for AVX-512 whose results differ in their last bits from the others."""
     return has_avx512() and not PORTABLE
 
 
 def has_bfloat16():
-    """Return whether the machine rounds to bfloat16 in an instruction."""
+    """Return whether the target has an instruction that rounds to bfloat16."""
     return _has("avx512bf16")
 
 
 @functools.cache
 def has_float16():
-    """Return whether the machine converts float16 in an instruction.
+    """Return whether the target has instructions that convert float16.
 
-    Elsewhere the compiler calls functions that not every process has, or that pass float16 in other registers. The
-    machine code of a conversion tells, where lists of features may be empty.
+    Elsewhere LLVM calls library functions that some processes lack, or that pass float16 in other registers. The
+    test looks for these calls in the machine code of a conversion, since lists of features may be empty.
     """
     module = ir.Module()
-    half = ir.HalfType()
-    for name, given, result in (("widen", half, ir.FloatType()), ("round", ir.FloatType(), half)):
-        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [given.as_pointer(), result.as_pointer()]), name)
+    half, single = ir.HalfType(), ir.FloatType()
+    for name, source, result in (("widen", half, single), ("round", single, half)):
+        function = ir.Function(module, ir.FunctionType(ir.VoidType(), [source.as_pointer(), result.as_pointer()]), name)
         builder = ir.IRBuilder(function.append_basic_block())
         convert = builder.fpext if name == "widen" else builder.fptrunc
         builder.store(convert(builder.load(function.args[0]), result), function.args[1])

@@ -1,14 +1,14 @@
-"""Whether a call uses Numba's threads: where they may be used at all, and where they pay.
+"""Decide whether a call uses Numba's threads: whether it may use them, and whether they save time.
 
-Threads stall where other programs use the cores. A thread that is done waits for one that has
-no core, for a scheduler's slice of some milliseconds, although the work takes microseconds.
-Bits do not depend on the number of threads, so every call may choose.
+Threads stall while other programs use the cores: all threads of a call wait for one that has no core. They wait for a
+time slice of the scheduler, some milliseconds, although the work takes microseconds. Results have the same bits with
+any number of threads, so each call is free to choose.
 
-A `Pace` is an account of one kind of call: how many seconds its threads have saved, compared
-with one thread. When it is overdrawn, one thread runs the same machine code, and a 64th of the
-time it takes is paid in, until there is enough for a trial. So threads that lose time are tried
-again, but that costs at most a 64th of all time, and the longer a stall was, the later the next
-trial comes. What one thread takes is measured when a call is suspiciously slow, and again from time to time.
+A `Pace` is an account of one kind of call. Its balance is the time that threads have saved, compared with one thread.
+While it is overdrawn, one thread runs the same machine code, and each such call pays 1/64 of its time into the account,
+until there is enough for a trial with all threads. So threads that lose time are tried again, but this costs at most
+1/64 of all time, and the longer a stall was, the later the next trial comes. One thread is measured when a call is
+suspiciously slow, and again from time to time.
 """
 
 import os
@@ -21,19 +21,20 @@ import numba
 import numpy.typing as npt
 from numba.np.ufunc import parallel
 
-PARALLEL_ELEMENTS = 3 << 14  # from here on, some 20 µs of work, threads save more than starting them may cost
-SHARE = 1 / 64  # of one thread's time: what trying threads may cost
-MEASURED = 1 / 128  # of all time: calls by one thread that measure it; the first come sooner
-TRIAL = 2.5e-4  # seconds that a trial may lose at first, as threads that sleep have to be woken up
-MOST_SAVED = 0.05  # seconds, some stalls: so much may be lost before threads are given up
-MOST_LOST = 0.05  # seconds by one call: a stopped process says nothing about the cores
-SUSPICIOUS = 1e-4, 1e-9  # seconds, and seconds an element, of a call of unknown pace
+# The least work for which threads save more than starting them may cost: about 20 µs.
+PARALLEL_ELEMENTS = 3 << 14
+TRIAL_SHARE = 1 / 64  # of the time that one thread computes: the cost of trials with all threads
+MEASURED_SHARE = 1 / 128  # of all time: the cost of measuring one thread, which is more often at first
+TRIAL_COST = 2.5e-4  # seconds that a trial may lose at first: sleeping threads have to wake up
+MAX_BALANCE = 0.05  # seconds, a few stalls: the most that threads may lose after they have long saved time
+MAX_LOSS = 0.05  # seconds, the most that one call is charged: in a longer one the process may have been stopped
+SLOW_CALL = 1e-4, 1e-9  # seconds, and seconds an element: a call above their sum is suspiciously slow
 
 Array = npt.NDArray[Any]
 
 
 def threading_layer() -> str | None:
-    """Return the name of Numba's threading layer, None before threads have started."""
+    """Return the name of Numba's threading layer, or None before threads have started."""
     try:
         return str(numba.threading_layer())
     except ValueError:
@@ -41,39 +42,42 @@ def threading_layer() -> str | None:
 
 
 class Threads:
-    """Whether Numba's threads may be used now."""
+    """The state of Numba's threads in this process."""
 
     def __init__(self) -> None:
-        self.forked = self.is_settled = self.is_workqueue = False
-        self.count: Callable[[], int] = numba.get_num_threads  # that a parallel kernel would have; starts them
-        self.set_count: Callable[[int], None] = numba.set_num_threads  # of the calling Python thread alone
+        self.forked = False  # the parent process had threads, which this one cannot use
+        self.is_layer_known = self.is_workqueue = False
+        # Get and set the number of threads for the calling Python thread. Numba's functions start the threads.
+        self.count: Callable[[], int] = numba.get_num_threads
+        self.set_count: Callable[[int], None] = numba.set_num_threads
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.after_fork)
 
     def after_fork(self) -> None:
-        """Stay away from threads that the parent had, whoever started them, and the child has not."""
+        """Use one thread if any package had started threads in the parent: the child does not have them."""
         if threading_layer():
             self.forked, self.count = True, lambda: 1
 
-    def _settle(self) -> None:
+    def _find_layer(self) -> None:
         """Cache the threading layer, which is fixed once threads run."""
         self.is_workqueue = threading_layer() == "workqueue"
-        # the same without the locks around starting threads, which take longer than a small kernel
+        # the same functions without the lock for starting threads, which takes longer than a small kernel
         self.count = getattr(parallel, "_get_num_threads", self.count)
         self.set_count = getattr(parallel, "_set_num_threads", self.set_count)
-        self.is_settled = True  # last: other Python threads may be here too
+        self.is_layer_known = True  # last: other Python threads may read it meanwhile
 
     def may_serve(self, x: Array) -> bool:
-        """Tell whether the parallel variant is to run: where there is enough to do, and threads are to be had."""
+        """Return whether the parallel variant may run: there is enough work, and threads are available."""
         if x.size < PARALLEL_ELEMENTS or self.count() == 1:
             return False
-        if not self.is_settled:
-            self._settle()
-        # who is alone is alone until the kernel is done: nobody else is there to start a thread
+        if not self.is_layer_known:
+            self._find_layer()
+        # workqueue ends the process if two Python threads run parallel kernels at once. While this is the only Python
+        # thread, no second one can start before the kernel ends.
         return not self.is_workqueue or len(sys._current_frames()) == 1
 
-    def run_alone(self, entry: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        """Run a parallel variant by the calling thread; its setting is restored."""
+    def run_single(self, entry: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a parallel variant with one thread, and restore the number of threads."""
         count = self.count()
         try:
             self.set_count(1)
@@ -82,76 +86,75 @@ class Threads:
             self.set_count(count)
 
 
-threads = Threads()
+threads = Threads()  # module state
 
 
 class Pace:
-    """What one kind of call takes by one thread, and what threads have saved."""
+    """The account of one kind of call."""
 
-    __slots__ = ("due", "is_alone", "saved", "share", "single")
+    __slots__ = ("is_single", "measured_share", "saved", "seconds_each", "until_measured")
 
     def __init__(self) -> None:
-        self.single = 0.0  # seconds an element by one thread when undisturbed, 0 while unknown
-        self.saved = TRIAL  # seconds
-        self.is_alone = False  # threads are given up
-        self.share = 0.5  # of all time that measuring may cost; less each time, as one may have been disturbed
-        self.due = 1.0  # seconds of calls by threads until one thread is measured again
+        self.seconds_each = 0.0  # an element by one undisturbed thread; 0 while unknown
+        self.saved = TRIAL_COST  # the balance, in seconds
+        self.is_single = False  # overdrawn: calls use one thread
+        self.measured_share = 0.5  # halved by each measurement: the first ones may have been disturbed
+        self.until_measured = 1.0  # seconds of parallel calls before one thread is measured again; see note_parallel
 
-    def note_threads(self, seconds: float, size: int) -> None:
+    def note_parallel(self, seconds: float, size: int) -> None:
         """Enter a call by all threads."""
-        if not self.single:
-            base, each = SUSPICIOUS
-            self.due -= MEASURED if seconds < base + each * size else 1.0
+        if not self.seconds_each:
+            base, each = SLOW_CALL  # measure after one slow call, or after 1 / MEASURED_SHARE calls
+            self.until_measured -= MEASURED_SHARE if seconds < base + each * size else 1.0
             return
-        self.due -= seconds
-        saved = self.single * size - seconds
-        saved = self.saved + (saved if saved > -MOST_LOST else -MOST_LOST)
-        self.saved = saved if saved < MOST_SAVED else MOST_SAVED
-        self.is_alone = saved < 0.0
+        self.until_measured -= seconds
+        saved = self.seconds_each * size - seconds
+        saved = self.saved + (saved if saved > -MAX_LOSS else -MAX_LOSS)
+        self.saved = saved if saved < MAX_BALANCE else MAX_BALANCE
+        self.is_single = saved < 0.0
 
     def note_single(self, seconds: float, size: int) -> None:
         """Enter a call by one thread."""
-        rate = seconds / size
-        # the fastest counts: other programs only slow a call down; it fades, as processors change their clock
-        self.single = min(1.05 * self.single, rate) if self.single else rate
-        if self.is_alone:
-            self.saved += SHARE * seconds
-            self.is_alone = self.saved < TRIAL
-        self.due = self.single * size / self.share
-        self.share = max(0.5 * self.share, MEASURED)
+        each = seconds / size
+        # The fastest call counts, since other programs only slow a call down. It fades: clock rates change.
+        self.seconds_each = min(1.05 * self.seconds_each, each) if self.seconds_each else each
+        if self.is_single:
+            self.saved += TRIAL_SHARE * seconds
+            self.is_single = self.saved < TRIAL_COST
+        self.until_measured = self.seconds_each * size / self.measured_share
+        self.measured_share = max(0.5 * self.measured_share, MEASURED_SHARE)
 
 
-_paces: dict[tuple[Any, ...], Pace] = {}
+_paces: dict[tuple[Any, ...], Pace] = {}  # module state: accounts by kind of call
 
 
 def run(entry: Callable[..., Any], args: tuple[Any, ...], x: Array, out_is_new: bool = False) -> Any:
-    """Run the entry point of a parallel variant by all threads, or by one where that takes less time.
+    """Run the entry point of a parallel variant with all threads, or with one if that takes less time.
 
-    Calls are of one kind if they run the same machine code, for rows of one length, on about as many elements of
-    ``x``, and write to an array that is new or not.
+    Calls are of one kind if they run the same machine code, have rows of one length and about as many elements in
+    ``x``, and either all or none of them write to a new array.
     """
     size = x.size
     key = entry, x.strides[0], size.bit_length(), out_is_new
     pace = _paces.get(key)
     if pace is None:
         pace = _paces.setdefault(key, Pace())
-    if pace.is_alone or pace.due < 0.0:
-        start = perf_counter()
-        result = threads.run_alone(entry, args)
+    start = perf_counter()
+    if pace.is_single or pace.until_measured < 0.0:
+        result = threads.run_single(entry, args)
         pace.note_single(perf_counter() - start, size)
     else:
-        start = perf_counter()
         result = entry(*args)
-        pace.note_threads(perf_counter() - start, size)
+        pace.note_parallel(perf_counter() - start, size)
     return result
 
 
 def given_up() -> tuple[int, int]:
-    """Return how many kinds of calls go without threads for a while, as one thread was faster, and of how many."""
+    """Return (kinds of calls that use one thread for a while because it was faster, all kinds of calls)."""
     paces = tuple(_paces.values())
-    return sum(pace.is_alone for pace in paces), len(paces)
+    return sum(pace.is_single for pace in paces), len(paces)
 
 
 def started() -> int:
-    """Return how many threads kernels use, 0 while none was started."""
+    """Return the number of threads of a parallel kernel, 0 before threads have started."""
     return threads.count() if threading_layer() else 0

@@ -1,40 +1,43 @@
-"""Driver of binary cross-entropy with logits, element by element over flat arrays."""
+"""Kernel of binary cross-entropy with logits, element by element over flat arrays."""
 
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
-from fastce.kernels.simd.memory import (
-    load_n,
-    row,
-    store_n,
-)
+from fastce.kernels.simd.memory import load_n, row, store_n
 from fastce.kernels.simd.vecmath import exp, log1p
 from fastce.kernels.simd.vector import first_lanes, full_like, lanes, maximum, reduce_add, where, widen
 
-BLOCK = 4096  # elements behind one entry of ``sums``
+BLOCK = 4096  # elements whose losses are added in one entry of ``sums``
 
 
 @inline
 def _element(x, t, pos_weight):
-    """Return loss and derivative: terms of one sign, right at infinities too.
+    """Return (loss, derivative) of logits x and targets t; both are right at infinities too.
 
-    With a = pos_weight t and b = 1 - t the loss is a softplus(-x) + b softplus(x).
+    With a = pos_weight t and b = 1 - t
+
+        loss       = a softplus(-x) + b softplus(x)
+        derivative = b sigmoid(x) - a sigmoid(-x)
+
+    where softplus(x) = max(x, 0) + log1p(exp(-|x|)).
+
+    Types: floats.
     """
     a = t * pos_weight
     b = full_like(x, 1.0) - t
-    small = exp(-maximum(x, -x))
-    soft = log1p(small)
-    loss = where(a == 0.0, full_like(x, 0.0), a * (soft + maximum(-x, 0.0)))
-    loss = loss + where(b == 0.0, full_like(x, 0.0), b * (soft + maximum(x, 0.0)))
-    high = full_like(x, 1.0) / (small + 1.0)  # the sigmoid of |x|
-    low = small * high
+    exp_neg = exp(-maximum(x, -x))
+    log_term = log1p(exp_neg)
+    loss = where(a == 0.0, full_like(x, 0.0), a * (log_term + maximum(-x, 0.0)))
+    loss = loss + where(b == 0.0, full_like(x, 0.0), b * (log_term + maximum(x, 0.0)))
+    high = full_like(x, 1.0) / (exp_neg + 1.0)  # sigmoid(|x|)
+    low = exp_neg * high  # sigmoid(-|x|)
     slope = where(x > 0.0, b * high - a * low, b * low - a * high)
     return where(x == x, loss, x), slope
 
 
 @kernel
 def binary(x, target, weight, pos_weight, upstream, scale, sums, loss, grad):
-    """Write the sum of every ``BLOCK`` losses; losses and gradient where their arrays are given."""
+    """Write the sum of each ``BLOCK`` losses, and losses and gradient unless their arrays are None."""
     width = lanes(x)
     for b in prange((x.size + BLOCK - 1) // BLOCK):
         part = widen(full_like(x, 0.0))
@@ -46,7 +49,7 @@ def binary(x, target, weight, pos_weight, upstream, scale, sums, loss, grad):
             value, slope = _element(load_n(row(x, j), 0, n, 0.0), load_n(row(target, j), 0, n, 0.0), positive)
             if weight is not None:
                 w = load_n(row(weight, j), 0, n, 0.0)
-                value = where(w == 0.0, full_like(x, 0.0), value * w)  # of an infinite loss nothing too
+                value = where(w == 0.0, full_like(x, 0.0), value * w)  # 0 for an infinite loss too
                 slope = slope * w
             if loss is not None:
                 store_n(row(loss, j), 0, n, value)

@@ -1,6 +1,7 @@
-"""Elementary functions of whole arrays and sums of products along rows, where NumPy's may have other bits elsewhere.
+"""Kernels of elementary functions of whole arrays, and of sums of products along rows.
 
-Errors are within 6 ulp in float32 and 2 in float64, those of powers greater by |y log x|.
+They replace NumPy's functions where results have to be the same on every processor. Errors are at most 6 ulp in float32
+and 2 ulp in float64. That of a power is greater by |y log x| ulp.
 """
 
 import numpy as np
@@ -8,13 +9,14 @@ import numpy as np
 from fastce.kernels.codegen.jit import inline, inline_for, kernel
 from fastce.kernels.simd import vecmath
 from fastce.kernels.simd.memory import load_n, row, store_n
-from fastce.kernels.simd.vector import Simd, full_like, lanes, reduce_add, where, widen
+from fastce.kernels.simd.value import Simd
+from fastce.kernels.simd.vector import full_like, lanes, reduce_add, where, widen
 
-_SCALE, _LOG_SCALE = 2.0**54, 37.42994775023705  # makes subnormal numbers normal
+_SCALE, _LOG_SCALE = 2.0**54, 37.42994775023705  # this factor makes subnormal numbers normal; its logarithm
 
 
 def _exp(x):
-    """Return e**x for all x: where ``vecmath.exp`` ends, a square."""
+    """Return e**x for all x: outside the range of `vecmath.exp`, the square of e**(x/2)."""
 
 
 @inline_for(_exp)
@@ -25,7 +27,7 @@ def _exp_of(x):
     most = 1.3 * high
 
     def impl(x):
-        x = where(x > most, most, where(x < -most, -most, x))  # in this order NaN passes
+        x = where(x > most, most, where(x < -most, -most, x))  # both comparisons are false for NaN, which stays
         is_far = where(x < 0.0, -x, x) > high
         e = vecmath.exp(where(is_far, x * 0.5, x))
         return where(is_far, e * e, e)
@@ -68,12 +70,13 @@ def _expm1(x):
 
 @inline
 def _power(x, exponent):
+    """Return x**exponent for x >= 0."""
     return _exp(_log(x) * exponent)
 
 
 @inline
-def _replace(x, function, args):
-    """Write ``function(x, *args)`` over ``x``, a contiguous array of one dimension."""
+def _apply(x, function, args):
+    """Replace ``x``, a contiguous array of one dimension, by ``function(x, *args)``."""
     p = row(x, 0)
     for j in range(0, x.size, lanes(x)):
         n = x.size - j
@@ -83,36 +86,36 @@ def _replace(x, function, args):
 @kernel
 def exp(x):
     """Replace x by e**x."""
-    _replace(x, _exp, ())
+    _apply(x, _exp, ())
 
 
 @kernel
 def expm1(x):
     """Replace x by e**x - 1."""
-    _replace(x, _expm1, ())
+    _apply(x, _expm1, ())
 
 
 @kernel
 def log(x):
     """Replace x by log(x)."""
-    _replace(x, _log, ())
+    _apply(x, _log, ())
 
 
 @kernel
 def log1p(x):
     """Replace x by log(1 + x)."""
-    _replace(x, _log1p, ())
+    _apply(x, _log1p, ())
 
 
 @kernel
 def power(x, exponent):
     """Replace x by x**exponent, for x and the exponent at least 0 and not both 0."""
-    _replace(x, _power, (exponent,))
+    _apply(x, _power, (exponent,))
 
 
 @kernel
 def dots(x, y, out):
-    """Write the sum of products of each pair of rows of (N, C) arrays, contiguous rows, in float64."""
+    """Write to ``out`` the sum of x * y over each row, in float64; ``x`` and ``y`` are (N, C) with contiguous rows."""
     for i in range(x.shape[0]):
         p, q = row(x, i), row(y, i)
         total = widen(full_like(x, 0.0))

@@ -1,19 +1,22 @@
-"""Drivers of the Kullback-Leibler divergence between two softmaxes: loss and, where ``grad`` is given, gradient.
+"""Kernels of the Kullback-Leibler divergence between two softmaxes: loss and, if ``grad`` is given, gradient.
 
-For logits x, target logits z, beta = 1 / temperature, p = softmax(beta x), q = softmax(beta z)
-and t = log p - log q, a sample's loss and gradient are
+For logits x, target logits z, beta = 1 / temperature, p = softmax(beta x), q = softmax(beta z) and t = log p - log q, a
+sample's loss and gradient are
 
     loss   = sum_j q_j (exp(t_j) - 1 - t_j)
     grad_j = upstream scale beta (p_j - q_j)
 
-The loss equals -sum_j q_j t_j, since p and q have one sum, but no term of it is negative. Where
-p is near q, p - q is formed as q (exp(t) - 1), and t from z - x, so that nothing cancels; an
-error in both log-sum-exps then counts for its square only. Where x and z are further apart than
-from their maxima, as with an offset, t is formed from those distances. Both arrays are read from far
-memory once. ``grad`` may be ``x`` or ``target`` itself. All return the sum of the losses.
+The loss equals -sum_j q_j t_j, since the sums of p and q are equal, but none of its terms is negative. Where p is near
+q, p - q is computed as q (exp(t) - 1), and t from z - x, so that nothing cancels. Then an error in both log-sum-exps
+changes the loss only by its square. Where x and z are further apart than from their maxima, as with a constant offset,
+t is computed from x - max(x) and z - max(z).
+
+A block of rows is read twice, the second time from a cache unless its rows are very long. ``grad`` may be ``x`` or
+``target`` itself. The kernels return the sum of the losses.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numba import prange, types
@@ -24,9 +27,9 @@ from fastce.kernels.rows.long_rows import VALUES
 from fastce.kernels.rows.samples import scaled, total_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.simd.memory import load, load_n, row, scratch, store, store_n
+from fastce.kernels.simd.value import Simd
 from fastce.kernels.simd.vecmath import exp, exp_one, log1p
 from fastce.kernels.simd.vector import (
-    Simd,
     add_where,
     count_true,
     full_like,
@@ -40,20 +43,59 @@ from fastce.kernels.simd.vector import (
     where,
 )
 
-NEAR = 1.0  # |t| up to which the series of exp(t) - 1 - t is used; beyond, it loses at most 3 bits
-# Taylor's, highest power first, as far as 2 / (k + 2)! counts beside 1
+NEAR = 1.0  # exp(t) - 1 - t is a series for |t| up to this; for greater t the difference loses at most 3 bits
+# The Taylor series of (exp(t) - 1 - t) / t**2, highest power first. Further terms are negligible beside 1/2.
 _SERIES = {
     types.float32: tuple(1.0 / math.factorial(k + 2) for k in range(10, -1, -1)),
     types.float64: tuple(1.0 / math.factorial(k + 2) for k in range(17, -1, -1)),
 }
 
 
-def _excess(t):
-    """Return exp(t) - 1 - t for |t| <= NEAR, to a few units in the last place."""
+class _Pair(NamedTuple):
+    """Statistics of logits x and target logits z: values with a sample in each lane, or scalars of one sample.
+
+    r_x is the sum of exp(beta (x - x_max)) over all classes but one greatest, and r_z the same sum of z.
+    """
+
+    x_max: float
+    x_factor: float  # 1 / (1 + r_x)
+    z_max: float
+    z_factor: float  # 1 / (1 + r_z)
+    max_gap: float  # z_max - x_max
+    log_ratio: float  # log((1 + r_z) / (1 + r_x))
 
 
-@inline_for(_excess)
-def _excess_of(t):
+@inline
+def _pair_of(x_max, x_rest, z_max, z_rest):
+    """Return the `_Pair` of samples in the lanes from their statistics."""
+    one = full_like(x_max, 1.0)
+    x_factor, z_factor = one / (x_rest + 1.0), one / (z_rest + 1.0)
+    return _Pair(x_max, x_factor, z_max, z_factor, z_max - x_max, _log_ratio(z_rest, x_rest))
+
+
+@inline
+def _pair_of_lane(pair, r):
+    """Return the `_Pair` of one sample."""
+    return _Pair(
+        get_lane(pair.x_max, r),
+        get_lane(pair.x_factor, r),
+        get_lane(pair.z_max, r),
+        get_lane(pair.z_factor, r),
+        get_lane(pair.max_gap, r),
+        get_lane(pair.log_ratio, r),
+    )
+
+
+def _exp_minus_1_minus(t):
+    """Return exp(t) - 1 - t, to a few ulp.
+
+    Types: floats.
+    Range: |t| <= NEAR.
+    """
+
+
+@inline_for(_exp_minus_1_minus)
+def _exp_minus_1_minus_of(t):
     if not isinstance(t, Simd):
         return None
     series = _SERIES[t.element]
@@ -62,7 +104,7 @@ def _excess_of(t):
 
 @block
 def _greatest(p, start, stop):
-    """Return the greatest of ``p[start:stop]``; NaN is passed over."""
+    """Return the greatest of ``p[start:stop]``; NaN is ignored."""
     width = lanes(p)
     row_max = full_like(p, -np.inf)
     for j in range(start, stop, width):
@@ -72,7 +114,7 @@ def _greatest(p, start, stop):
 
 @block
 def _stats(p, classes, beta):
-    """Return (maximum, rest) as ``long_rows.stats`` does, but rest of exp(beta (x - maximum))."""
+    """Return (maximum, sum_exp_rest) as `long_rows.stats` does, but the sum of exp(beta (x - maximum))."""
     width = lanes(p)
     row_max = get_lane(full_like(p, -np.inf), 0)
     sum_exp_rest = num_at_max = 0.0
@@ -87,7 +129,7 @@ def _stats(p, classes, beta):
         count = 0
         for j in range(start, stop, width):
             d = (load_n(p, j, stop - j, -np.inf) - shift) * beta
-            below = d != 0.0  # true of NaN, which so reaches the sum
+            below = d != 0.0  # true for NaN, which has to reach the sum
             total = add_where(total, below, exp(d))
             count += width - count_true(below)
         sum_exp_rest += np.float64(reduce_add(total))
@@ -97,29 +139,33 @@ def _stats(p, classes, beta):
 
 @inline
 def _log_ratio(a, b):
-    """Return log((1 + a) / (1 + b)), which is small where a is near b and exactly 0 where they are equal."""
+    """Return log((1 + a) / (1 + b)) without cancellation where a is near b; 0 where they are equal.
+
+    Range: a and b are at least 0.
+    """
     low, high = where(a < b, a, b), where(a < b, b, a)
     size = log1p((high - low) / (low + 1.0))
     return where(a < b, -size, size)
 
 
 @inline
-def _difference(p, q, x, z, row_max, z_max, max_gap, log_ratio, beta):
-    """Return (p - q, what the class adds to the loss)."""
-    d, below, z_below = z - x, x - row_max, z - z_max
-    lower = below + z_below
-    t = log_ratio + where((d > lower) & (-d > lower), max_gap - d, below - z_below) * beta
-    near = (t < NEAR) & (t > -NEAR)
-    excess = _excess(t)
-    difference = where(near, q * (t + excess), p - q)
-    # without a share of q a class adds p, or all there is where only p is strictly 0
+def _terms(x, z, p, q, pair, beta):
+    """Return (p - q, the term of the loss) of classes with logits x and z and softmaxes p and q."""
+    d, x_below, z_below = z - x, x - pair.x_max, z - pair.z_max
+    lower = x_below + z_below
+    is_offset_small = (d > lower) & (-d > lower)  # |z - x| is less than both distances from the maxima together
+    t = pair.log_ratio + where(is_offset_small, pair.max_gap - d, x_below - z_below) * beta
+    is_near = (t < NEAR) & (t > -NEAR)
+    excess = _exp_minus_1_minus(t)
+    difference = where(is_near, q * (t + excess), p - q)
+    # If q underflows to 0, the term is p. But it is infinite if x is -inf and z is not: then p is 0 and q is not.
     far = where(q == 0.0, where(d == np.inf, np.inf, difference), difference - q * t)
-    return difference, where(near, q * excess, far)
+    return difference, where(is_near, q * excess, far)
 
 
 @block
-def _finish_row(p, z, g, classes, beta, row_max, factor, z_max, z_factor, max_gap, log_ratio, grad_scale):
-    """Return the loss of a row and write its gradient to ``g`` unless that is None."""
+def _finish_row(p, z, g, classes, beta, pair, grad_scale):
+    """Return the loss of a row; write its gradient to ``g`` unless that is None."""
     width = lanes(p)
     loss = 0.0
     for start in range(0, classes, VALUES * width):
@@ -127,8 +173,9 @@ def _finish_row(p, z, g, classes, beta, row_max, factor, z_max, z_factor, max_ga
         part = full_like(p, 0.0)
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
-            prob, goal = exp((a - row_max) * beta) * factor, exp((b - z_max) * beta) * z_factor
-            difference, term = _difference(prob, goal, a, b, row_max, z_max, max_gap, log_ratio, beta)
+            x_prob = exp((a - pair.x_max) * beta) * pair.x_factor
+            z_prob = exp((b - pair.z_max) * beta) * pair.z_factor
+            difference, term = _terms(a, b, x_prob, z_prob, pair, beta)
             part = part + term
             if g is not None:
                 store_n(g, j, stop - j, difference * grad_scale)
@@ -138,36 +185,23 @@ def _finish_row(p, z, g, classes, beta, row_max, factor, z_max, z_factor, max_ga
 
 @kernel
 def kl_rows(x, target, beta, upstream, scale, loss, grad):
-    """``x`` and ``target`` are (N, C) with contiguous rows, of which as many as lanes go together."""
+    """``x`` and ``target`` are (N, C) with contiguous rows; a block has as many rows as a value has lanes."""
     count, classes = x.shape
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
         n = min(width, count - start)
-        row_max = sum_exp_rest = z_max = z_rest = losses = full_like(x, 0.0)
+        x_max = x_rest = z_max = z_rest = losses = full_like(x, 0.0)
         for r in range(n):
             one_max, one_rest = _stats(row(x, start + r), classes, beta)
-            row_max, sum_exp_rest = set_lane(row_max, r, one_max), set_lane(sum_exp_rest, r, one_rest)
+            x_max, x_rest = set_lane(x_max, r, one_max), set_lane(x_rest, r, one_rest)
             one_max, one_rest = _stats(row(target, start + r), classes, beta)
             z_max, z_rest = set_lane(z_max, r, one_max), set_lane(z_rest, r, one_rest)
-        factor, z_factor = full_like(x, 1.0) / (sum_exp_rest + 1.0), full_like(x, 1.0) / (z_rest + 1.0)
-        max_gap, log_ratio = z_max - row_max, _log_ratio(z_rest, sum_exp_rest)
+        pair = _pair_of(x_max, x_rest, z_max, z_rest)
         grad_scale = scaled(x, upstream, scale * beta, start, n)
         for r in range(n):
-            value = _finish_row(
-                row(x, start + r),
-                row(target, start + r),
-                row(grad, start + r),
-                classes,
-                beta,
-                get_lane(row_max, r),
-                get_lane(factor, r),
-                get_lane(z_max, r),
-                get_lane(z_factor, r),
-                get_lane(max_gap, r),
-                get_lane(log_ratio, r),
-                get_lane(grad_scale, r),
-            )
+            p, z, g = row(x, start + r), row(target, start + r), row(grad, start + r)
+            value = _finish_row(p, z, g, classes, beta, _pair_of_lane(pair, r), get_lane(grad_scale, r))
             losses = set_lane(losses, r, value)
         store_n(row(loss, start), 0, n, losses)
     return total_of(loss)
@@ -175,7 +209,7 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad):
 
 @inline
 def _tile_stats(tile, classes, beta, shifted, exps):
-    """Return (maximum, rest) of samples in the lanes; leave exp(beta (x - maximum)) in ``exps``."""
+    """Return (maximum, sum_exp_rest) of samples in the lanes; write exp(beta (x - maximum)) to ``exps``."""
     width = lanes(tile)
     row_max = tiles.maximum_of(tile, classes)
     shift = where(row_max > -np.inf, row_max, 0.0)
@@ -198,24 +232,14 @@ def kl_tiles(x, target, beta, upstream, scale, loss, grad):
         tiles.prefetch_for_write(grad, start, n)
         tiles.load_tile(x, start, n, tile)
         tiles.load_tile(target, start, n, z_tile)
-        row_max, sum_exp_rest = _tile_stats(tile, classes, beta, shifted, exps)
+        x_max, x_rest = _tile_stats(tile, classes, beta, shifted, exps)
         z_max, z_rest = _tile_stats(z_tile, classes, beta, shifted, z_exps)
-        factor, z_factor = full_like(x, 1.0) / (sum_exp_rest + 1.0), full_like(x, 1.0) / (z_rest + 1.0)
-        max_gap, log_ratio = z_max - row_max, _log_ratio(z_rest, sum_exp_rest)
+        pair = _pair_of(x_max, x_rest, z_max, z_rest)
         grad_scale = scaled(x, upstream, scale * beta, start, n)
         value = full_like(x, 0.0)
         for c in range(0, classes * width, width):
-            difference, term = _difference(
-                load(exps, c) * factor,
-                load(z_exps, c) * z_factor,
-                load(tile, c),
-                load(z_tile, c),
-                row_max,
-                z_max,
-                max_gap,
-                log_ratio,
-                beta,
-            )
+            x_prob, z_prob = load(exps, c) * pair.x_factor, load(z_exps, c) * pair.z_factor
+            difference, term = _terms(load(tile, c), load(z_tile, c), x_prob, z_prob, pair, beta)
             value = value + term
             if grad is not None:
                 store(tile, c, difference * grad_scale)

@@ -19,21 +19,21 @@ from fastce.kernels.simd.memory import (
     load_between,
     load_n,
     offset,
+    prefetch_l2,
     prefetch_read,
     row,
     scratch,
     store,
     until_aligned,
-    will_touch,
 )
 from fastce.kernels.simd.vecmath import exp, two_sum
 from fastce.kernels.simd.vector import (
-    add_true,
     add_where,
     any_lane,
     bits,
     fma,
     full_like,
+    increment_where,
     lanes,
     maximum,
     narrow,
@@ -147,7 +147,7 @@ def _copied(p, step, c, j, n, lead, q, higher):
     """
     k = c * step + j
     prefetch_read(p, k + NEAR * lanes(p))
-    will_touch(p, k + BLOCK * step)
+    prefetch_l2(p, k + BLOCK * step)
     x = load_between(p, k, lead - j, n - j, 0.0)
     store(q, c * lanes(p), x)
     return maximum(x, higher)
@@ -210,7 +210,7 @@ def _finish(maxima, shifts, sum_exp_rests, comps, num_at_max, j):
 def _add(x, row_max, shift, sum_exp_rest, count):
     """Where x is not the maximum, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``."""
     below = x != row_max  # true of NaN, which so reaches the sum
-    return add_where(sum_exp_rest, below, exp(x - shift)), add_true(count, below)
+    return add_where(sum_exp_rest, below, exp(x - shift)), increment_where(count, below)
 
 
 @inline
@@ -232,14 +232,14 @@ def write(p, step, q, q_step, classes, n, streamed, formula, args):
     for c in range(classes - 1, -1, -1):
         if not streamed:
             for j in range(0, n, lanes(q)):
-                will_touch(q, (c - AHEAD) * q_step + j)
+                prefetch_l2(q, (c - AHEAD) * q_step + j)
         write_row(offset(q, c * q_step), n, streamed, formula, (c, p, step, *args))
 
 
 @inline
 def reload(p, step, c, j, n):
     """Load ``n`` samples of class c again, and ask for those of a later one: streaks are too short to be guessed."""
-    will_touch(p, (c - AHEAD) * step + j)  # before the first class that is no access
+    prefetch_l2(p, (c - AHEAD) * step + j)  # before the first class that is no access
     return load_n(p, c * step + j, n, 0.0)
 
 
@@ -412,7 +412,7 @@ def dots(p, step, g, g_step, classes, n, results):
 def _asked(p, step, c, j, n):
     """Load a value of class c, and ask for that of the next block."""
     k = c * step + j
-    will_touch(p, k + FEW * step)
+    prefetch_l2(p, k + FEW * step)
     return load_n(p, k, n - j, 0.0)
 
 

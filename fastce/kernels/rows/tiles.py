@@ -32,10 +32,10 @@ from fastce.kernels.simd.transpose import (
 )
 from fastce.kernels.simd.vecmath import exp, two_sum
 from fastce.kernels.simd.vector import (
-    add_true,
     add_where,
     bits,
     full_like,
+    increment_where,
     lanes,
     maximum,
     narrow,
@@ -155,7 +155,7 @@ def stats(tile, classes, exps):
             store(exps, c * width, e)
             below = d != 0.0  # true of NaN, which so reaches the sum
             part = add_where(part, below, e)
-            count = add_true(count, below)
+            count = increment_where(count, below)
         sum_exp_rest = sum_exp_rest + part
     num_at_max = classes - count
     # without a maximum: -inf, or NaN where a NaN is in the sum

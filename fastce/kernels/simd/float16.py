@@ -1,16 +1,21 @@
-"""The form elements have in memory, and their way there and back: 16-bit floats are float32 in registers."""
+"""Conversions between memory and registers: 16-bit floats in memory are float32 in registers.
+
+All functions emit code for scalars or vectors. Each conversion of a 16-bit float has a variant without instructions of
+its own, ``…_by_bits``, which computes on the bits as integers. Both variants have the same results, but
+for the payload of NaN.
+"""
 
 from llvmlite import ir
 
 from fastce.kernels.codegen.target import BYTES, has_avx512, has_bfloat16, has_float16
-from fastce.kernels.simd.vector import BFLOAT16, FLOAT16, I32, call, llvm_type
+from fastce.kernels.simd.value import BFLOAT16, FLOAT16, I32, call_intrinsic, llvm_type
 
-_NEAREST = 8  # rounding of vcvtps2ph, to even, without exceptions
-_SUBNORMAL = 0x20  # among the classes of llvm.x86.avx512.fpclass
+_NEAREST_EVEN = 8  # argument of vcvtps2ph: this rounding, without exceptions
+_SUBNORMAL = 0x20  # argument of vfpclassps: the class of subnormal numbers
 
 
 class _BFloat16Type(ir.Type):
-    """What llvmlite has no name for."""
+    """LLVM's bfloat, for which llvmlite has no class."""
 
     def _to_string(self):
         return "bfloat"
@@ -23,7 +28,7 @@ class _BFloat16Type(ir.Type):
 
 
 def raw_type(simd, dtype):
-    """Return the LLVM type of one value in memory."""
+    """Return the LLVM type of a value in memory, whose elements have the type ``dtype`` there."""
     return ir.VectorType(ir.IntType(16), simd.lanes) if dtype in (FLOAT16, BFLOAT16) else llvm_type(simd)
 
 
@@ -38,7 +43,7 @@ def _like(example, scalar):
 
 
 def from_memory(builder, raw, dtype):
-    """Bring what memory holds to what is computed with; scalars and vectors."""
+    """Emit the conversion of loaded elements of the type ``dtype`` to registers; it is exact."""
     if dtype == FLOAT16:
         if not has_float16():
             return _from_float16_by_bits(builder, raw)
@@ -51,7 +56,7 @@ def from_memory(builder, raw, dtype):
 
 
 def to_memory(builder, value, dtype):
-    """Round to what memory holds, to nearest even; NaN stays NaN."""
+    """Emit the conversion to elements of the type ``dtype``, rounded to nearest even; NaN stays NaN."""
     is_value = isinstance(value.type, ir.VectorType) and value.type.count * 4 == BYTES
     if dtype == FLOAT16:
         if is_value and has_avx512():
@@ -66,11 +71,11 @@ def to_memory(builder, value, dtype):
 
 
 def _to_float16(builder, value):
-    """Round to integers at once: LLVM would store vectors of half type, and knows no such store past the caches."""
+    """Convert to integers in one instruction: LLVM has no non-temporal store of a vector of half."""
     lanes = value.type.count
     halves, mask = ir.VectorType(ir.IntType(16), lanes), ir.IntType(lanes)
-    arguments = [value, ir.Constant(I32, _NEAREST), ir.Constant(halves, [0] * lanes), ir.Constant(mask, -1)]
-    return call(builder, "llvm.x86.avx512.mask.vcvtps2ph.512", halves, arguments)
+    arguments = [value, ir.Constant(I32, _NEAREST_EVEN), ir.Constant(halves, [0] * lanes), ir.Constant(mask, -1)]
+    return call_intrinsic(builder, "llvm.x86.avx512.mask.vcvtps2ph.512", halves, arguments)
 
 
 def _from_float16_by_bits(builder, raw):
@@ -79,7 +84,7 @@ def _from_float16_by_bits(builder, raw):
     magnitude = builder.shl(builder.and_(bits, constant(wide, 0x7FFF)), constant(wide, 13))
     normal = builder.add(magnitude, constant(wide, (127 - 15) << 23))
     infinite = builder.add(magnitude, constant(wide, (255 - 31) << 23))  # or NaN
-    # digits behind the leading 1 of 2**-14, which is taken off again
+    # subnormal: read the digits as those of 2**-14 (1 + …), then subtract 2**-14
     tiny = builder.bitcast(builder.add(magnitude, constant(wide, (127 - 14) << 23)), floats)
     tiny = builder.bitcast(builder.fsub(tiny, constant(floats, 2.0**-14)), wide)
     result = builder.select(
@@ -97,8 +102,8 @@ def _to_float16_by_bits(builder, value):
     magnitude = builder.and_(bits, constant(wide, 0x7FFFFFFF))
     odd = builder.and_(builder.lshr(magnitude, constant(wide, 13)), constant(wide, 1))
     rounded = builder.add(builder.sub(magnitude, constant(wide, (127 - 15) << 23)), constant(wide, 0xFFF))
-    normal = builder.lshr(builder.add(rounded, odd), constant(wide, 13))  # what is carried over may make it infinite
-    # the last digit of 1/2 is worth as much as that of subnormal numbers
+    normal = builder.lshr(builder.add(rounded, odd), constant(wide, 13))  # a carry may reach infinity, rightly
+    # subnormal: adding 1/2 rounds to a multiple of 2**-24, since float32 has that spacing at 1/2
     tiny = builder.fadd(builder.bitcast(magnitude, value.type), constant(value.type, 0.5))
     tiny = builder.sub(builder.bitcast(tiny, wide), constant(wide, 126 << 23))
     beyond = builder.icmp_unsigned(">", magnitude, constant(wide, 0xFF << 23))
@@ -113,12 +118,12 @@ def _to_float16_by_bits(builder, value):
 
 
 def _to_bfloat16(builder, value):
-    """Round in an instruction of the machine, but subnormal numbers, which it takes for 0, by their bits."""
+    """Round in one instruction. It takes subnormal numbers for 0, so they are rounded by their bits."""
     lanes = value.type.count
     rounded = builder.fptrunc(value, ir.VectorType(_BFloat16Type(), lanes))
     rounded = builder.bitcast(rounded, ir.VectorType(ir.IntType(16), lanes))
     masks = ir.VectorType(ir.IntType(1), lanes)
-    tiny = call(builder, "llvm.x86.avx512.fpclass.ps.512", masks, [value, ir.Constant(I32, _SUBNORMAL)])
+    tiny = call_intrinsic(builder, "llvm.x86.avx512.fpclass.ps.512", masks, [value, ir.Constant(I32, _SUBNORMAL)])
     tiny = builder.bitcast(tiny, ir.IntType(lanes))
     before = builder.block
     with builder.if_then(builder.icmp_unsigned("!=", tiny, ir.Constant(tiny.type, 0)), likely=False):

@@ -1,11 +1,12 @@
-"""Memory for SIMD values: typed pointers, masked and streamed loads and stores, scratch.
+"""Memory for SIMD values: typed pointers, masked and streamed loads and stores, scratch memory on the stack.
 
-Values are float32 or float64. 16-bit floats exist in memory only: they are widened by every
-load, rounded to nearest even by every store.
+Values are float32 or float64. 16-bit floats exist only in memory: each load widens them to float32, and each store
+rounds to nearest even.
 
-``row(x, i)`` points at ``x[i, ...]``, ``offset(p, k)`` moves by ``k`` elements. Nothing is
-bounds-checked. The ``_n`` forms touch the first ``n`` lanes only; memory behind the other
-lanes is neither read nor written.
+``row(x, i)`` points at ``x[i, ...]``, and ``offset(p, k)`` is ``p`` moved by ``k`` elements. Nothing is bounds-checked.
+The ``_n`` functions access the first ``n`` lanes only; they neither read nor write the memory of the other lanes.
+
+Functions are documented as ``fastce.kernels.simd`` says. ``p`` is a pointer, and ``k`` counts elements from it.
 """
 
 from llvmlite import ir
@@ -16,27 +17,34 @@ from numba.extending import intrinsic
 from fastce.kernels.codegen.jit import inline_for
 from fastce.kernels.codegen.target import BYTES
 from fastce.kernels.simd.float16 import constant, from_memory, raw_type, to_memory
-from fastce.kernels.simd.vector import (
+from fastce.kernels.simd.value import (
     BFLOAT16,
     FLOAT16,
     I32,
     I64,
     IR,
     Simd,
+    alignment,
     broadcast_to,
-    call,
-    first,
+    call_intrinsic,
     join,
     llvm_type,
+    mask_of_first,
+    masked_load,
+    masked_store,
     value_type,
+    vector_pointer,
 )
 
-MAX_STACK = 1 << 16
+MAX_STACK = 1 << 16  # bytes of scratch memory of a kernel and its blocks; ``test_stacks`` checks it
 
 
 @intrinsic
 def row(typingctx, x, i):
-    """Return a pointer to the first element of ``x[i]``; None stays None."""
+    """Return a pointer to the first element of ``x[i]``, or None if ``x`` is None.
+
+    Types: an array or None.
+    """
     if isinstance(x, types.NoneType):
         return x(x, types.intp), lambda context, builder, sig, args: context.get_dummy_value()
 
@@ -50,7 +58,10 @@ def row(typingctx, x, i):
 
 @intrinsic
 def step_of(typingctx, x, axis):
-    """Return how many elements it is from one place along an axis to the next."""
+    """Return the stride of an array along an axis, in elements.
+
+    Range: strides that are a multiple of the size of an element.
+    """
     size = x.dtype.bitwidth // 8
 
     def codegen(context, builder, sig, args):
@@ -63,33 +74,36 @@ def step_of(typingctx, x, axis):
 
 
 def static_if_present(option, value):
-    """Return ``value``, or None where ``option`` is None, which is settled when compiling."""
+    """Return ``value``, or None if ``option`` is None; Numba decides when it compiles."""
 
 
 @inline_for(static_if_present)
-def _given(option, value):
+def _static_if_present(option, value):
     if isinstance(option, types.NoneType):
         return lambda option, value: None
     return lambda option, value: value
 
 
 def static_if_half(like, value):
-    """Return ``value`` where ``like`` holds 16-bit floats, otherwise None, which is settled when compiling."""
+    """Return ``value`` if ``like`` holds 16-bit floats, else None; Numba decides when it compiles.
+
+    Types: ``like`` is a pointer or array.
+    """
 
 
 @inline_for(static_if_half)
-def _if_16_bits(like, value):
+def _static_if_half(like, value):
     if like.dtype in (FLOAT16, BFLOAT16):
         return lambda like, value: value
     return lambda like, value: None
 
 
 def static_first_present(a, b):
-    """Return ``a``, or ``b`` where that is None, which is settled when compiling."""
+    """Return ``a``, or ``b`` if ``a`` is None; Numba decides when it compiles."""
 
 
 @inline_for(static_first_present)
-def _either(a, b):
+def _static_first_present(a, b):
     if isinstance(a, types.NoneType):
         return lambda a, b: b
     return lambda a, b: a
@@ -97,7 +111,7 @@ def _either(a, b):
 
 @intrinsic
 def offset(typingctx, p, k):
-    """Return the pointer ``k`` elements further on; None stays None."""
+    """Return ``p`` moved by ``k`` elements, or None if ``p`` is None."""
     if isinstance(p, types.NoneType):
         return p(p, types.intp), lambda context, builder, sig, args: context.get_dummy_value()
 
@@ -109,10 +123,12 @@ def offset(typingctx, p, k):
 
 @intrinsic(prefer_literal=True)
 def scratch(typingctx, like, values):
-    """Reserve uninitialised stack memory for a literal number of values.
+    """Return a pointer to uninitialised stack memory for a number of values of the type ``like``.
 
-    It lives until the function that asked for it returns. A kernel and its blocks together take at most
-    `MAX_STACK` bytes: callers may have threads of little stack. What needs more comes from the caller.
+    The memory lives until the calling function returns. A kernel and its blocks together use at most `MAX_STACK`
+    bytes, since a thread may have a small stack. Larger buffers are arguments of the kernel.
+
+    Types: ``like`` is a value, scalar, pointer or array; ``values`` is a literal.
     """
     simd = value_type(like)
     if not isinstance(values, types.IntegerLiteral):
@@ -126,7 +142,7 @@ def scratch(typingctx, like, values):
 
 @intrinsic(prefer_literal=True)
 def scratch_from(typingctx, like, values, k):
-    """Reserve memory as ``scratch`` does, and return a pointer ``k`` elements into it."""
+    """Return a pointer to the element ``k`` of new memory as of ``scratch``."""
     simd = value_type(like)
     if not isinstance(values, types.IntegerLiteral):
         return None
@@ -146,48 +162,24 @@ def _reserve(builder, simd, values):
 # --- loads and stores --------------------------------------------------------
 
 
-def place(builder, p, k, vector):
-    return builder.bitcast(builder.gep(p, [k]), vector.as_pointer())
-
-
-def alignment(vector):
-    width = {ir.FloatType(): 4, ir.DoubleType(): 8}
-    return width.get(vector.element) or vector.element.width // 8
-
-
-def _name(vector):
-    kind = {ir.FloatType(): "f32", ir.DoubleType(): "f64"}
-    return f"v{vector.count}{kind.get(vector.element) or f'i{vector.element.width}'}.p0"
-
-
-def masked_load(builder, pointer, mask, fill):
-    align = ir.Constant(I32, alignment(fill.type))
-    return call(builder, f"llvm.masked.load.{_name(fill.type)}", fill.type, [pointer, align, mask, fill])
-
-
-def masked_store(builder, value, pointer, mask):
-    align = ir.Constant(I32, alignment(value.type))
-    call(builder, f"llvm.masked.store.{_name(value.type)}", ir.VoidType(), [value, pointer, align, mask])
-
-
 @intrinsic
 def load(typingctx, p, k):
-    """Return the value that starts ``k`` elements after ``p``."""
+    """Return the value that starts at ``p[k]``."""
     simd = value_type(p)
 
     def codegen(context, builder, sig, args):
         vector = raw_type(simd, p.dtype)
-        raw = builder.load(place(builder, args[0], args[1], vector), align=alignment(vector))
+        raw = builder.load(vector_pointer(builder, args[0], args[1], vector), align=alignment(vector))
         return from_memory(builder, raw, p.dtype)
 
     return simd(p, types.intp), codegen
 
 
 def _prefetch(to_write, locality):
-    """Return the intrinsic function that asks for a cache line."""
+    """Return a function (p, k) that prefetches the cache line of ``p[k]``; any address is allowed."""
 
     @intrinsic
-    def ask(typingctx, p, k):
+    def prefetch(typingctx, p, k):
         def codegen(context, builder, sig, args):
             pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
             function_type = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
@@ -196,19 +188,19 @@ def _prefetch(to_write, locality):
 
         return types.void(p, types.intp), codegen
 
-    return ask
+    return prefetch
 
 
-prefetch_read = _prefetch(0, 3)  # (p, k): ask for the cache line k elements after p
-prefetch_write = _prefetch(1, 3)  # the same in a state to be written to
-will_touch = _prefetch(0, 2)  # no further than the second-level cache: the first can ask for few lines at a time
+prefetch_read = _prefetch(0, 3)  # into all caches
+prefetch_write = _prefetch(1, 3)  # the same, and take the line from other cores, to write to it
+prefetch_l2 = _prefetch(0, 2)  # into the second-level cache, which has more outstanding misses than the first
 
 
 def _load_masked(context, builder, sig, args, mask):
-    """Load ``args[0][args[1]]`` under a mask, ``args[-1]`` in the other lanes."""
+    """Emit a load of ``args[0][args[1]]`` under a mask, with ``args[-1]`` in the other lanes."""
     dtype, simd = sig.args[0].dtype, sig.return_type
     vector = raw_type(simd, dtype)
-    pointer = place(builder, args[0], args[1], vector)
+    pointer = vector_pointer(builder, args[0], args[1], vector)
     others = broadcast_to(context, builder, args[-1], sig.args[-1], simd)
     if vector == others.type:
         return masked_load(builder, pointer, mask, others)
@@ -218,22 +210,28 @@ def _load_masked(context, builder, sig, args, mask):
 
 @intrinsic
 def load_n(typingctx, p, k, n, fill):
-    """Load the first ``n`` lanes and put ``fill`` into the others."""
+    """Return the value that starts at ``p[k]`` in the first ``n`` lanes, with ``fill`` in the others.
+
+    Range: ``n`` as in `vector.first_lanes`.
+    """
     simd = value_type(p)
 
     def codegen(context, builder, sig, args):
-        return _load_masked(context, builder, sig, args, first(builder, args[2], simd))
+        return _load_masked(context, builder, sig, args, mask_of_first(builder, args[2], simd))
 
     return simd(p, types.intp, types.intp, fill), codegen
 
 
 @intrinsic
 def load_between(typingctx, p, k, start, stop, fill):
-    """Load lanes ``start`` to ``stop`` and put ``fill`` into the others."""
+    """Return the value that starts at ``p[k]`` in lanes ``start`` to ``stop - 1``, with ``fill`` in the others.
+
+    Range: ``start`` and ``stop`` as in `vector.first_lanes`.
+    """
     simd = value_type(p)
 
     def codegen(context, builder, sig, args):
-        start, stop = (first(builder, n, simd) for n in args[2:4])
+        start, stop = (mask_of_first(builder, n, simd) for n in args[2:4])
         return _load_masked(context, builder, sig, args, builder.and_(stop, builder.not_(start)))
 
     return simd(p, types.intp, types.intp, types.intp, fill), codegen
@@ -241,7 +239,7 @@ def load_between(typingctx, p, k, start, stop, fill):
 
 @intrinsic
 def load_one(typingctx, p, k):
-    """Return the element ``k`` after ``p``."""
+    """Return the element ``p[k]``."""
 
     def codegen(context, builder, sig, args):
         return from_memory(builder, builder.load(builder.gep(args[0], [args[1]])), p.dtype)
@@ -251,9 +249,10 @@ def load_one(typingctx, p, k):
 
 @intrinsic
 def load_once(typingctx, p, k):
-    """Return the integer ``k`` after ``p``, in one access that the compiler may neither repeat nor leave out.
+    """Return the integer ``p[k]``, read exactly once.
 
-    What follows from the value holds then, even while another thread or process writes there.
+    The compiler may neither repeat nor omit the access. So a check of the value holds, even while another thread or
+    process writes to this address.
     """
 
     def codegen(context, builder, sig, args):
@@ -264,39 +263,44 @@ def load_once(typingctx, p, k):
 
 @intrinsic
 def load_as(typingctx, p, k, like):
-    """Return the value that starts ``k`` elements after ``p``, with as many lanes as ``like``."""
+    """Return the value that starts at ``p[k]``, with as many lanes as ``like``.
+
+    Types: a pointer to float32, float64 or integers; a value.
+    """
     simd = Simd(p.dtype, like.lanes)
 
     def codegen(context, builder, sig, args):
         vector = llvm_type(simd)
-        return builder.load(place(builder, args[0], args[1], vector), align=alignment(vector))
+        return builder.load(vector_pointer(builder, args[0], args[1], vector), align=alignment(vector))
 
     return simd(p, types.intp, like), codegen
 
 
 @intrinsic
 def store(typingctx, p, k, value):
-    """Write a value that starts ``k`` elements after ``p``."""
+    """Write a value to ``p[k]`` and the elements after it."""
 
     def codegen(context, builder, sig, args):
         raw = to_memory(builder, args[2], p.dtype)
-        builder.store(raw, place(builder, args[0], args[1], raw.type), align=alignment(raw.type))
+        builder.store(raw, vector_pointer(builder, args[0], args[1], raw.type), align=alignment(raw.type))
 
     return types.void(p, types.intp, value), codegen
 
 
 @intrinsic
-def stream(typingctx, p, k, value, following):
-    """Write two values, one behind the other, past the caches; a cache line begins ``k`` elements after ``p``.
+def stream(typingctx, p, k, value, next_value):
+    """Write two values to ``p[k]`` and the elements after it by non-temporal stores, which bypass the caches.
 
-    Other threads see them after ``fence``.
+    Other threads may see them only after ``fence``.
+
+    Range: ``p[k]`` is the first element of a cache line.
     """
 
     def codegen(context, builder, sig, args):
         parts = [to_memory(builder, x, p.dtype) for x in args[2:]]
         is_line = parts[0].type.count * alignment(parts[0].type) == BYTES
         lines = parts if is_line else [join(builder, parts)]
-        pointer = place(builder, args[0], args[1], lines[0].type)
+        pointer = vector_pointer(builder, args[0], args[1], lines[0].type)
         for i, line in enumerate(lines):
             written = builder.store(line, builder.gep(pointer, [ir.Constant(I32, i)]), align=BYTES)
             written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
@@ -306,11 +310,11 @@ def stream(typingctx, p, k, value, following):
 
 @intrinsic
 def fence(typingctx):
-    """Put what was streamed before what is written from here on."""
+    """Order all non-temporal stores before all later stores."""
 
     def codegen(context, builder, sig, args):
-        if builder.module.triple.startswith("x86"):  # a full fence would wait for every line
-            call(builder, "llvm.x86.sse.sfence", ir.VoidType(), [])
+        if builder.module.triple.startswith("x86"):  # a full fence waits for all lines
+            call_intrinsic(builder, "llvm.x86.sse.sfence", ir.VoidType(), [])
         else:
             builder.fence("seq_cst")
 
@@ -319,7 +323,7 @@ def fence(typingctx):
 
 @intrinsic
 def until_aligned(typingctx, p):
-    """Return how many elements after ``p`` the next cache line begins."""
+    """Return the number of elements from ``p`` to the next cache line, 0 at the beginning of one."""
     size = p.dtype.bitwidth // 8
 
     def codegen(context, builder, sig, args):
@@ -331,27 +335,30 @@ def until_aligned(typingctx, p):
 
 @intrinsic
 def store_n(typingctx, p, k, n, value):
-    """Write the first ``n`` lanes of a value."""
+    """Write the first ``n`` lanes of a value to ``p[k]`` and the elements after it.
+
+    Range: ``n`` as in `vector.first_lanes`.
+    """
 
     def codegen(context, builder, sig, args):
         raw = to_memory(builder, args[3], p.dtype)
-        pointer = place(builder, args[0], args[1], raw.type)
-        # machines without masks in hardware are slow at masked stores, even of whole values
+        pointer = vector_pointer(builder, args[0], args[1], raw.type)
+        # processors without mask registers are slow at masked stores, even of all lanes
         whole = builder.icmp_signed(">=", args[2], ir.Constant(I64, value.lanes))
         with builder.if_else(whole, likely=True) as (then, otherwise):
             with then:
                 builder.store(raw, pointer, align=alignment(raw.type))
             with otherwise:
-                masked_store(builder, raw, pointer, first(builder, args[2], value))
+                masked_store(builder, raw, pointer, mask_of_first(builder, args[2], value))
 
     return types.void(p, types.intp, types.intp, value), codegen
 
 
 @intrinsic
 def store_one(typingctx, p, k, scalar):
-    """Write one element ``k`` after ``p``.
+    """Write one element to ``p[k]``.
 
-    Not ``p[k] = scalar``: the parallel pass drops assignments to what it takes for a local.
+    Kernels do not write ``p[k] = scalar``: Numba's parallel pass drops it if it takes ``p`` for a local variable.
     """
 
     def codegen(context, builder, sig, args):
@@ -362,20 +369,29 @@ def store_one(typingctx, p, k, scalar):
 
 @intrinsic
 def load_labels(typingctx, p, n, fill, like):
-    """Load ``n`` int64 labels for the lanes of ``like``, for `samples.labels_at`; ``fill`` in the other lanes."""
+    """Return ``n`` int64 labels, as many lanes as ``like`` has, with ``fill`` in the others.
+
+    Only `samples.labels_at` calls it, since labels have to be checked.
+
+    Types: a pointer to int64; ``like`` is a value, scalar, pointer or array.
+    """
     simd = Simd(types.int64, value_type(like).lanes)
 
     def codegen(context, builder, sig, args):
         pointer = builder.bitcast(args[0], llvm_type(simd).as_pointer())
         others = broadcast_to(context, builder, args[2], fill, simd)
-        return masked_load(builder, pointer, first(builder, args[1], simd), others)
+        return masked_load(builder, pointer, mask_of_first(builder, args[1], simd), others)
 
     return simd(p, types.intp, fill, like), codegen
 
 
 @intrinsic
 def narrow_labels(typingctx, labels, like):
-    """Convert int64 labels to integers of the width of ``like``, for cheap comparisons."""
+    """Return int64 labels as integers of the width of ``like``, for cheap comparisons.
+
+    Types: a value of int64; ``like`` is a value, scalar, pointer or array of floats.
+    Range: labels that fit.
+    """
     simd = value_type(like).integer
 
     def codegen(context, builder, sig, args):
@@ -386,7 +402,11 @@ def narrow_labels(typingctx, labels, like):
 
 @intrinsic
 def gather(typingctx, p, indices):
-    """Load ``p[index]`` lane by lane; every index must be readable."""
+    """Return ``p[indices]`` lane by lane.
+
+    Types: a pointer to floats; integers.
+    Range: all lanes are loaded, so every index has to be valid.
+    """
     simd = Simd(value_type(p).element, indices.lanes)
 
     def codegen(context, builder, sig, args):

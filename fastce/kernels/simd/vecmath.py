@@ -1,9 +1,8 @@
 """Elementary functions on SIMD values.
 
-Each is one formula for both widths over a table of constants. The errors stated are the
-greatest found by ``tests/test_vecmath.py`` against exact values: over every float32 of the
-domain, and over samples of float64 as dense as that. One ulp is the spacing of the
-format at the exact result.
+Each function is one formula for float32 and float64, with constants from a table. The stated errors are the greatest
+that ``test_vecmath`` finds against exact values, over every float32 in the range and over an equally dense
+sample of float64. One ulp is the spacing of the format at the exact result.
 """
 
 import math
@@ -14,53 +13,53 @@ import numpy as np
 from numba import types
 
 from fastce.kernels.codegen.jit import inline, inline_for
-from fastce.kernels.codegen.target import PORTABLE, has_bits_of_its_own
+from fastce.kernels.codegen.target import PORTABLE, uses_avx512_algorithms
+from fastce.kernels.simd.value import Simd
 from fastce.kernels.simd.vector import (
-    Simd,
     bits,
     fma,
     full_like,
     get_lane,
-    less_multiples,
     maximum,
-    pick,
     polynomial,
+    subtract_multiples,
+    table_lookup,
     to_float,
     where,
 )
 
 
 class _Format(NamedTuple):
-    """What the formulas need to know of a floating-point format."""
+    """The constants of a floating-point format; coefficients of polynomials have the highest power first."""
 
-    mantissa: int  # bits behind the point
+    mantissa: int  # bits after the point
     bias: int  # of the exponent
-    lowest: float  # exp is 0 from here down
-    ln2: tuple[float, ...]  # in parts, without those that times x / ln 2 are little beside the rounding of x
-    expm1_over_x: tuple[float, ...]  # highest power first
-    powers: tuple[int, ...]  # two registers' fractional powers of two: their bits behind the point
-    small_series: tuple[float, ...]  # of (e**x - 1) / x up to half a step of them
+    lowest: float  # exp is 0 below
+    ln2: tuple[float, ...]  # parts with this sum; smaller parts would vanish in the rounding of x
+    expm1_over_x: tuple[float, ...]  # (e**x - 1) / x for |x| <= ln(2) / 2
+    powers: tuple[int, ...]  # 2**(k / steps) from two registers: the bits after the point
+    small_series: tuple[float, ...]  # (e**x - 1) / x for |x| <= ln(2) / 2 / steps
     sqrt_half: int  # the bits of sqrt(1/2)
-    log_ln2_hi: float  # few enough bits that its product with an exponent is exact
+    log_ln2_hi: float  # so few bits that its product with an exponent is exact
     log_ln2_lo: float
     log_series: tuple[float, ...]
 
     def magic(self, steps: int = 1) -> float:
-        """Return what leaves x, rounded and in biased steps, in the low bits when it is added."""
+        """Return the constant that, added to x, puts round(x) + bias * steps into the low bits of the mantissa."""
         return 1.5 * 2.0**self.mantissa + self.bias * steps
 
 
 def _powers(dtype: type, steps: int) -> tuple[int, ...]:
+    """Return the mantissa bits of 2**(k / steps), correctly rounded."""
     exact = [Decimal(2) ** (Decimal(k) / steps) for k in range(steps)]
     values = np.array([float(power) for power in exact], dtype)
-    behind = (1 << np.finfo(dtype).nmant) - 1
-    return tuple((values.view(f"i{values.itemsize}") & behind).tolist())
+    mantissa_bits = (1 << np.finfo(dtype).nmant) - 1
+    return tuple((values.view(f"i{values.itemsize}") & mantissa_bits).tolist())
 
 
 _LN2_32, _LN2_64 = float(np.float32(math.log(2.0))), math.log(2.0)
 
-# expm1_over_x: minimax for |x| <= ln(2)/2, weighted for the relative error of exp; small_series: the same for
-# |x| <= ln(2)/2/len(powers).
+# expm1_over_x, small_series: minimax, weighted for the relative error of exp.
 # log_series, log_ln2: FreeBSD msun, e_logf.c and e_log.c (Sun Microsystems, 1993).
 _FORMATS = {
     types.float32: _Format(
@@ -120,13 +119,17 @@ _FORMATS = {
 
 
 def exp(x):
-    """Return e**x for x up to some units above 0.
+    """Return e**x.
 
-    At most 4.5 ulp in float32, 0.95 ulp in float64; with AVX-512 5.91 and 1.07 ulp. In float32 0.9
-    (1.8) ulp near 0, and |x| / 40 eps more further down: a twentieth of what it may cost that x, a
-    difference of logits, has been rounded. -inf and everything whose result would lie below the
-    smallest normal number by more than half a binade give exactly 0; NaN stays NaN. Not for large
-    positive x: the kernels subtract the maximum first, or what lags little behind it.
+    Where the result would be below the smallest normal number by more than half a binade, it is exactly 0. This
+    includes -inf. NaN stays NaN.
+
+    In float32 the error is 0.9 ulp near 0 (1.8 ulp with AVX-512) and grows by |x| / 40 eps. This is a twentieth of
+    the error that the rounding of x may cause, since x is a difference of logits.
+
+    Types: floats.
+    Error: 4.5 ulp in float32, 0.95 ulp in float64; with AVX-512 5.91 and 1.07 ulp.
+    Range: up to a few units above 0. Kernels first subtract the maximum, or a number that is little below it.
     """
 
 
@@ -134,11 +137,14 @@ def exp(x):
 def _exp(x):
     if not isinstance(x, Simd):
         return None
-    return _exp_of_table(x.element) if has_bits_of_its_own() else exp_of_series(x.element)
+    return _exp_of_table(x.element) if uses_avx512_algorithms() else exp_of_series(x.element)
 
 
 def _exp_of_table(element):
-    """Powers of two from two registers leave so little of x that a third of the polynomial does, or half of it."""
+    """Return exp by the table method, for AVX-512.
+
+    2**(k / steps) from two registers leaves so small a rest of x that degree 2 (float32) or 6 (float64) suffices.
+    """
     f = _FORMATS[element]
     steps = len(f.powers)
     steps_e, magic, lowest = steps / _LN2_64, f.magic(steps), (1 - f.bias) * _LN2_64
@@ -146,27 +152,27 @@ def _exp_of_table(element):
     step_parts, series = tuple(part / steps for part in f.ln2), f.small_series
 
     def impl(x):
-        biased = fma(x, steps_e, magic)  # n + bias in the low bits, n = x / ln 2 in steps
-        power = bits((bits(biased) << shift) & exponent | pick(powers, bits(biased)))  # 2**(n / steps)
+        biased = fma(x, steps_e, magic)  # n + bias * steps in the low bits, n = round(x / ln 2 * steps)
+        power = bits((bits(biased) << shift) & exponent | table_lookup(powers, bits(biased)))  # 2**(n / steps)
         n = biased - magic
-        r = less_multiples(x, n, step_parts)
-        return where(x < lowest, 0.0, fma(power * r, polynomial(r, series), power))  # false of NaN
+        r = subtract_multiples(x, n, step_parts)
+        return where(x < lowest, 0.0, fma(power * r, polynomial(r, series), power))  # NaN < lowest is false
 
     return impl
 
 
 def exp_of_series(element):
-    """Of all of x but its power of two, for machines that find no lane by index in an instruction."""
+    """Return exp by a longer polynomial of x less a multiple of ln 2, for processors without table lookups."""
     f = _FORMATS[element]
     log2e, magic, lowest, mantissa = 1.0 / _LN2_64, f.magic(), f.lowest, f.mantissa
     ln2, series = f.ln2, f.expm1_over_x
 
     def impl(x):
-        x = maximum(lowest, x)  # in this order NaN passes
+        x = maximum(lowest, x)  # in this order NaN stays
         biased = fma(x, log2e, magic)  # n + bias in the low bits, n = round(x / ln 2)
         power = bits(bits(biased) << mantissa)  # 2**n; n = -bias gives 0
         n = biased - magic
-        r = less_multiples(x, n, ln2)
+        r = subtract_multiples(x, n, ln2)
         return fma(power * r, polynomial(r, series), power)
 
     return impl
@@ -176,7 +182,7 @@ if PORTABLE:
 
     @inline
     def exp_one(x):
-        """Return e**x for one float64 up to some units above 0, as ``exp`` does: C libraries differ."""
+        """Return e**x for one float64 as ``exp`` does, whose bits do not depend on a C library."""
         return get_lane(exp(full_like(x, x)), 0)
 
 else:
@@ -184,11 +190,12 @@ else:
 
 
 def tanh(x):
-    """Return (tanh(x), 1 - tanh(x)**2), the slope not as a difference.
+    """Return (tanh(x), 1 - tanh(x)**2); the second, the derivative, is computed without this subtraction.
 
-    At most 3.19 ulp in float32, 2.8 ulp in float64. The slope is off by at most 4.5 ulp in
-    float32, 4.5 ulp in float64, with AVX-512 5.91 and 4.5 ulp, where exp(-2 |x|) is a normal
-    number; from there on it may be 0.
+    Types: floats.
+    Error: 3.19 ulp in float32, 2.8 ulp in float64.
+    Error of the derivative: 4.5 ulp in float32, 4.5 ulp in float64; with AVX-512 5.91 and 4.5 ulp.
+    Range: all inputs; the derivative may be 0 where exp(-2 |x|) is not a normal number.
     """
 
 
@@ -209,7 +216,11 @@ def _tanh(x):
 
 
 def expm1(x):
-    """Return e**x - 1 for x up to 0, where a difference would lose what is next to 0. NaN stays NaN."""
+    """Return e**x - 1, without the cancellation of this difference near 0. NaN stays NaN.
+
+    Types: floats.
+    Range: up to 0.
+    """
 
 
 @inline_for(expm1)
@@ -225,17 +236,18 @@ def _expm1(x):
         biased = fma(x, log2e, magic)
         power = bits(bits(biased) << mantissa)
         n = biased - magic
-        r = less_multiples(x, n, ln2)
+        r = subtract_multiples(x, n, ln2)
         return fma(power * r, polynomial(r, series), power - 1.0)
 
     return impl
 
 
 def log(x):
-    """Return the natural logarithm of a positive normal x.
+    """Return the natural logarithm of x.
 
-    At most 0.83 ulp in float32, 0.85 ulp in float64. +inf and NaN give themselves; 0,
-    subnormal and negative x are not handled.
+    Types: floats.
+    Error: 0.83 ulp in float32, 0.85 ulp in float64.
+    Range: positive normal numbers, +inf and NaN.
     """
 
 
@@ -251,9 +263,11 @@ def _log_of(x):
 
 
 def log1p(x):
-    """Return log(1 + x) for x >= 0.
+    """Return log(1 + x), accurate for tiny x too.
 
-    At most 0.87 ulp in float32, 0.85 ulp in float64, for tiny x too. +inf and NaN give themselves.
+    Types: floats.
+    Error: 0.87 ulp in float32, 0.85 ulp in float64.
+    Range: x >= 0, +inf and NaN.
     """
 
 
@@ -265,14 +279,14 @@ def _log1p(x):
     def impl(x):
         u = x + 1.0
         rounded = u - x
-        lost = (x - (u - rounded)) + (1.0 - rounded)  # 1 + x = u + lost exactly
-        return _log_plus(u, lost / u)
+        err = (x - (u - rounded)) + (1.0 - rounded)  # 1 + x = u + err exactly
+        return _log_plus(u, err / u)
 
     return impl
 
 
 def _log_plus(x, small):
-    """Return log(x) + small; x as in ``log``."""
+    """Return log(x) + small, with types and range of x as in ``log``."""
 
 
 @inline_for(_log_plus)
@@ -296,7 +310,11 @@ def _log_plus_impl(x, small):
 
 @inline
 def two_sum(a, b):
-    """Return a + b and exactly what its rounding lost; scalars or values (Knuth 1969)."""
+    """Return (a + b rounded, the rounding error), whose sum is a + b exactly (Knuth 1969).
+
+    Types: floats or scalars.
+    Range: finite sums.
+    """
     total = a + b
     back = total - a
     return total, (a - (total - back)) + (b - back)
