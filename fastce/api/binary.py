@@ -163,6 +163,7 @@ class _BinaryCall:
         return self
 
     def _broadcast(self, values: npt.ArrayLike | None, name: str) -> Array | None:
+        """Return an option as an array in the shape of the logits, and add it to the inputs."""
         if values is None:
             return None
         self.inputs[name] = array = as_real(values, name)

@@ -57,6 +57,7 @@ def show_config(shape: int | tuple[int, ...] | None = None, dtype: npt.DTypeLike
 
 
 def _machine() -> list[tuple[str, str]]:
+    """Return the (name, value) lines that do not depend on a shape."""
     from fastce import __version__
 
     return [
@@ -74,6 +75,7 @@ def _machine() -> list[tuple[str, str]]:
 
 
 def _vectors() -> str:
+    """Return the widest vectors of the processor that kernels are compiled for."""
     configured = numba.config.CPU_FEATURES
     if configured:
         features = set(configured.split(","))
@@ -102,6 +104,7 @@ def _layer() -> str:
 
 
 def _regime(shape: tuple[int, ...], dtype: np.dtype, axis: int) -> list[tuple[str, str]]:
+    """Return the (name, value) lines of a shape."""
     sample = as_real(np.empty(0, dtype), "logits")
     axis = normalize_axis(axis, len(shape), "logits")
     inner = math.prod(shape[axis + 1 :])

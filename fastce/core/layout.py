@@ -1,4 +1,4 @@
-"""Dtypes and memory layouts: what is computed in which dtype, and which arrays kernels take without a copy.
+"""Dtypes and memory layouts: the dtypes of computation and results, and the views that kernels take.
 
 Kernels take native, aligned floats in one of two shapes: (N, C) with contiguous rows, or (outer, C, inner) with a
 contiguous last axis. They take 16-bit floats as integers: uint16 for float16, int16 for bfloat16. Most arrays have
@@ -48,7 +48,7 @@ def dtypes_of(array: Array) -> Dtypes:
 def is_kernel_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
     """Tell, for small calls, whether ``x`` is a kernel-ready matrix: C order, float32 or float64, classes last.
 
-    The checks are cheap, and those that pass need no other check. False does not mean that kernels cannot take ``x``.
+    The checks are cheap, and such a matrix needs no other check. False does not mean that kernels cannot take ``x``.
     """
     return (
         type(x) is np.ndarray

@@ -90,6 +90,7 @@ def share_memory(a: Array, b: Array) -> bool:
 
 
 def _may_overlap_itself(array: Array) -> bool:
+    """Tell whether two elements of an array may share memory, by its strides."""
     end = 0
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
         if size > 1:

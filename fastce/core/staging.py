@@ -63,7 +63,7 @@ def staged(
 ) -> Iterator[Block]:
     """Yield copies of some rows at a time, (rows, C) in C order; see `blocks`. Several axes are taken as one.
 
-    The copies have this ``dtype``; those of a 16-bit dtype are seen as integers.
+    The copies have this ``dtype``; 16-bit floats are seen as integers.
     """
     moved = [axes_last(x, axis) for x in inputs]
     moved_out = None if out is None else axes_last(out, axis)

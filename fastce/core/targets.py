@@ -45,6 +45,7 @@ def check_target(target: Array, logits: Array, axis: int, input_name: str = "log
 
 
 def _shape_message(got: tuple[int, ...], shape: tuple[int, ...], axis: int, input_name: str) -> str:
+    """Return the message for a target of a wrong shape, with advice if another shape would fit."""
     expected = without_axis(shape, axis)
     message = (
         f"target has shape {got}, expected {expected} for class indices or {shape} for one-hot targets and class "

@@ -28,7 +28,10 @@ from fastce.linear.losses import LossOptions
 
 
 class LinearLossCall:
-    """The checked arguments of one call, and its computation."""
+    """The checked arguments of one call, and its computation.
+
+    The constructor takes the arguments of `linear_cross_entropy` by their public names.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class LinearLossCall:
         return Gradients(arrays["d_hidden_out"], arrays["d_weight_out"], arrays.get("d_bias_out"))
 
     def _gradient_array(self, out: object, name: str, like: Array, others: dict[str, Array]) -> Array:
+        """Return ``out`` if the gradient of ``like`` can be written there, or for None a new array."""
         # rows of hidden are read before their gradient is written: only these two may be one array
         replaced = ["hidden"] if name == "d_hidden_out" else []
         array = result_like(like, out, replaced, [self.inputs[other] for other in replaced], out_name=name)
@@ -129,6 +133,7 @@ class LinearLossCall:
 
 
 def _check_shapes(hidden: Array, weight: Array) -> None:
+    """Raise ValueError unless the shapes of hidden states and weights fit."""
     if hidden.ndim == 0:
         raise ValueError("hidden must have at least one dimension, the features; got a scalar")
     features = hidden.shape[-1]
