@@ -1,4 +1,4 @@
-"""``python -m fastce``: what fastce runs on, and how it would compute a shape."""
+"""``python -m fastce``: print the configuration and, for a shape, its regime."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from fastce.api.config import show_config
 
 
 def main() -> None:
-    """Print the configuration; with a shape, how that is computed."""
+    """Print the configuration and, for a shape on the command line, its regime."""
     parser = argparse.ArgumentParser(prog="python -m fastce", description="Show what fastce runs on.")
     parser.add_argument("shape", nargs="?", help="for example 65536x10")
     parser.add_argument("--dtype", default="float32", help="of the logits (default: float32)")

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import os
 import pkgutil
 import re
@@ -105,3 +106,119 @@ def test_architecture_names_every_module():
     files = {path.relative_to(package).as_posix() for path in package.rglob("*.py")}
     files = {name for name in files if name == "__init__.py" or not name.endswith(("__init__.py", "__main__.py"))}
     assert shown == files
+
+
+# --- docstrings of public functions ---------------------------------------------------
+
+PUBLIC = {
+    name: public
+    for name in fastce.__all__
+    if callable(public := getattr(fastce, name)) and (not isinstance(public, type) or name == "CrossEntropyLoss")
+}
+METHODS = {f"CrossEntropyLoss.{name}": getattr(fastce.CrossEntropyLoss, name) for name in ("forward", "backward")}
+DOCUMENTED = PUBLIC | METHODS
+# parameters that mean another thing than in most functions: why they have another wording
+OTHER_WORDING = {
+    ("binary_cross_entropy_with_logits", "logits"): "log-odds of elements, there are no classes",
+    ("binary_cross_entropy_with_logits", "target"): "one value an element",
+    ("binary_cross_entropy_with_logits", "weight"): "a factor of each element",
+    ("linear_cross_entropy", "weight"): "the weights of the layer; class_weight has one per class",
+    ("cross_entropy", "target"): "the definition that other functions refer to",
+    ("cross_entropy_and_grad", "target"): "a reference that names the three kinds",
+    ("cross_entropy_from_probs", "target"): "a reference that names the three kinds",
+    ("cross_entropy_grad_and_hessian", "target"): "a reference that names the three kinds",
+    ("cross_entropy_hvp", "target"): "a reference that names the three kinds",
+    ("linear_cross_entropy", "target"): "its shape is the one of hidden",
+    ("cross_entropy", "reduction"): "its denominator",
+    ("focal_loss", "reduction"): "its denominator",
+    ("kl_divergence", "reduction"): "its denominator",
+    ("linear_cross_entropy", "reduction"): "its denominator",
+    ("cross_entropy_hvp", "reduction"): "all samples have one Hessian",
+    ("cross_entropy", "where"): "classes have targets, elements of a softmax have none",
+    ("softmax", "where"): "the result there",
+    ("log_softmax", "where"): "the result there",
+    ("logsumexp", "axis"): "several axes",
+    ("softmax", "axis"): "several axes",
+    ("log_softmax", "axis"): "several axes",
+    ("logsumexp", "out"): "no argument has the shape of the result",
+    ("softmax", "out"): "the result is no gradient",
+    ("log_softmax", "out"): "the result is no gradient",
+    ("cross_entropy_hvp", "out"): "two arguments have the shape of the result",
+    ("logsumexp_vjp", "out"): "the argument is not the first one",
+    ("softmax_vjp", "out"): "two arguments have the shape of the result",
+    ("log_softmax_vjp", "out"): "two arguments have the shape of the result",
+    ("CrossEntropyLoss.backward", "out"): "the object has a buffer",
+}
+
+
+def sections(function):
+    """Return the sections of a numpydoc docstring, by their titles."""
+    doc = inspect.cleandoc(function.__doc__)
+    parts = re.split(r"^(\w[\w ]*)\n-+$", doc, flags=re.M)
+    return {"": parts[0], **dict(zip(parts[1::2], parts[2::2], strict=True))}
+
+
+def parameters(function):
+    """Return the documented parameters in order: (names of one entry, description without line ends)."""
+    entries = []
+    for line in sections(function).get("Parameters", "").splitlines():
+        if line and not line.startswith(" "):
+            entries.append((line.split(" : ")[0].split(", "), []))
+        elif line:
+            entries[-1][1].append(line.strip())
+    return [(names, " ".join(words)) for names, words in entries]
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_documented_parameters(name):
+    """All of the signature, in its order; a reference names a function that has them.
+
+    Seen to fail: with a parameter left out, and with two that were swapped.
+    """
+    documented = parameters(DOCUMENTED[name])
+    signature = [parameter for parameter in inspect.signature(DOCUMENTED[name]).parameters if parameter != "self"]
+    assert [parameter for names, _ in documented for parameter in names] == signature
+    for names, text in documented:
+        reference = re.match(r"As in `(\w+)`\.", text)
+        assert text
+        if reference:
+            assert set(names) <= set(inspect.signature(PUBLIC[reference.group(1)]).parameters)
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_documented_sections(name):
+    """Seen to fail: with a function without Raises."""
+    found = sections(DOCUMENTED[name])
+    if name == "CrossEntropyLoss":  # an object returns and raises nothing before it is called
+        assert {"Parameters", "Examples"} <= set(found)
+    elif name in METHODS:
+        assert {"Parameters", "Returns", "Raises"} <= set(found)
+    elif name in ("show_config", "warmup"):
+        assert {"Parameters", "Raises", "Examples"} <= set(found)
+    else:
+        assert {"Parameters", "Returns", "Raises", "Examples"} <= set(found)
+        assert ".. math::" in found[""], "it has no formula"
+
+
+def test_one_wording_a_parameter():
+    """Seen to fail: with an axis that was described in other words."""
+    wordings = {}
+    for name, function in DOCUMENTED.items():
+        for names, text in parameters(function):
+            for parameter in names:
+                if not text.startswith("As in `") or (name, parameter) in OTHER_WORDING:
+                    wordings.setdefault(parameter, {})[name] = text
+    for parameter, by_function in wordings.items():
+        common = {text for name, text in by_function.items() if (name, parameter) not in OTHER_WORDING}
+        assert len(common) <= 1, f"{parameter}: {common}"
+        other = [name for name in by_function if (name, parameter) in OTHER_WORDING]
+        assert not common & {by_function[name] for name in other}, f"{parameter}: drop an entry of OTHER_WORDING"
+    assert {(name, parameter) for parameter, found in wordings.items() for name in found} >= set(OTHER_WORDING)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_help_starts_with_a_readable_signature(name):
+    """Seen to fail: without ``from __future__ import annotations``, where array-likes take a screen each."""
+    signature = str(inspect.signature(PUBLIC[name]))
+    assert "_typing" not in signature and "Union[" not in signature
+    assert len(signature) < 60 * (1 + len(inspect.signature(PUBLIC[name]).parameters)), signature

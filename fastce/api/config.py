@@ -1,4 +1,4 @@
-"""What fastce runs on, and how it would compute a given shape."""
+"""The configuration: versions, processor, threads, cache, and the regime of a shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import as_dtype, as_integers, as_real, normalize_axis, rule
+from fastce.core.layout import dtypes_of
+from fastce.core.validation import as_dtype, as_integers, as_real, normalize_axis
 from fastce.kernels.codegen.jit import describe
 from fastce.kernels.codegen.target import PORTABLE
 from fastce.kernels.codegen.threads import given_up, started, threading_layer
@@ -27,16 +28,16 @@ def show_config(shape: int | tuple[int, ...] | None = None, dtype: npt.DTypeLike
     Parameters
     ----------
     shape : int or tuple of int, optional
-        The shape of C-ordered logits whose regime is to be told.
+        The shape of logits in C order.
     dtype : dtype, default float32
-        Their dtype.
+        The dtype of the logits.
     axis : int, default -1
-        Their class axis.
+        The axis of the classes.
 
     Raises
     ------
     TypeError
-        If the shape is not of integers, or fastce does not compute with the dtype.
+        If a size is no integer, or fastce does not compute with the dtype.
     ValueError
         If a size is below 0.
     numpy.exceptions.AxisError
@@ -56,6 +57,7 @@ def show_config(shape: int | tuple[int, ...] | None = None, dtype: npt.DTypeLike
 
 
 def _machine() -> list[tuple[str, str]]:
+    """Return the (name, value) lines that do not depend on a shape."""
     from fastce import __version__
 
     return [
@@ -73,12 +75,13 @@ def _machine() -> list[tuple[str, str]]:
 
 
 def _vectors() -> str:
-    chosen = numba.config.CPU_FEATURES
-    if chosen:
-        has = set(chosen.split(","))
+    """Return the widest vectors of the processor that kernels are compiled for."""
+    configured = numba.config.CPU_FEATURES
+    if configured:
+        features = set(configured.split(","))
     else:
-        has = {f"+{name}" for name, there in llvmlite.binding.get_host_cpu_features().items() if there}
-    return next((text for name, text in _VECTORS.items() if f"+{name}" in has), "128 bits")
+        features = {f"+{name}" for name, is_there in llvmlite.binding.get_host_cpu_features().items() if is_there}
+    return next((text for name, text in _VECTORS.items() if f"+{name}" in features), "128 bits")
 
 
 def _bits() -> str:
@@ -101,12 +104,13 @@ def _layer() -> str:
 
 
 def _regime(shape: tuple[int, ...], dtype: np.dtype, axis: int) -> list[tuple[str, str]]:
+    """Return the (name, value) lines of a shape."""
     sample = as_real(np.empty(0, dtype), "logits")
     axis = normalize_axis(axis, len(shape), "logits")
     inner = math.prod(shape[axis + 1 :])
     outer, classes = math.prod(shape[:axis]), shape[axis]
     arranged = (outer, classes) if inner == 1 else (outer, classes, inner)
-    computed = rule(sample).compute
+    computed = dtypes_of(sample).compute
     regime, variant = dispatch.explain(arranged, computed.itemsize)
     staged = sample.dtype.kind in "biu" or not sample.dtype.isnative
     return [

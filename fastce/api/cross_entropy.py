@@ -1,4 +1,4 @@
-"""Cross-entropy with logits: the loss, the loss with its gradient, and a loss object."""
+"""Cross-entropy with logits: the loss, and the loss with its gradient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
-from fastce.core.validation import Reduction
+from fastce.core.reduction import Reduction
 
 
 class LossAndGrad(NamedTuple):
@@ -17,9 +17,9 @@ class LossAndGrad(NamedTuple):
     Attributes
     ----------
     loss : scalar or ndarray
-        As the function without the gradient returns it.
+        The result of the function without ``_and_grad`` in its name.
     grad : ndarray
-        In the shape and dtype of the first argument.
+        The gradient, in the shape of the first argument and in its dtype (float64 for integers).
     """
 
     loss: Any
@@ -44,8 +44,9 @@ def cross_entropy(
 ) -> Any:
     r"""Compute the cross-entropy between logits and class indices or probabilities.
 
-    With class weights :math:`w`, sample weights :math:`u`, label smoothing
-    :math:`\varepsilon` and the target as probabilities :math:`y_{ij}` (one-hot for indices),
+    With logits :math:`x`, class weights :math:`w`, sample weights :math:`u`, label smoothing
+    :math:`\varepsilon` over C classes, the factor z and the target as probabilities :math:`y_{ij}`
+    (one-hot for class indices), the loss of sample i is
 
     .. math::
         t_{ij} = w_j \left((1 - \varepsilon)\, y_{ij} + \frac{\varepsilon}{C}\right), \qquad
@@ -54,12 +55,12 @@ def cross_entropy(
     Parameters
     ----------
     logits : array_like, shape (..., C, ...)
-        Unnormalised log-probabilities x; integers and booleans are taken as float64.
+        Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like
-        Either class indices of any integer dtype, in the shape of ``logits`` without the
-        class axis; or, in the shape of ``logits``, class probabilities if floating-point, and
-        one-hot class indices if integer or boolean: a single 1 a sample, 0 elsewhere. One-hot
-        targets have the results of the class indices that they stand for.
+        Class indices of any integer dtype, in the shape of ``logits`` without the class axis.
+        Or an array in the shape of ``logits``: floats are class probabilities; integers and
+        booleans are one-hot, a single 1 a sample and 0 elsewhere, and give the same results as
+        the class indices.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
@@ -67,26 +68,27 @@ def cross_entropy(
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
     ignore_index : int, default -100
-        Samples with this class index count for nothing and their logits are not looked at.
-        It has no effect on class probabilities.
+        Samples with this class index are ignored: they add nothing to the result.
     label_smoothing : float, default 0.0
-        From 0 to 1: how much of each target is spread evenly over all classes.
+        From 0 to 1: the part of each target that is spread evenly over all classes.
     z_loss : float, default 0.0
-        z: how much of the squared log-sum-exp is added, which keeps logits from drifting [2]_.
+        Factor z of the squared log-sum-exp in the loss, which keeps logits from drifting.
+        Class weights do not scale it.
     logit_scale : float, default 1.0
-        What the logits are multiplied by first: one over a temperature.
+        Factor of the logits, applied before ``softcap``: one over a temperature.
     softcap : float, optional
-        c: scaled logits are then capped smoothly, to c tanh(x / c).
+        Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        For "mean", the sum is divided by the sum of class weight times sample weight over
-        the samples that count; for class probabilities by the sum of the sample weights.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of
+        class weight times sample weight over the samples that are not ignored; for class
+        probabilities by the sum of the sample weights.
     normalizer : float, optional
-        What "mean" divides by instead: for batches that are parts of a larger one. The mean
-        of nothing is then 0.
+        Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
+        one. The mean of nothing is then 0.
     where : array_like of bool, broadcast to the shape of ``logits``, optional
-        Classes where it is False take no part, as if they were not there: smoothing spreads
-        over the others, and the gradient is 0. A label there costs +inf. Samples without any
-        class are ignored.
+        Classes where it is False are left out: their logits count as -inf, smoothing spreads
+        over the other classes, and the gradient is 0. A label there costs +inf. Samples without
+        any class are ignored.
 
     Returns
     -------
@@ -110,9 +112,12 @@ def cross_entropy(
 
     Notes
     -----
-    Options that ``torch.nn.functional.cross_entropy`` [1]_ has mean what they mean there. The
-    class axis is another: here the last by default, there the second; pass ``axis=1`` for
-    images of shape (N, C, H, W).
+    The logits of ignored samples have no effect, NaN included. ``ignore_index`` has no effect on
+    class probabilities.
+
+    The options of ``torch.nn.functional.cross_entropy`` [1]_ mean the same here. The class axis
+    differs: PyTorch's is the second, here it is the last by default. Pass ``axis=1`` for images of
+    shape (N, C, H, W). ``z_loss`` is the one of [2]_.
 
     References
     ----------
@@ -136,22 +141,22 @@ def cross_entropy(
     >>> fastce.cross_entropy(images, np.zeros((2, 4, 4), int), axis=1).round(4)
     np.float64(1.0986)
     """
-    problem = LossCall(
+    call = LossCall().bind(
         logits,
         target,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        reduction,
-        normalizer,
-        z_loss,
-        logit_scale,
-        softcap,
-        where,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        reduction=reduction,
+        normalizer=normalizer,
+        where=where,
     )
-    return problem.solve(None, None)
+    return call.solve(None, None)
 
 
 def cross_entropy_and_grad(
@@ -174,13 +179,14 @@ def cross_entropy_and_grad(
 ) -> LossAndGrad:
     r"""Compute the cross-entropy and its gradient with respect to the logits in one pass.
 
-    With t and u of `cross_entropy`, :math:`a_i = \sum_j t_{ij}`, the denominator D of the
+    With x, t, u and z of `cross_entropy`, :math:`a_i = \sum_j t_{ij}`, the denominator D of the
     reduction (1 for "sum" and "none") and the upstream gradient g,
 
     .. math:: \frac{\partial}{\partial x_{ij}} =
         \frac{g_i u_i}{D} \left((a_i + 2 z \operatorname{lse}(x_i)) \operatorname{softmax}(x_i)_j - t_{ij}\right)
 
-    times the slope of scale and cap, so that it is with respect to the logits as they came.
+    times the derivative of ``logit_scale`` and ``softcap``: the gradient is with respect to the
+    logits as they are passed.
 
     Parameters
     ----------
@@ -195,11 +201,10 @@ def cross_entropy_and_grad(
     reduction, normalizer, where
         As in `cross_entropy`.
     grad_output : scalar or array_like in the shape of the loss, optional
-        The gradient of whatever the loss goes into with respect to the loss, 1 by default.
+        Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
-        Where to write the gradient. It may be ``logits`` itself, which is then overwritten;
-        that saves an array. A fresh array of many megabytes costs more than the
-        computation: give ``out`` in a training loop, in the memory order of the logits.
+        Where to write the gradient. It may be the first argument itself, which is then
+        overwritten.
 
     Returns
     -------
@@ -216,6 +221,11 @@ def cross_entropy_and_grad(
     --------
     cross_entropy, CrossEntropyLoss
 
+    Notes
+    -----
+    A new array of many megabytes costs more time than the computation. So pass ``out`` in a training
+    loop, in the memory order of the logits.
+
     Examples
     --------
     >>> import numpy as np, fastce
@@ -229,20 +239,20 @@ def cross_entropy_and_grad(
     >>> fastce.cross_entropy_and_grad(np.array([[20.0, 0.0]], np.float32), [0])
     LossAndGrad(loss=np.float32(2.0611537e-09), grad=array([[-2.0611537e-09,  2.0611537e-09]], dtype=float32))
     """
-    problem = LossCall(
+    call = LossCall().bind(
         logits,
         target,
-        axis,
-        weight,
-        sample_weight,
-        ignore_index,
-        label_smoothing,
-        reduction,
-        normalizer,
-        z_loss,
-        logit_scale,
-        softcap,
-        where,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        logit_scale=logit_scale,
+        softcap=softcap,
+        reduction=reduction,
+        normalizer=normalizer,
+        where=where,
     )
-    out = problem.grad_array(out)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    grad = call.grad_array(out)
+    return LossAndGrad(call.solve(grad, grad_output), grad)

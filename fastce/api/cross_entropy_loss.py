@@ -1,4 +1,4 @@
-"""Cross-entropy as an object, with what a training loop wants of the step before."""
+"""Cross-entropy as an object that remembers the last step of a training loop."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce.api.cross_entropy import cross_entropy
-from fastce.core.layout import Array, as_array, as_index, as_real
+from fastce.core.layout import Array
 from fastce.core.loss import LossCall
+from fastce.core.reduction import Reduction, check_reduction, mean
 from fastce.core.validation import (
-    Reduction,
+    as_array,
     as_ignore_index,
+    as_index,
     as_logit_transform,
     as_number,
-    check_reduction,
-    check_smoothing,
-    mean,
-    positive,
+    as_positive,
+    as_real,
+    as_smoothing,
 )
 
 
 class LossParts(NamedTuple):
-    """What a loss is made of; the parts add up to it.
+    """The parts of a loss, which add up to it.
 
     Attributes
     ----------
@@ -39,9 +40,9 @@ class LossParts(NamedTuple):
 
 
 class _Last(threading.local):
-    """What an object keeps of the last step of each thread."""
+    """The last step of an object in each thread."""
 
-    problem: LossCall | None = None
+    call: LossCall | None = None
     loss: Any = None
     grad: Array | None = None
 
@@ -62,8 +63,8 @@ class CrossEntropyLoss:
 
     Notes
     -----
-    Several threads may use one object at once: each has its own last step and its own buffer, so that
-    `backward` follows the call in the same thread. Pickles and copies hold the options alone.
+    Several threads may use one object at once. Each thread has its own last step and its own buffer, so
+    `backward` belongs to the last call in the same thread. Pickles and copies hold the options alone.
 
     Examples
     --------
@@ -93,13 +94,13 @@ class CrossEntropyLoss:
         where: npt.ArrayLike | None = None,
     ) -> None:
         check_reduction(reduction)
-        check_smoothing(label_smoothing)
+        as_smoothing(label_smoothing)
         as_ignore_index(ignore_index)
         as_index(axis, "axis")
         as_number(z_loss, "z_loss")
         as_logit_transform(logit_scale, softcap)
         if normalizer is not None:
-            positive(normalizer, "normalizer")
+            as_positive(normalizer, "normalizer")
         if weight is not None:
             weight = as_real(weight, "weight")
         if sample_weight is not None:
@@ -112,29 +113,29 @@ class CrossEntropyLoss:
             "sample_weight": sample_weight,
             "ignore_index": ignore_index,
             "label_smoothing": label_smoothing,
-            "reduction": reduction,
-            "normalizer": normalizer,
             "z_loss": z_loss,
             "logit_scale": logit_scale,
             "softcap": softcap,
+            "reduction": reduction,
+            "normalizer": normalizer,
             "where": where,
         }
         self._last = _Last()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return all but the last step: a copy has no loss yet, and a buffer of its own."""
+        """Return the options alone: a copy has no loss yet, and a buffer of its own."""
         return {name: value for name, value in self.__dict__.items() if name != "_last"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the options."""
+        """Restore the options."""
         self.__dict__.update(state)
         self._last = _Last()
 
     def __repr__(self) -> str:
         """Show the options that are not the defaults."""
         defaults: dict[str, Any] = cross_entropy.__kwdefaults__  # type: ignore[assignment]
-        given = [f"{k}={v!r}" for k, v in self._options.items() if np.ndim(v) or v != defaults[k]]
-        return f"CrossEntropyLoss({', '.join(given)})"
+        options = [f"{k}={v!r}" for k, v in self._options.items() if np.ndim(v) or v != defaults[k]]
+        return f"CrossEntropyLoss({', '.join(options)})"
 
     def forward(self, logits: npt.ArrayLike, target: npt.ArrayLike) -> Any:
         """Compute the loss, and remember the arguments for `backward`.
@@ -142,7 +143,7 @@ class CrossEntropyLoss:
         Parameters
         ----------
         logits, target : array_like
-            As in `cross_entropy`. They are not copied: change them after `backward`.
+            As in `cross_entropy`. They are not copied: do not change them before `backward`.
 
         Returns
         -------
@@ -155,83 +156,83 @@ class CrossEntropyLoss:
             As `cross_entropy`.
         """
         last = self._last
-        last.problem = None
-        problem = LossCall(logits, target, **self._options)
-        problem.remember()
-        last.loss = problem.solve(None, None)
-        last.problem = problem
+        last.call = None
+        call = LossCall().bind(logits, target, **self._options)
+        call.remember()
+        last.loss = call.solve(None, None)
+        last.call = call
         return last.loss
 
     __call__ = forward
 
     @property
     def lse(self) -> Array:
-        """The log-sum-exp of every sample of the last loss, of scaled and capped logits.
+        """The log-sum-exp of every sample in the last call, of scaled and capped logits.
 
-        In the dtype of the loss and the shape of ``logits`` without the class axis. NaN for
-        ignored samples, which are not looked at, and for those that have no softmax: with NaN
-        or +inf, or nothing but -inf.
+        In the dtype of the loss and the shape of ``logits`` without the class axis. It is NaN for
+        ignored samples, and for samples without a softmax: with NaN or +inf, or nothing but -inf.
         """
-        return self._last_problem().lse()
+        return self._last_call().lse()
 
     @property
     def parts(self) -> LossParts:
         """The last loss as `LossParts`: cross-entropy and z-loss apart."""
-        problem = self._last_problem()
-        dtype = problem.dtype.type
+        call = self._last_call()
+        dtype = call.dtype.type
         with np.errstate(all="ignore"):  # of extreme log-sum-exps
-            terms = np.zeros(problem.shape)
-            if problem.z_loss is not None:
-                terms = np.nan_to_num(problem.lse().astype(np.float64), nan=0.0) ** 2 * problem.z_loss
-            if problem.sample_weight is not None:
-                terms *= problem.sample_weight.reshape(problem.shape)
-            if problem.reduction == "none":
-                z_part: Any = terms.astype(problem.dtype)[()]
+            terms = np.zeros(call.shape)
+            if call.z_loss is not None:
+                terms = np.nan_to_num(call.lse().astype(np.float64), nan=0.0) ** 2 * call.z_loss
+            if call.sample_weight is not None:
+                terms *= call.sample_weight.reshape(call.shape)
+            if call.reduction == "none":
+                z_part: Any = terms.astype(call.dtype)[()]
             else:
                 total = float(terms.sum())
-                z_part = dtype(mean(total, problem.kept) if problem.reduction == "mean" else total)
+                z_part = dtype(mean(total, call.kept) if call.reduction == "mean" else total)
             return LossParts(self._last.loss - z_part, z_part)
 
-    def _last_problem(self) -> LossCall:
-        problem = self._last.problem
-        if problem is None:
+    def _last_call(self) -> LossCall:
+        call = self._last.call
+        if call is None:
             raise RuntimeError("there is no loss yet: call the object with logits and target first, in this thread")
-        return problem
+        return call
 
     def backward(self, grad_output: npt.ArrayLike | None = None, *, out: Array | None = None) -> Array:
         """Compute the gradient of the last loss with respect to its logits.
 
-        Maxima and sums are those of the forward pass, wherever finding them again would
-        cost another pass over the logits. These are read again: they must not have changed.
+        The logits are read again: they must not have changed since the call. The maxima and sums of
+        the forward pass are used again where this saves a pass over the logits.
 
         Parameters
         ----------
         grad_output : scalar or array_like in the shape of the loss, optional
-            The gradient with respect to the loss, 1 by default.
-        out : ndarray, optional
-            Where to write the gradient. By default to a buffer that the next call of
-            `backward` for logits of the same shape and dtype writes to again.
+            Derivative of the final objective with respect to this loss, 1 by default.
+        out : ndarray, shape and dtype of the gradient, optional
+            Where to write the gradient. By default a buffer of this object, which the next
+            `backward` for logits of the same shape and dtype overwrites.
 
         Returns
         -------
-        ndarray, shape and dtype of the logits
+        ndarray, shape of the logits
+            The gradient, in the dtype of the logits (float64 for integers).
 
         Raises
         ------
         RuntimeError
-            If no loss was computed yet in this thread.
+            If no loss has been computed yet in this thread.
         TypeError, ValueError
             If ``grad_output`` or ``out`` does not fit.
         """
         last = self._last
-        problem = last.problem
-        if problem is None:
+        call = last.call
+        if call is None:
             raise RuntimeError("backward needs a loss first: call the object with logits and target, in this thread")
         if out is not None:
-            grad = problem.grad_array(out)
+            grad = call.grad_array(out)
         else:
-            if last.grad is None or not problem.fits(last.grad):
-                last.grad = problem.grad_array()
+            if last.grad is None or not call.fits(last.grad):
+                last.grad = call.grad_array()
             grad = last.grad
-        problem.backward(grad, grad_output)
+        call.backward(grad, grad_output)
         return grad

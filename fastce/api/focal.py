@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,8 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
 from fastce.core.layout import Array, cast_to
 from fastce.core.loss import LossCall
-from fastce.core.validation import Reduction, as_number, as_weights, mean
+from fastce.core.reduction import Reduction, mean
+from fastce.core.validation import as_number, as_weights
 
 
 def focal_loss(
@@ -39,21 +40,21 @@ def focal_loss(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like, shape of ``logits`` without the class axis
-        Class indices of any integer dtype; or, in the shape of ``logits``, one-hot integers or
-        booleans.
+        Class indices of any integer dtype. Or an array in the shape of ``logits``: one-hot
+        integers or booleans.
     gamma : float
-        How much confident samples are held down, at least 0; 2 is usual.
+        At least 0: the greater, the less confident samples count. 2 is usual.
     alpha : array_like, shape (C,), optional
-        One weight per class, 1 by default.
+        One weight per class.
     axis : int, default -1
         The axis of the classes.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
     ignore_index : int, default -100
-        Samples with this class index count for nothing and their logits are not looked at.
+        Samples with this class index are ignored: they add nothing to the result.
     reduction : {"mean", "sum", "none"}, default "mean"
-        For "mean", the sum is divided by the sum of ``alpha`` at the label times sample weight
-        over the samples that count, their number without weights, as in `cross_entropy`.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of
+        ``alpha`` at the label times sample weight over the samples that are not ignored.
 
     Returns
     -------
@@ -74,12 +75,13 @@ def focal_loss(
     See Also
     --------
     focal_loss_and_grad : the gradient as well.
-    cross_entropy : what this is for ``gamma=0`` and ``weight=alpha``, to the last bit.
+    cross_entropy : the same bits as with ``gamma=0``, if ``weight`` is ``alpha``.
 
     Notes
     -----
-    The loss is that of [1]_ with a softmax in the place of the sigmoid. ``1 - p`` is formed as
-    ``-expm1(-cross_entropy)``, which keeps its digits however confident the sample.
+    In [1]_ the probability is a sigmoid, here it is a softmax. ``1 - p`` is computed as
+    ``-expm1(-cross_entropy)``, which keeps its digits however confident the sample. The logits of
+    ignored samples have no effect, NaN included.
 
     References
     ----------
@@ -95,7 +97,10 @@ def focal_loss(
     >>> fastce.focal_loss(logits, [0, 0], gamma=2.0, reduction="none").round(6)
     array([1.993605e+00, 2.000000e-06])
     """
-    return _Focal(logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction).solve(None, None)
+    call = _FocalCall().bind(
+        logits, target, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction
+    )
+    return call.focus(gamma, alpha).solve(None, None)
 
 
 def focal_loss_and_grad(
@@ -124,9 +129,10 @@ def focal_loss_and_grad(
     logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction
         As in `focal_loss`.
     grad_output : scalar or array_like in the shape of the loss, optional
-        The gradient of whatever the loss goes into with respect to the loss, 1 by default.
+        Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
-        Where to write the gradient; it may be ``logits`` itself.
+        Where to write the gradient. It may be the first argument itself, which is then
+        overwritten.
 
     Returns
     -------
@@ -145,7 +151,7 @@ def focal_loss_and_grad(
 
     Notes
     -----
-    The logits are read twice, as the loss decides what the gradient is multiplied by.
+    The logits are read twice, as the gradient has a factor that depends on the loss.
 
     Examples
     --------
@@ -154,26 +160,18 @@ def focal_loss_and_grad(
     >>> grad.round(4)
     array([[-1.1125,  0.2992,  0.8133]])
     """
-    problem = _Focal(logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction)
-    out = problem.grad_array(out)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    call = _FocalCall().bind(
+        logits, target, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction
+    )
+    grad = call.focus(gamma, alpha).grad_array(out)
+    return LossAndGrad(call.solve(grad, grad_output), grad)
 
 
-class _Focal(LossCall):
-    """Focal loss: cross-entropy, whose losses say what each sample is multiplied by."""
+class _FocalCall(LossCall):
+    """Focal loss: the cross-entropy of each sample, times a factor that depends on it."""
 
-    def __init__(
-        self,
-        logits: npt.ArrayLike,
-        target: npt.ArrayLike,
-        gamma: float,
-        alpha: npt.ArrayLike | None,
-        axis: int,
-        sample_weight: npt.ArrayLike | None,
-        ignore_index: int,
-        reduction: str,
-    ) -> None:
-        super().__init__(logits, target, axis, None, sample_weight, ignore_index, 0.0, reduction)
+    def focus(self, gamma: float, alpha: npt.ArrayLike | None) -> Self:
+        """Check and keep the options of focal loss; return the call."""
         if self.labels is None:
             raise TypeError(
                 "target must hold class indices, integers in the shape of logits without the class axis, or one-hot "
@@ -186,6 +184,7 @@ class _Focal(LossCall):
         if alpha is not None:
             classes = self.logits.shape[self.axis]
             self.weight = cast_to(as_weights(alpha, (classes,), "alpha", "one per class"), self.dtype)
+        return self
 
     def _fill(
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
@@ -198,7 +197,7 @@ class _Focal(LossCall):
         if self.reduction == "mean":
             scale *= mean(1.0, kept)
         labels = self.labels.reshape(self.shape)
-        plain = LossCall(self.logits, labels, self.axis, None, None, self.ignore_index, 0.0, "none")
+        plain = LossCall().bind(self.logits, labels, axis=self.axis, ignore_index=self.ignore_index, reduction="none")
         if grad is not None:
             plain.remember()
         plain._fill(loss, None, 1.0, None)

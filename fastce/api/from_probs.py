@@ -1,4 +1,4 @@
-"""Cross-entropy from probabilities, for models that end in a softmax of their own."""
+"""Cross-entropy from probabilities, for models that end in their own softmax."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import dots, log
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
+from fastce.core.reduction import Reduction, mean
 from fastce.core.staging import Block, staged
-from fastce.core.validation import Reduction, mean
 
 
 def cross_entropy_from_probs(
@@ -29,21 +29,19 @@ def cross_entropy_from_probs(
 ) -> Any:
     r"""Compute the cross-entropy between predicted probabilities and a target.
 
-    With t of `cross_entropy` and the smallest normal number :math:`\tau` of float64 for float64
+    With t and u of `cross_entropy` and the smallest normal number :math:`\tau` of float64 for float64
     and integer probabilities, else of float32,
 
     .. math:: \ell_i = -u_i \sum_j t_{ij} \log \max(p_{ij}, \tau)
 
-    Prefer `cross_entropy` where the logits are at hand: probabilities have already lost what
-    a confident or a hopeless prediction says.
+    Prefer `cross_entropy` if you have the logits: probabilities near 0 and 1 have lost digits.
 
     Parameters
     ----------
     probs : array_like, shape (..., C, ...)
         Probabilities p; they are not checked to be from 0 to 1, nor to sum to 1.
     target : array_like
-        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`; and so all
-        other arguments.
+        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
@@ -51,9 +49,9 @@ def cross_entropy_from_probs(
     sample_weight : array_like, shape of ``probs`` without the class axis, optional
         One weight per sample.
     ignore_index : int, default -100
-        Samples with this class index count for nothing.
+        Samples with this class index are ignored: they add nothing to the result.
     label_smoothing : float, default 0.0
-        From 0 to 1: how much of each target is spread evenly over all classes.
+        From 0 to 1: the part of each target that is spread evenly over all classes.
     reduction : {"mean", "sum", "none"}, default "mean"
         As in `cross_entropy`.
 
@@ -74,8 +72,17 @@ def cross_entropy_from_probs(
     >>> fastce.cross_entropy_from_probs([[0.7, 0.2, 0.1]], [0]).round(8)
     np.float64(0.35667494)
     """
-    problem = _FromProbs(probs, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
-    return problem.solve(None, None)
+    call = _FromProbsCall().bind(
+        probs,
+        target,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+    return call.solve(None, None)
 
 
 def cross_entropy_from_probs_and_grad(
@@ -95,22 +102,24 @@ def cross_entropy_from_probs_and_grad(
 
     .. math:: \frac{\partial}{\partial p_{ij}} = -\frac{g_i u_i}{D} \frac{t_{ij}}{\max(p_{ij}, \tau)}
 
-    in the notation of `cross_entropy_and_grad` and `cross_entropy_from_probs`. Below
-    :math:`\tau` this is the slope at :math:`\tau`, which still points the right way.
+    in the notation of `cross_entropy_and_grad` and `cross_entropy_from_probs`. Below :math:`\tau`
+    the loss is constant; the gradient is the one at :math:`\tau`, which points the right way.
 
     Parameters
     ----------
     probs, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction
         As in `cross_entropy_from_probs`.
     grad_output : scalar or array_like in the shape of the loss, optional
-        The gradient with respect to the loss, 1 by default.
+        Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
-        Where to write the gradient; it may be ``probs`` itself.
+        Where to write the gradient. It may be the first argument itself, which is then
+        overwritten.
 
     Returns
     -------
     LossAndGrad
-        A named tuple ``(loss, grad)``.
+        A named tuple ``(loss, grad)``: the loss as from `cross_entropy_from_probs`, the gradient in
+        the shape and dtype of ``probs`` (float64 for integers). Ignored samples have gradient 0.
 
     Raises
     ------
@@ -124,19 +133,28 @@ def cross_entropy_from_probs_and_grad(
     >>> grad.round(4)
     array([[-1.4286,  0.    ,  0.    ]])
     """
-    problem = _FromProbs(probs, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
-    out = problem.grad_array(out)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    call = _FromProbsCall().bind(
+        probs,
+        target,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+    grad = call.grad_array(out)
+    return LossAndGrad(call.solve(grad, grad_output), grad)
 
 
-class _FromProbs(LossCall):
-    """Cross-entropy from probabilities.
+class _FromProbsCall(LossCall):
+    """Cross-entropy from probabilities, computed by NumPy.
 
-    One class index a sample needs one probability a sample; the rest is memory traffic that
-    NumPy does at full speed. So there is no kernel here.
+    A kernel would save nothing: class indices need one probability a sample, and all other work is memory traffic,
+    which NumPy does at full speed.
     """
 
-    what = "probs"
+    input_name = "probs"
 
     def _fill(
         self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
@@ -154,55 +172,53 @@ class _FromProbs(LossCall):
         return dispatch.total(loss), kept
 
     def _fill_blocks(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
+        """Write losses and gradient, a block of rows at a time."""
         weight = np.ones_like(loss) if self.sample_weight is None else self.sample_weight
-        slope = weight * self.dtype.type(scale)
+        grad_scale = weight * self.dtype.type(scale)
         if upstream is not None:
-            slope = slope * upstream
+            grad_scale = grad_scale * upstream
         if self.labels is not None and self.smoothing is None:
-            self._fill_picked(loss, grad, weight, slope)
+            self._fill_at_labels(loss, grad, weight, grad_scale)
             return
         inputs = [self.logits] if self.labels is not None else [self.logits, self.target]
         for block in staged(self.axis, self.dtype, inputs, grad):
             part = slice(block.start, block.stop)
-            shares = self._shares(block)
+            targets = self._target_probs(block)
             probs = np.maximum(block.inputs[0], np.finfo(self.dtype).tiny)
-            loss[part] = weight[part] * -dots(shares, log(probs))
+            loss[part] = weight[part] * -dots(targets, log(probs))
             if block.out is not None:
-                np.divide(shares, probs, out=block.out)
-                np.multiply(block.out, -slope[part, None], out=block.out)
+                np.divide(targets, probs, out=block.out)
+                np.multiply(block.out, -grad_scale[part, None], out=block.out)
             if self.labels is not None:
                 ignored = self.labels[part] == self.ignore_index
                 loss[part][ignored] = 0.0
                 if block.out is not None:
                     block.out[ignored] = 0.0
 
-    def _fill_picked(self, loss: Array, grad: Array | None, weight: Array, slope: Array) -> None:
+    def _fill_at_labels(self, loss: Array, grad: Array | None, weight: Array, grad_scale: Array) -> None:
         """Handle class indices without smoothing: one probability a sample."""
         labels = self.labels
         assert labels is not None
-        kept = labels != self.ignore_index
-        safe = labels if kept.all() else np.where(kept, labels, 0)
-        shares = np.ones_like(loss) if self.weight is None else self.weight[safe]
-        places = np.expand_dims(safe.reshape(self.shape), self.axis)
-        picked = np.take_along_axis(self.logits, places, self.axis).reshape(-1).astype(self.dtype)
-        picked = np.maximum(picked, np.finfo(self.dtype).tiny)
-        loss[:] = np.where(kept, -weight * shares * log(picked), 0.0)
+        valid = labels != self.ignore_index
+        safe_labels = labels if valid.all() else np.where(valid, labels, 0)
+        label_weight = np.ones_like(loss) if self.weight is None else self.weight[safe_labels]
+        index = np.expand_dims(safe_labels.reshape(self.shape), self.axis)
+        at_label = np.take_along_axis(self.logits, index, self.axis).reshape(-1).astype(self.dtype)
+        at_label = np.maximum(at_label, np.finfo(self.dtype).tiny)
+        loss[:] = np.where(valid, -weight * label_weight * log(at_label), 0.0)
         if grad is not None:
-            values = np.where(kept, -slope * shares / picked, 0.0).reshape(places.shape)
+            values = np.where(valid, -grad_scale * label_weight / at_label, 0.0).reshape(index.shape)
             grad.fill(0.0)
-            np.put_along_axis(grad, places, values.astype(grad.dtype), self.axis)
+            np.put_along_axis(grad, index, values.astype(grad.dtype), self.axis)
 
-    def _shares(self, block: Block) -> Array:
+    def _target_probs(self, block: Block) -> Array:
         """Return the target as probabilities after smoothing and class weights."""
-        keep, spread, _ = self.smoothing or (1.0, 0.0, 0.0)
+        keep, uniform_mass, _ = self.smoothing or (1.0, 0.0, 0.0)
         if self.labels is None:
-            shares = block.inputs[1] * self.dtype.type(keep) + self.dtype.type(spread)
-            return self._weighted(shares)
-        labels = self.labels[block.start : block.stop]
-        kept = labels != self.ignore_index
-        shares = np.full_like(block.inputs[0], spread)
-        shares[kept, labels[kept]] += self.dtype.type(keep)
-        return self._weighted(shares)
-
-    def _weighted(self, shares: Array) -> Array:
-        return shares if self.weight is None else np.multiply(shares, self.weight)
+            targets: Array = block.inputs[1] * self.dtype.type(keep) + self.dtype.type(uniform_mass)
+        else:
+            labels = self.labels[block.start : block.stop]
+            valid = labels != self.ignore_index
+            targets = np.full_like(block.inputs[0], uniform_mass)
+            targets[valid, labels[valid]] += self.dtype.type(keep)
+        return targets if self.weight is None else np.multiply(targets, self.weight)

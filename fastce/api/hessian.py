@@ -1,4 +1,4 @@
-"""Second derivatives of cross-entropy: for gradient boosting, and for Newton and curvature methods."""
+"""Second derivatives of cross-entropy, for gradient boosting, Newton and curvature methods."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.elementary import dots
-from fastce.core.layout import Array, as_real, cast_to
+from fastce.core.layout import Array, cast_to
 from fastce.core.loss import LossCall
 from fastce.core.out import result_like, share_memory
+from fastce.core.reduction import Reduction, mean
 from fastce.core.staging import row_blocks, staged
-from fastce.core.validation import Reduction, as_number, mean, raise_label
+from fastce.core.targets import raise_label
+from fastce.core.validation import INT64_MIN, as_number, as_real
 
-_NO_LABEL = -(2**63)  # a label that is none, so that no other one is ignored
+_NO_LABEL = INT64_MIN  # the ignore_index of calls that ignore no label: never a class index
 
 
 class GradAndHessian(NamedTuple):
@@ -25,7 +27,7 @@ class GradAndHessian(NamedTuple):
     Attributes
     ----------
     grad, hessian : ndarray
-        In the shape and dtype of the logits.
+        In the shape of the logits and in their dtype (float64 for integers).
 
     Examples
     --------
@@ -51,7 +53,7 @@ def cross_entropy_grad_and_hessian(
     r"""Compute each sample's gradient of cross-entropy and the diagonal of its Hessian.
 
     With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the target as probabilities t
-    (one-hot for indices), sample weights u and the factor s, ``hessian_scale``,
+    (one-hot for class indices), sample weights u and ``hessian_scale`` s,
 
     .. math:: \mathrm{grad}_{ij} = u_i \left(p_{ij} - t_{ij}\right), \qquad
         \mathrm{hessian}_{ij} = s\, u_i\, p_{ij} \left(1 - p_{ij}\right)
@@ -59,21 +61,20 @@ def cross_entropy_grad_and_hessian(
     Parameters
     ----------
     logits : array_like, shape (..., C, ...)
-        Unnormalised log-probabilities, boosting's raw predictions; integers and booleans are
-        taken as float64.
+        Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like
-        Class indices, one-hot or not, or class probabilities that sum to 1, as in `cross_entropy`.
+        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`.
     axis : int, default -1
         The axis of the classes.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
     hessian_scale : float, default 1.0
-        What the Hessian is multiplied by: 1 is scikit-learn's, 2 is XGBoost's and C / (C - 1)
-        is LightGBM's.
+        Factor s of the Hessian: 1 in scikit-learn, 2 in XGBoost and C / (C - 1) in LightGBM.
     out : ndarray, shape and dtype of the gradient, optional
-        Where to write the gradient; it may be ``logits`` itself.
-    hessian_out : ndarray, shape and dtype of the Hessian, optional
-        Where to write the Hessian; it may share memory with no other argument.
+        Where to write the gradient. It may be the first argument itself, which is then
+        overwritten.
+    hessian_out : ndarray, shape and dtype of the gradient, optional
+        Where to write the diagonal of the Hessian. It must not share memory with another argument.
 
     Returns
     -------
@@ -99,9 +100,9 @@ def cross_entropy_grad_and_hessian(
 
     Notes
     -----
-    Gradient boosting libraries take one gradient and one second derivative per sample and
-    class: the diagonal, as in ``sklearn._loss.HalfMultinomialLoss.gradient_hessian``, which this
-    function returns the results of.
+    Gradient boosting libraries take one gradient and one second derivative per sample and class,
+    from raw predictions: these are the logits. ``sklearn._loss.HalfMultinomialLoss`` returns the same
+    from its method ``gradient_hessian``. Class probabilities have to sum to 1, which is not checked.
 
     Examples
     --------
@@ -112,48 +113,42 @@ def cross_entropy_grad_and_hessian(
     >>> hessian.round(4)
     array([[0.0819, 0.1848, 0.2227]])
     """
-    problem = _Diagonal(logits, target, axis, sample_weight)
+    call = _HessianDiagCall().bind(
+        logits, target, axis=axis, sample_weight=sample_weight, ignore_index=_NO_LABEL, reduction="none"
+    )
     scale = as_number(hessian_scale, "hessian_scale")
-    out = problem.grad_array(out)
-    hessian = problem.hessian_array(hessian_out, out)
-    problem.check_labels()
-    problem.diagonal(scale, hessian)
-    problem.solve(out, None)
-    return GradAndHessian(out, hessian)
+    grad = call.grad_array(out)
+    hessian = call.hessian_array(hessian_out, grad)
+    call.check_labels()
+    call.write_hessian_diag(scale, hessian)  # first, as the gradient may replace the logits
+    call.solve(grad, None)
+    return GradAndHessian(grad, hessian)
 
 
-class _Diagonal(LossCall):
+class _HessianDiagCall(LossCall):
     """Cross-entropy without reduction, with the diagonal of its Hessian."""
 
-    def __init__(
-        self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int, sample_weight: npt.ArrayLike | None
-    ) -> None:
-        super().__init__(logits, target, axis, None, sample_weight, _NO_LABEL, 0.0, "none")
-
-    def hessian_array(self, given: object, grad: Array) -> Array:
-        """Return ``given`` if the Hessian can be written there, or for None a new array."""
-        try:
-            array = result_like(self.logits, given, (), ())
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"hessian_{error}") from None
-        target, _, sample_weight, _ = self.given
-        others = {"logits": self.logits, "target": target, "sample_weight": sample_weight, "out": grad}
+    def hessian_array(self, out: object, grad: Array) -> Array:
+        """Return ``out`` if the Hessian can be written there, or for None a new array."""
+        array = result_like(self.logits, out, (), (), out_name="hessian_out")
+        others = {"logits": self.logits, **dict(zip(self.given_names, self.given, strict=True)), "out": grad}
         for name, other in others.items():
             if other is not None and share_memory(array, other):
                 raise ValueError(f"hessian_out must not share memory with {name}")
         return array
 
     def check_labels(self) -> None:
-        """Raise IndexError for a bad label."""
+        """Raise IndexError for a bad label, `_NO_LABEL` included."""
         if self.labels is None:
             return
-        position, kept = dispatch.scan_labels(self.labels, self.logits.shape[self.axis], _NO_LABEL, None, None)
-        if position < 0 and kept < self.labels.size:
+        classes = self.logits.shape[self.axis]
+        position, valid = dispatch.scan_labels(self.labels, classes, _NO_LABEL, None, None)
+        if position < 0 and valid < self.labels.size:
             position = int(np.argmax(self.labels == _NO_LABEL))
         if position >= 0:
-            raise_label(self.target, position, self.logits.shape[self.axis], None)
+            raise_label(self.target, position, classes, None)
 
-    def diagonal(self, scale: float, hessian: Array) -> None:
+    def write_hessian_diag(self, scale: float, hessian: Array) -> None:
         """Write the diagonal of the Hessian."""
         if self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits,), hessian):
@@ -176,8 +171,9 @@ def cross_entropy_hvp(
 ) -> Array:
     r"""Multiply the Hessian of cross-entropy, with respect to the logits, with a vector.
 
-    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, t and u of `cross_entropy`,
-    :math:`a_i = \sum_j t_{ij}` and the denominator D of the reduction (1 for "sum" and "none"),
+    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the vector v, t and u of
+    `cross_entropy`, :math:`a_i = \sum_j t_{ij}` and the denominator D of the reduction (1 for "sum" and
+    "none"),
 
     .. math:: (H v)_{ij} = \frac{u_i a_i}{D}\, p_{ij} \left(v_{ij} - \sum_k p_{ik} v_{ik}\right)
 
@@ -186,20 +182,19 @@ def cross_entropy_hvp(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like
-        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`. Of indices only
-        ``weight`` and ``ignore_index`` take notice: the Hessian does not depend on the label.
+        Class indices, one-hot or not, or class probabilities, as in `cross_entropy`.
     v : array_like, shape of ``logits``
         The vector.
     axis, weight, sample_weight, ignore_index, label_smoothing, reduction
-        As in `cross_entropy`. For "none", the Hessian is that of the losses' sum.
+        As in `cross_entropy`. "none" multiplies with the same Hessian as "sum".
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result; it may be ``logits`` or ``v`` itself.
+        Where to write the result. It may be ``logits`` or ``v`` itself, which is then overwritten.
 
     Returns
     -------
     ndarray, shape of ``logits``
-        In the dtype of ``logits`` (float64 for integers). Samples that are ignored or weigh
-        nothing give 0, whatever their logits.
+        In the dtype of ``logits`` (float64 for integers). Samples that are ignored or have weight 0
+        give 0, whatever their logits.
 
     Raises
     ------
@@ -212,10 +207,10 @@ def cross_entropy_hvp(
 
     Notes
     -----
-    The Hessian is block-diagonal, one block :math:`\operatorname{diag}(p_i) - p_i p_i^\top` a
-    sample times its factor. It is positive semi-definite, so that the function serves conjugate
-    gradients as it is and, with the Jacobian of a model on both sides, is the Gauss-Newton
-    matrix [1]_.
+    The Hessian is block-diagonal, with one block :math:`\operatorname{diag}(p_i) - p_i p_i^\top`, times
+    a factor, for each sample. It does not depend on class indices, except through ``weight`` and
+    ``ignore_index``. It is positive semi-definite, so conjugate gradients can use this function as it
+    is. With the Jacobian of a model on both sides it is the Gauss-Newton matrix [1]_.
 
     References
     ----------
@@ -228,51 +223,57 @@ def cross_entropy_hvp(
     >>> fastce.cross_entropy_hvp([[1.0, 2.0, 3.0]], [0], [[1.0, 0.0, 0.0]]).round(4)
     array([[ 0.0819, -0.022 , -0.0599]])
     """
-    problem = _Product(logits, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
+    call = _HvpCall().bind(
+        logits,
+        target,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
     vector = as_real(v, "v")
-    if vector.shape != problem.logits.shape:
-        raise ValueError(f"v must have the shape of logits, {problem.logits.shape}, got {vector.shape}")
-    result = problem.product_array(out, vector)
-    slopes = problem.slopes()
-    if problem.logits.size:
-        for block in row_blocks(problem.axis, problem.dtype, (problem.logits, vector), result):
-            dispatch.run_hvp(*block.inputs, slopes[block.start : block.stop], block.out)
+    if vector.shape != call.logits.shape:
+        raise ValueError(f"v must have the shape of logits, {call.logits.shape}, got {vector.shape}")
+    names = "logits", *call.given_names, "v"
+    result = result_like(call.logits, out, names, (call.logits, *call.given, vector))
+    factors = call.factors()
+    if call.logits.size:
+        for block in row_blocks(call.axis, call.dtype, (call.logits, vector), result):
+            dispatch.run_hvp(*block.inputs, factors[block.start : block.stop], block.out)
     return result
 
 
-class _Product(LossCall):
+class _HvpCall(LossCall):
     """Cross-entropy whose Hessian is multiplied with a vector."""
 
-    def product_array(self, out: object, vector: Array) -> Array:
-        """Return ``out`` if the product can be written there, or for None a new array."""
-        names = "logits", "target", "weight", "sample_weight", "where", "v"
-        return result_like(self.logits, out, names, (self.logits, *self.given, vector))
-
-    def slopes(self) -> Array:
-        """Return u a / D of each sample, or raise IndexError for a bad label."""
+    def factors(self) -> Array:
+        """Return the factor u a / D of each sample, or raise IndexError for a bad label."""
         self._own_labels()
         kept = self._kept()
         scale = mean(1.0, kept) if self.reduction == "mean" else 1.0
         with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
-            slopes = self._amounts()
+            factors = self._target_sums()
             if self.sample_weight is not None:
-                slopes = slopes * self.sample_weight
-            slopes = slopes * scale
+                factors = factors * self.sample_weight
+            factors = factors * scale
         if self.labels is not None:
-            slopes[self.labels == self.ignore_index] = 0.0
-        return cast_to(slopes, self.dtype)
-
-    def _amounts(self) -> Array:
-        """Return the sums of the targets after smoothing and weights."""
-        keep, _, spread_total = self.smoothing or (1.0, 0.0, 0.0)
-        amounts = self._target_sums() if self.labels is None else self._class_weights()
-        return amounts * keep + spread_total
+            factors[self.labels == self.ignore_index] = 0.0
+        return cast_to(factors, self.dtype)
 
     def _target_sums(self) -> Array:
-        amounts = np.ones(math.prod(self.shape))
+        """Return a, the sum of the target after smoothing and class weights, of each sample."""
+        keep, _, spread_total = self.smoothing or (1.0, 0.0, 0.0)
+        sums = self._weighted_prob_sums() if self.labels is None else self._class_weights()
+        return sums * keep + spread_total
+
+    def _weighted_prob_sums(self) -> Array:
+        """Return the sums of class probabilities times class weights."""
+        sums = np.ones(math.prod(self.shape))
         if not self.logits.size:
-            return amounts
+            return sums
         weight = np.ones(self.logits.shape[self.axis]) if self.weight is None else self.weight
         for block in staged(self.axis, self.dtype, (self.target,), None):
-            amounts[block.start : block.stop] = dots(block.inputs[0], weight)
-        return amounts
+            sums[block.start : block.stop] = dots(block.inputs[0], weight)
+        return sums

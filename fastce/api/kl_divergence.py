@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
-from fastce.core.layout import Array, as_real, cast_to, normalize_axis, rule, without_axis
+from fastce.core.layout import Array, cast_to, dtypes_of, without_axis
 from fastce.core.out import result_like
+from fastce.core.reduction import Reduction, as_upstream, check_reduction, mean, reduce_losses
 from fastce.core.staging import row_blocks
-from fastce.core.validation import Reduction, as_loss, as_number, as_upstream, as_weights, check_reduction, mean
+from fastce.core.validation import as_number, as_real, as_weights, normalize_axis
 
 
 def kl_divergence(
@@ -41,16 +42,16 @@ def kl_divergence(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target_logits : array_like, shape of ``logits``
-        Those of the target. Where they are -inf the target is 0 and the class adds nothing.
+        The logits of the target. A class with -inf there has target 0 and adds nothing.
     axis : int, default -1
         The axis of the classes.
     temperature : float, default 1.0
-        What both are divided by, greater than 0.
+        Divisor T of both arrays of logits, greater than 0.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
     reduction : {"mean", "sum", "none"}, default "mean"
-        For "mean", the sum is divided by the number of samples, which PyTorch calls "batchmean",
-        or by the sum of the sample weights.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the number of
+        samples, which PyTorch calls "batchmean", or by the sum of the sample weights.
 
     Returns
     -------
@@ -71,14 +72,14 @@ def kl_divergence(
     See Also
     --------
     kl_divergence_and_grad : the gradient as well, in the same pass.
-    cross_entropy : for targets that are probabilities.
+    cross_entropy : from targets that are probabilities.
 
     Notes
     -----
     With :math:`t = \log p - \log q` the loss is summed as :math:`\sum_j q_j (e^{t_j} - 1 - t_j)`,
-    of which no term is negative. So nothing cancels where the two are nearly equal, and a
-    small divergence keeps its digits; equal logits give exactly 0. Everything is computed in the
-    precision of ``logits``, to which ``target_logits`` are rounded.
+    in which no term is negative. So nothing cancels if p and q are nearly equal, and a small
+    divergence keeps its digits; equal logits give exactly 0. ``target_logits`` are rounded to the
+    dtype in which ``logits`` are computed.
 
     References
     ----------
@@ -94,7 +95,10 @@ def kl_divergence(
     >>> round(float(fastce.kl_divergence(student, teacher, temperature=4.0)), 6)
     0.082477
     """
-    return _Divergence(logits, target_logits, axis, temperature, sample_weight, reduction).solve(None, None)
+    call = _DivergenceCall().bind(
+        logits, target_logits, axis=axis, temperature=temperature, sample_weight=sample_weight, reduction=reduction
+    )
+    return call.solve(None, None)
 
 
 def kl_divergence_and_grad(
@@ -118,12 +122,12 @@ def kl_divergence_and_grad(
     Parameters
     ----------
     logits, target_logits, axis, temperature, sample_weight, reduction
-        As in `kl_divergence`. The target is taken as constant.
+        As in `kl_divergence`.
     grad_output : scalar or array_like in the shape of the loss, optional
-        The gradient of whatever the loss goes into with respect to the loss, 1 by default.
-        With ``temperature**2`` the gradient keeps its size whatever the temperature.
+        Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
-        Where to write the gradient; it may be ``logits`` itself.
+        Where to write the gradient. It may be the first argument itself, which is then
+        overwritten.
 
     Returns
     -------
@@ -141,6 +145,11 @@ def kl_divergence_and_grad(
     --------
     kl_divergence, cross_entropy_and_grad
 
+    Notes
+    -----
+    There is no gradient with respect to ``target_logits``. With ``temperature**2`` as ``grad_output``
+    the gradient is of about the same size at every temperature.
+
     Examples
     --------
     >>> import numpy as np, fastce
@@ -154,23 +163,28 @@ def kl_divergence_and_grad(
     >>> round(float(fastce.kl_divergence(x + np.float32([0, 0, 2**-12]), x)) * 1e9, 3)
     6.637
     """
-    problem = _Divergence(logits, target_logits, axis, temperature, sample_weight, reduction)
-    out = result_like(problem.logits, out, *problem.given)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    call = _DivergenceCall().bind(
+        logits, target_logits, axis=axis, temperature=temperature, sample_weight=sample_weight, reduction=reduction
+    )
+    names = "logits", "target_logits", "sample_weight"
+    grad = result_like(call.logits, out, names, call.inputs)
+    return LossAndGrad(call.solve(grad, grad_output), grad)
 
 
-class _Divergence:
-    """Checked arguments of one divergence, ready to be launched."""
+class _DivergenceCall:
+    """The checked arguments of one divergence, and its computation."""
 
-    def __init__(
+    def bind(
         self,
         logits: npt.ArrayLike,
         target_logits: npt.ArrayLike,
+        *,
         axis: int,
         temperature: float,
         sample_weight: npt.ArrayLike | None,
         reduction: str,
-    ) -> None:
+    ) -> Self:
+        """Check the arguments and keep them; return the call. A method for the reason given at `LossCall.bind`."""
         self.logits = logits = as_real(logits, "logits")
         self.target = target = as_real(target_logits, "target_logits")
         self.axis = axis = normalize_axis(axis, logits.ndim, "logits")
@@ -178,7 +192,7 @@ class _Divergence:
             raise ValueError(f"target_logits must have the shape of logits, {logits.shape}, got {target.shape}")
         check_reduction(reduction)
         self.reduction = reduction
-        self.dtype = rule(logits).compute
+        self.dtype = dtypes_of(logits).compute
         self.shape = shape = without_axis(logits.shape, axis)
         self.beta = _inverse(temperature, self.dtype)
         self.sample_weight: Array | None = None
@@ -187,10 +201,11 @@ class _Divergence:
             sample_weight = as_real(sample_weight, "sample_weight")
             weights = as_weights(sample_weight, shape, "sample_weight", "one per sample").reshape(-1)
             self.sample_weight, self.denominator = cast_to(weights, self.dtype), dispatch.total(weights)
-        self.given = ("logits", "target_logits", "sample_weight"), (logits, target, sample_weight)
+        self.inputs = logits, target, sample_weight
+        return self
 
     def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
-        """Return the reduced loss; write the gradient where an array for it is given."""
+        """Return the reduced loss; write the gradient if an array for it is given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         weights = self.sample_weight
         if self.reduction == "mean":
@@ -202,15 +217,12 @@ class _Divergence:
         if self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), grad):
                 part = slice(block.start, block.stop)
-                share = None if upstream is None else upstream[part]
-                dispatch.run_kl(*block.inputs, self.beta, share, scale, loss[part], block.out)
+                factors = None if upstream is None else upstream[part]
+                dispatch.run_kl(*block.inputs, self.beta, factors, scale, loss[part], block.out)
         if weights is not None:
             with np.errstate(all="ignore"):
                 loss *= weights
-        if self.reduction == "none":
-            return loss.reshape(self.shape)[()]
-        total = dispatch.total(loss)
-        return as_loss(mean(total, self.denominator) if self.reduction == "mean" else total, self.dtype)
+        return reduce_losses(loss, self.shape, self.reduction, self.denominator)
 
 
 def _inverse(temperature: float, dtype: np.dtype[Any]) -> float:

@@ -1,14 +1,16 @@
-"""Cross-entropy of a linear layer's output, without the output: the layer and its loss in one."""
+"""Cross-entropy of a linear layer's output, without the whole output in memory."""
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
 from fastce.core.layout import Array
-from fastce.core.validation import Reduction
+from fastce.core.reduction import Reduction
 from fastce.linear.arguments import LinearLossCall
 
-MAX_BYTES = 256_000_000  # measured: half takes up to 5 % longer, twice saves as much
+MAX_BYTES = 256_000_000  # measured: half of it takes up to 5 % longer, twice as much up to 5 % less time
 
 
 class LinearCrossEntropy(NamedTuple):
@@ -17,11 +19,11 @@ class LinearCrossEntropy(NamedTuple):
     Attributes
     ----------
     loss : scalar or ndarray
-        As `linear_cross_entropy` returns it.
+        The result of `linear_cross_entropy`.
     d_hidden, d_weight : ndarray
-        In the shape of ``hidden`` and of ``weight``.
+        In the shapes of ``hidden`` and ``weight``.
     d_bias : ndarray or None
-        In the shape of ``bias``; None where there is none.
+        In the shape of ``bias``; None without a bias.
 
     Examples
     --------
@@ -52,10 +54,10 @@ def linear_cross_entropy(
     normalizer: float | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Any:
-    r"""Compute the cross-entropy of a linear layer's output without holding that output.
+    r"""Compute the cross-entropy of a linear layer's output, without the whole output in memory.
 
-    With hidden states :math:`h`, weights :math:`W`, biases :math:`b`, cap :math:`c`, class
-    weights :math:`w` and label smoothing :math:`\varepsilon` over V classes,
+    With hidden states :math:`h`, weights :math:`W`, biases :math:`b`, ``softcap`` :math:`c`, class
+    weights :math:`w`, label smoothing :math:`\varepsilon` over V classes and ``z_loss`` z,
 
     .. math::
         x_{ij} = c \tanh\!\left(\frac{h_i \cdot W_j + b_j}{c}\right), \qquad
@@ -63,40 +65,44 @@ def linear_cross_entropy(
         \ell_i = \sum_j t_{ij} \left(\operatorname{lse}(x_i) - x_{ij}\right)
             + z \operatorname{lse}(x_i)^2
 
-    without the cap where ``softcap`` is None.
+    without the cap if ``softcap`` is None.
 
     Parameters
     ----------
     hidden : array_like, shape (..., D)
-        What goes into the layer, one row a sample.
+        The inputs of the layer, one row a sample.
     weight : array_like, shape (V, D)
-        The layer's weights, one row a class. A layer stored as (D, V) is given as its ``.T``.
-    target : array_like, shape (...)
-        Class indices of any integer dtype, in the shape of ``hidden`` without its last axis; or,
-        of shape (..., V), one-hot integers or booleans.
+        The weights of the layer, one row a class. Pass the ``.T`` of weights stored as (D, V).
+    target : array_like, shape of ``hidden`` without its last axis
+        Class indices of any integer dtype. Or an array of shape (..., V): one-hot integers or
+        booleans.
     bias : array_like, shape (V,), optional
-        The layer's biases.
+        The biases of the layer.
     class_weight : array_like, shape (V,), optional
         One weight per class.
     ignore_index : int, default -100
-        Rows with this class index count for nothing; they are left out of all products.
+        Samples with this class index are ignored: they add nothing to the result.
     label_smoothing : float, default 0.0
-        From 0 to 1: how much of each target is spread evenly over all classes.
+        From 0 to 1: the part of each target that is spread evenly over all classes.
     z_loss : float, default 0.0
-        The factor z, which class weights do not scale.
+        Factor z of the squared log-sum-exp in the loss, which keeps logits from drifting.
+        Class weights do not scale it.
     softcap : float, optional
-        The cap c.
+        Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        For "mean", the sum is divided by the sum of the class weights of the kept samples.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of the
+        class weights at the labels of the samples that are not ignored.
     normalizer : float, optional
-        What "mean" divides by instead. Nothing but ignored samples then gives 0, not NaN.
+        Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
+        one. The mean of nothing is then 0.
     max_bytes : int, default 256,000,000
-        How much memory a chunk of logits may take. See the notes.
+        Greatest size in bytes of a chunk of logits; see the notes.
 
     Returns
     -------
     scalar, or ndarray in the shape of ``target`` for "none"
-        float64 where any of ``hidden``, ``weight`` and ``bias`` is float64 or integer, else float32.
+        float64 if one of ``hidden``, ``weight`` and ``bias`` is float64 or integer, else float32. "mean"
+        of nothing is NaN.
 
     Raises
     ------
@@ -110,27 +116,26 @@ def linear_cross_entropy(
     See Also
     --------
     linear_cross_entropy_and_grad : the gradients as well.
-    cross_entropy : from logits that are there already.
+    cross_entropy : from logits.
 
     Notes
     -----
-    Rows are taken in chunks: a product gives a chunk of logits, the kernel of `cross_entropy`
-    reduces it. As many rows make a chunk as ``max_bytes`` allows. Every chunk reads all
-    weights, and adds to all their gradients, so that chunks of few rows take longer: where
-    fewer than 64 rows (256 without gradients) of all classes fit, chunks of more rows are cut
-    into tiles of some classes instead, and with gradients their logits are computed twice.
-    The memory is at most ``max_bytes`` of logits, or 64 rows of 256 classes, and a few blocks
-    of 4 MiB.
+    The rows are computed in chunks: a matrix product gives a chunk of logits, and the kernel of
+    `cross_entropy` reduces it [2]_. A chunk has as many rows as ``max_bytes`` allows. Every chunk reads
+    all weights and adds to all their gradients, so chunks of few rows take longer. If fewer than 64 rows
+    (256 without gradients) of all classes fit, chunks have more rows and are cut into tiles of classes;
+    with gradients, their logits are then computed twice. The memory is at most ``max_bytes`` of logits,
+    or 64 rows of 256 classes if that is more, and a few blocks of 4 MiB.
 
-    float16 and bfloat16 (of ml_dtypes) are computed in float32, a block of weights at a time,
-    as are arrays that BLAS does not take (strided, of another byte order) in their own dtype.
+    float16 and bfloat16 (of ml_dtypes) are converted to float32, a block of weights at a time. Arrays
+    that BLAS does not take (strided, of another byte order) are copied in the same way.
 
-    The products are those of NumPy's BLAS, whose last bits may depend on the number of its
-    threads and on the size of a chunk. From logits to losses, and to the gradient with respect to
-    the logits, the bits are the same for any number of threads.
+    NumPy's BLAS computes the products. Their last bits may depend on its number of threads and on the
+    size of a chunk. From logits to losses, and to the gradient with respect to the logits, the bits are
+    the same for any number of threads.
 
-    ``torch.nn.functional.linear_cross_entropy`` [1]_ is the same without ``z_loss``,
-    ``softcap`` and ``normalizer``.
+    ``torch.nn.functional.linear_cross_entropy`` [1]_ computes the same, and has no ``z_loss``,
+    ``softcap`` and ``normalizer``. The logits of ignored samples are not computed.
 
     References
     ----------
@@ -148,8 +153,21 @@ def linear_cross_entropy(
     >>> fastce.cross_entropy(hidden @ weight.T, [0, 1]).round(4)
     np.float64(0.8103)
     """
-    options = class_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, normalizer, max_bytes
-    return LinearLossCall(hidden, weight, target, bias, *options).solve(None, None)
+    call = LinearLossCall(
+        hidden,
+        weight,
+        target,
+        bias=bias,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        reduction=reduction,
+        normalizer=normalizer,
+        max_bytes=max_bytes,
+    )
+    return call.solve()
 
 
 def linear_cross_entropy_and_grad(
@@ -186,7 +204,7 @@ def linear_cross_entropy_and_grad(
         \frac{\partial}{\partial W} = G^\top h, \qquad
         \frac{\partial}{\partial b} = \sum_i G_i
 
-    without the last factor of G where ``softcap`` is None.
+    without the last factor of G if ``softcap`` is None.
 
     Parameters
     ----------
@@ -195,26 +213,26 @@ def linear_cross_entropy_and_grad(
     z_loss, softcap, reduction, normalizer, max_bytes
         As in `linear_cross_entropy`.
     grad_output : scalar or array_like in the shape of the loss, optional
-        The gradient of whatever the loss goes into with respect to the loss, 1 by default.
+        Derivative of the final objective with respect to this loss, 1 by default.
     d_hidden_out, d_weight_out, d_bias_out : ndarray, optional
-        Where to write the gradients, in the shape of ``hidden``, ``weight`` and ``bias`` and in
-        the dtype of the result. ``d_hidden_out`` may be ``hidden`` itself, which is then
-        overwritten. In a training loop they save the time that fresh memory costs.
+        Where to write the gradients, in the shapes of ``hidden``, ``weight`` and ``bias`` and in the
+        dtypes of the results. ``d_hidden_out`` may be ``hidden`` itself, which is then overwritten.
     accumulate : bool, default False
-        Whether to add to what is in the given arrays instead of writing over it.
+        Add the gradients to the values in these arrays, instead of overwriting them.
 
     Returns
     -------
     LinearCrossEntropy
         A named tuple ``(loss, d_hidden, d_weight, d_bias)``: the loss as from
         `linear_cross_entropy`, the gradients in the shapes and dtypes of ``hidden``, ``weight``
-        and ``bias`` (float64 for integers); ``d_bias`` is None where there is no bias. Ignored
-        samples have gradient 0.
+        and ``bias`` (float64 for integers); ``d_bias`` is None without a bias. Ignored samples
+        have gradient 0.
 
     Raises
     ------
     IndexError, TypeError, ValueError
-        As `linear_cross_entropy`, and for arrays that cannot take a gradient, before anything is written.
+        As `linear_cross_entropy`, and for an array that a gradient cannot be written to. Nothing has
+        been written then.
 
     See Also
     --------
@@ -222,29 +240,41 @@ def linear_cross_entropy_and_grad(
 
     Notes
     -----
-    Beside the gradients, the memory is that of `linear_cross_entropy`. ``d_weight`` of 16-bit
-    floats is summed in float32, which takes an array more, of the shape of ``weight``, unless
-    there is but one chunk. Where weights are shared with an embedding, its gradients
-    can be summed in one array: give it as ``d_weight_out``, with ``accumulate``.
+    The memory is the gradients and as much as `linear_cross_entropy` takes. If ``d_weight`` has a 16-bit
+    dtype and there are several chunks, they are summed in a float32 array of its shape. A new array of
+    many megabytes costs time: pass the arrays for the gradients in a training loop. If an embedding
+    shares the weights, pass the array of its gradient as ``d_weight_out``, with ``accumulate``.
 
     Examples
     --------
     >>> import numpy as np, fastce
     >>> hidden = np.array([[1.0, 0.0], [0.0, 2.0]])
     >>> weight = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    >>> found = fastce.linear_cross_entropy_and_grad(hidden, weight, [0, 1])
-    >>> found.loss.round(4)
+    >>> result = fastce.linear_cross_entropy_and_grad(hidden, weight, [0, 1])
+    >>> result.loss.round(4)
     np.float64(0.8103)
-    >>> found.d_weight.round(4)
+    >>> result.d_weight.round(4)
     array([[-0.2888,  0.0634],
            [ 0.0777, -0.5317],
            [ 0.2112,  0.4683]])
-    >>> found.d_bias is None
+    >>> result.d_bias is None
     True
     """
-    options = class_weight, ignore_index, label_smoothing, z_loss, softcap, reduction, normalizer, max_bytes
-    problem = LinearLossCall(hidden, weight, target, bias, *options)
+    call = LinearLossCall(
+        hidden,
+        weight,
+        target,
+        bias=bias,
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        reduction=reduction,
+        normalizer=normalizer,
+        max_bytes=max_bytes,
+    )
     accumulate = bool(accumulate)
-    gradients = problem.gradient_arrays(d_hidden_out, d_weight_out, d_bias_out, accumulate)
-    loss = problem.solve(grad_output, gradients, accumulate)
+    gradients = call.gradient_arrays(d_hidden_out, d_weight_out, d_bias_out, accumulate=accumulate)
+    loss = call.solve(grad_output, gradients, accumulate=accumulate)
     return LinearCrossEntropy(loss, *gradients)

@@ -1,4 +1,4 @@
-"""Scoring predictions: what an evaluation asks of each sample, in one pass over the logits."""
+"""Scores of predictions: log-probability, rank, argmax and entropy of each sample, in one pass."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, as_array, as_index, as_real, normalize_axis, rule, without_axis
+from fastce.core.layout import Array, dtypes_of, without_axis
 from fastce.core.staging import row_blocks
-from fastce.core.validation import as_ignore_index, raise_label, read_target
+from fastce.core.targets import raise_label, read_target
+from fastce.core.validation import as_array, as_ignore_index, as_index, as_real, normalize_axis
 
 
 class Score(NamedTuple):
-    """What `score` tells of each sample, in the shape of the logits without the class axis.
+    """The results of `score`, in the shape of the logits without the class axis.
 
     Attributes
     ----------
@@ -23,11 +24,11 @@ class Score(NamedTuple):
     lse : scalar or ndarray
         The logarithm of the sum of exponentials.
     argmax : scalar or ndarray of int64
-        The class with the greatest logit, the first of those that share it.
+        The class with the greatest logit, the first one among equals.
     correct : scalar or ndarray of bool
-        Whether the target is the argmax or, with ``top_k``, among the first k.
+        Whether the rank of the target is below ``top_k``.
     rank : scalar or ndarray of int64
-        How many classes come before the target, from the greatest logit down.
+        The number of classes before the target, from the greatest logit down.
     entropy : scalar or ndarray
         The entropy of the softmax in nats.
 
@@ -54,9 +55,9 @@ def score(
     ignore_index: int = -100,
     top_k: int | None = None,
 ) -> Score:
-    r"""Score logits against class indices: all that an evaluation asks, in one pass.
+    r"""Score logits against class indices: log-probability, argmax, rank and entropy in one pass.
 
-    With :math:`p_i = \operatorname{softmax}(x_i)` and the target class :math:`y_i`,
+    With logits :math:`x`, :math:`p_i = \operatorname{softmax}(x_i)` and the target class :math:`y_i`,
 
     .. math::
         \text{log\_prob}_i = \log p_{i y_i}, \qquad
@@ -69,19 +70,17 @@ def score(
     Parameters
     ----------
     logits : array_like, shape (..., C, ...)
-        Unnormalised log-probabilities x; integers and booleans are taken as float64.
+        Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like, shape of ``logits`` without the class axis
-        Class indices of any integer dtype; or, in the shape of ``logits``, one-hot integers or
-        booleans.
+        Class indices of any integer dtype. Or an array in the shape of ``logits``: one-hot
+        integers or booleans.
     axis : int, default -1
         The axis of the classes.
     ignore_index : int, default -100
-        Samples with this class index are not looked at. They get 0 for ``log_prob``, ``lse``
-        and ``entropy``, so that they add nothing to a sum, -1 for ``argmax`` and ``rank``,
-        which no other sample has, and False for ``correct``.
+        Samples with this class index are ignored: they add nothing to the result.
     top_k : int, optional
-        From 1: a sample is correct if its rank is below this. 1 by default, where a sample is
-        correct if its target is the argmax.
+        At least 1: a target counts as found if its rank is below this. By default 1, for which
+        the target has to be the argmax.
 
     Returns
     -------
@@ -113,10 +112,13 @@ def score(
     greatest, the entropy is :math:`\log(1 + r) + \sum_j p_j (m - x_j)`, a sum of terms of one
     sign: it keeps its digits however confident the sample [1]_. A logit of -inf contributes 0.
 
-    Rows that have no softmax, with +inf or of nothing but -inf, have NaN for ``log_prob`` and
-    ``entropy``, and the other results as defined. Rows with NaN have NaN for ``lse`` as well;
-    their argmax is the first NaN, as that of NumPy is, and their rank is C, behind all
-    classes, so that they are correct for no ``top_k``.
+    Ignored samples get 0 for ``log_prob``, ``lse`` and ``entropy``, so that they add nothing to a sum;
+    -1 for ``argmax`` and ``rank``, as no other sample does; and False for ``correct``. Their logits have
+    no effect.
+
+    Rows without a softmax, with +inf or nothing but -inf, have NaN for ``log_prob`` and ``entropy``;
+    the other results follow their definitions. Rows with NaN have NaN for ``lse`` as well. As in NumPy,
+    their argmax is the first NaN. Their rank is C, so that they are correct for no ``top_k``.
 
     References
     ----------
@@ -139,10 +141,10 @@ def score(
     axis = normalize_axis(axis, logits.ndim, "logits")
     target = as_array(target, "target")
     shape = without_axis(logits.shape, axis)
-    first = as_top_k(top_k)
+    most = as_top_k(top_k)
     ignore_index = as_ignore_index(ignore_index)
     labels = _labels(logits, target, axis, ignore_index)
-    dtype = rule(logits).compute
+    dtype = dtypes_of(logits).compute
     floats = np.zeros((3, labels.size), dtype)
     indices = np.full((2, labels.size), -1, np.int64)
     results = (*floats, *indices)
@@ -151,26 +153,26 @@ def score(
             part = slice(block.start, block.stop)
             dispatch.run_score(block.inputs[0], labels[part], ignore_index, *(result[part] for result in results))
     log_prob, lse, entropy, argmax, rank = (result.reshape(shape)[()] for result in results)
-    return Score(log_prob, lse, argmax, among_first(rank, first, logits.shape[axis]), rank, entropy)
+    return Score(log_prob, lse, argmax, is_among_first(rank, most, logits.shape[axis]), rank, entropy)
 
 
 def as_top_k(top_k: Any) -> int:
-    """Return top_k as an int, 1 for None, or raise an error."""
+    """Return ``top_k`` as an int, 1 for None, or raise."""
     if top_k is None:
         return 1
-    first = as_index(top_k, "top_k")
-    if first < 1:
-        raise ValueError(f"top_k must be at least 1, got {first}")
-    return first
+    most = as_index(top_k, "top_k")
+    if most < 1:
+        raise ValueError(f"top_k must be at least 1, got {most}")
+    return most
 
 
-def among_first(rank: Any, first: int, classes: int) -> Any:
-    """Tell which ranks are below ``first``; those of ignored samples and of rows with NaN never are."""
-    return (rank >= 0) & (rank < min(first, classes))
+def is_among_first(rank: Any, top_k: int, classes: int) -> Any:
+    """Tell which ranks are below ``top_k``: never -1, of ignored samples, nor C, of rows with NaN."""
+    return (rank >= 0) & (rank < min(top_k, classes))
 
 
 def _labels(logits: Array, target: Array, axis: int, ignore_index: int) -> Array:
-    """Return the class indices as a contiguous array of one dimension, each in range or ignored."""
+    """Return the class indices as a flat contiguous array, all in range or ignored, or raise."""
     target, labels = read_target(target, logits, axis)
     if labels is None:
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Vector-Jacobian products of the softmax family, for those who write backward passes."""
+"""Vector-Jacobian products of the softmax family, for backward passes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, as_real, cast_to, is_matrix, normalize_axis, rule, without_axis
-from fastce.core.out import is_apart, result_like
+from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, without_axis
+from fastce.core.out import is_kernel_out, result_like
 from fastce.core.staging import blocks
+from fastce.core.validation import as_real, normalize_axis
 
 
 def logsumexp_vjp(
@@ -18,20 +19,22 @@ def logsumexp_vjp(
 ) -> Array:
     r"""Propagate a gradient back through `logsumexp`.
 
+    With the upstream gradient g, the gradient with respect to x is
+
     .. math:: \bar x_j = g\, e^{x_j - \operatorname{lse}(x)}
 
     Parameters
     ----------
     g : array_like, shape of ``x`` without the axis, or with length 1 there
-        The gradient with respect to the result.
+        Upstream gradient: the derivative of the final objective with respect to the result.
     x : array_like, shape (..., C, ...)
-        The argument.
+        Real numbers; integers and booleans are taken as float64.
     lse : array_like, shape of ``g``
-        The result, ``logsumexp(x, axis)``.
+        The result of ``logsumexp(x, axis)``.
     axis : int, default -1
-        The axis that was summed over.
+        The axis of the classes.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result; it may be ``x``.
+        Where to write the result. It may be ``x`` itself, which is then overwritten.
 
     Returns
     -------
@@ -41,9 +44,9 @@ def logsumexp_vjp(
     Raises
     ------
     TypeError
-        If an argument is not real.
+        If an argument has a wrong type or dtype.
     ValueError
-        If a shape or ``out`` does not fit.
+        If an argument has a wrong shape or value.
     numpy.exceptions.AxisError
         If ``x`` has no such axis.
 
@@ -54,52 +57,52 @@ def logsumexp_vjp(
     >>> fastce.logsumexp_vjp([1.0], x, fastce.logsumexp(x)).round(4)
     array([[0.09  , 0.2447, 0.6652]])
     """
-    if is_matrix(x, axis) and _is_vector(g, x) and _is_vector(lse, x) and _is_ready(out, x, (x, g, lse)):
+    if is_kernel_matrix(x, axis) and _is_vector(g, x) and _is_vector(lse, x) and _is_ready(out, x, (x, g, lse)):
         result = np.empty(x.shape, x.dtype) if out is None else out
         dispatch.run_lse_vjp(x, g, lse, result, out_is_new=out is None)
         return result
     x = as_real(x, "x")
     axis = normalize_axis(axis, x.ndim, "x")
-    given = {"g": as_real(g, "g"), "x": x, "lse": as_real(lse, "lse")}
-    result = _result(x, out, given)
-    dtype = rule(x).compute
-    g, lse = (cast_to(_flat(given[name], name, x.shape, axis), dtype) for name in ("g", "lse"))
+    g, lse = as_real(g, "g"), as_real(lse, "lse")
+    result = result_like(x, out, ("g", "x", "lse"), (g, x, lse))
+    dtype = dtypes_of(x).compute
+    g, lse = (cast_to(_one_a_sample(y, name, x.shape, axis), dtype) for y, name in ((g, "g"), (lse, "lse")))
     if x.size:
         for block in blocks(axis, dtype, (x,), result):
-            samples = slice(block.start, block.stop)
-            dispatch.run_lse_vjp(
-                block.inputs[0], g[samples], lse[samples], cast(Array, block.out), out_is_new=out is None
-            )
+            part = slice(block.start, block.stop)
+            dispatch.run_lse_vjp(block.inputs[0], g[part], lse[part], cast(Array, block.out), out_is_new=out is None)
     return result
 
 
 def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
     r"""Propagate a gradient back through `softmax`.
 
+    With the upstream gradient g and the softmax p of x, the gradient with respect to x is
+
     .. math:: \bar x_j = p_j \left(g_j - \sum_k g_k p_k\right)
 
     Parameters
     ----------
     g : array_like, shape of ``p``
-        The gradient with respect to the result.
+        Upstream gradient: the derivative of the final objective with respect to the result.
     p : array_like, shape (..., C, ...)
-        The result, ``softmax(x, axis)``.
+        The result of ``softmax(x, axis)``.
     axis : int, default -1
-        The axis along which it sums to 1.
+        The axis of the classes.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result; it may be ``p`` or ``g``.
+        Where to write the result. It may be ``p`` or ``g`` itself, which is then overwritten.
 
     Returns
     -------
     ndarray, shape of ``p``
-        The gradient with respect to the argument, in the dtype of ``p`` (float64 for integers).
+        The gradient with respect to x, in the dtype of ``p`` (float64 for integers).
 
     Raises
     ------
     TypeError
-        If an argument is not real.
+        If an argument has a wrong type or dtype.
     ValueError
-        If a shape or ``out`` does not fit.
+        If an argument has a wrong shape or value.
     numpy.exceptions.AxisError
         If ``p`` has no such axis.
 
@@ -109,37 +112,38 @@ def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Arra
     >>> fastce.softmax_vjp([1.0, 0.0, 0.0], fastce.softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.0819, -0.022 , -0.0599])
     """
-    return _like_result(g, p, "p", axis, out)
+    return _softmax_vjp(g, p, "p", axis, out, are_logs=False)
 
 
 def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
     r"""Propagate a gradient back through `log_softmax`.
+
+    With the upstream gradient g and the log-softmax l of x, the gradient with respect to x is
 
     .. math:: \bar x_j = g_j - e^{l_j} \sum_k g_k
 
     Parameters
     ----------
     g : array_like, shape of ``logp``
-        The gradient with respect to the result.
+        Upstream gradient: the derivative of the final objective with respect to the result.
     logp : array_like, shape (..., C, ...)
-        The result l, ``log_softmax(x, axis)``.
+        The result of ``log_softmax(x, axis)``.
     axis : int, default -1
         The axis of the classes.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result; it may be ``logp`` or ``g``.
+        Where to write the result. It may be ``logp`` or ``g`` itself, which is then overwritten.
 
     Returns
     -------
     ndarray, shape of ``logp``
-        The gradient with respect to the argument, in the dtype of ``logp`` (float64 for
-        integers).
+        The gradient with respect to x, in the dtype of ``logp`` (float64 for integers).
 
     Raises
     ------
     TypeError
-        If an argument is not real.
+        If an argument has a wrong type or dtype.
     ValueError
-        If a shape or ``out`` does not fit.
+        If an argument has a wrong shape or value.
     numpy.exceptions.AxisError
         If ``logp`` has no such axis.
 
@@ -149,12 +153,13 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
     >>> fastce.log_softmax_vjp([1.0, 0.0, 0.0], fastce.log_softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.91  , -0.2447, -0.6652])
     """
-    return _like_result(g, logp, "logp", axis, out)
+    return _softmax_vjp(g, logp, "logp", axis, out, are_logs=True)
 
 
-def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None) -> Array:
-    out_is_new, are_logs = out is None, name == "logp"
-    if is_matrix(y, axis) and _is_like(g, y) and _is_ready(out, y, (g, y)):
+def _softmax_vjp(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, are_logs: bool) -> Array:
+    """Propagate a gradient back to the logits of ``y``, a softmax or a log-softmax."""
+    out_is_new = out is None
+    if is_kernel_matrix(y, axis) and _is_like(g, y) and _is_ready(out, y, (g, y)):
         result = np.empty(y.shape, y.dtype) if out is None else out
         dispatch.run_softmax_vjp(y, g, result, are_logs, out_is_new)
         return result
@@ -163,38 +168,34 @@ def _like_result(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: 
     axis = normalize_axis(axis, y.ndim, name)
     if g.shape != y.shape:
         raise ValueError(f"g must have the shape of {name}, {y.shape}, got {g.shape}")
-    result = _result(y, out, {"g": g, name: y})
+    result = result_like(y, out, ("g", name), (g, y))
     if y.size:
-        for block in blocks(axis, rule(y).compute, (y, g), result):
+        for block in blocks(axis, dtypes_of(y).compute, (y, g), result):
             dispatch.run_softmax_vjp(block.inputs[0], block.inputs[1], cast(Array, block.out), are_logs, out_is_new)
     return result
 
 
 def _is_like(g: object, y: Array) -> TypeGuard[Array]:
-    """Tell whether this is a matrix of the shape and dtype of ``y`` that kernels take as it is."""
-    return is_matrix(g) and g.dtype is y.dtype and g.shape == y.shape
+    """Tell whether ``g`` is a kernel-ready matrix of the shape and dtype of ``y``."""
+    return is_kernel_matrix(g) and g.dtype is y.dtype and g.shape == y.shape
 
 
 def _is_vector(values: object, x: Array) -> TypeGuard[Array]:
-    """Tell whether these are one value a row of ``x``, in its dtype, as kernels take them."""
+    """Tell whether ``values`` is a kernel-ready vector of one value for each row of ``x``, in its dtype."""
     if type(values) is not np.ndarray or values.dtype is not x.dtype:
         return False
     return values.shape == x.shape[:1] and values.flags.carray
 
 
 def _is_ready(out: object, x: Array, inputs: tuple[Array, ...]) -> bool:
-    """Tell whether there is something to write, and ``out``, if given, fits without further checks."""
-    return x.size > 0 and (out is None or is_apart(out, x.shape, x.dtype, inputs))
+    """Tell whether there is something to write and ``out``, if given, needs no further checks."""
+    return x.size > 0 and (out is None or is_kernel_out(out, x.shape, x.dtype, inputs))
 
 
-def _result(x: Array, out: Array | None, given: dict[str, Array]) -> Array:
-    return result_like(x, out, tuple(given), tuple(given.values()))
-
-
-def _flat(values: Array, name: str, shape: tuple[int, ...], axis: int) -> Array:
-    """Return one value a sample as a flat array."""
+def _one_a_sample(values: Array, name: str, shape: tuple[int, ...], axis: int) -> Array:
+    """Return one value a sample as a flat array, or raise."""
     expected = without_axis(shape, axis)
-    kept = (*shape[:axis], 1, *shape[axis + 1 :])
-    if values.shape not in (expected, kept):
-        raise ValueError(f"{name} must have shape {expected} or {kept}, got {values.shape}")
+    with_axis = (*shape[:axis], 1, *shape[axis + 1 :])
+    if values.shape not in (expected, with_axis):
+        raise ValueError(f"{name} must have shape {expected} or {with_axis}, got {values.shape}")
     return values.reshape(-1)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fastce.api.cross_entropy import cross_entropy, cross_entropy_and_grad
 from fastce.api.softmax import log_softmax, logsumexp, softmax
-from fastce.core.layout import as_dtype, as_integers
+from fastce.core.validation import as_dtype, as_integers
 from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS
 
 
@@ -18,32 +18,32 @@ def warmup(
     *,
     classes: int | Iterable[int] = (10, 1000),
 ) -> None:
-    """Compile, or load from the disk cache, what the usual calls need.
+    """Compile the kernels of common calls, or load them from the disk cache.
 
     The first call of a function with a new combination of dtype, memory layout and options
-    compiles a kernel, which takes a second or two; the result is cached on disk. Call this
-    before the clock matters: before timing, before answering requests, before forking. With
-    the defaults and an empty cache it takes half a minute.
+    compiles a kernel. This takes a second or two; the result is cached on disk. Call `warmup`
+    before you time calls, answer requests or fork. With the defaults and an empty cache it takes
+    half a minute.
 
     Parameters
     ----------
     dtypes : dtype or iterable of dtypes, default ("float32", "float64")
         The dtypes of the logits.
     classes : int or iterable of int, default (10, 1000)
-        Numbers of classes, at least 1: up to 32 and above are computed by different kernels.
+        Numbers of classes, at least 1. Different kernels compute up to 32 classes and more.
 
     Raises
     ------
     TypeError
-        If one of the dtypes is none that fastce computes with, or a number of classes no integer.
+        If fastce does not compute with one of the dtypes, or a number of classes is no integer.
     ValueError
         If a number of classes is below 1.
 
     Notes
     -----
-    It covers `logsumexp`, `softmax`, `log_softmax`, `cross_entropy` and
-    `cross_entropy_and_grad` with class indices along the last axis and without options, for
-    small and for large batches.
+    These calls are `logsumexp`, `softmax`, `log_softmax`, `cross_entropy` and
+    `cross_entropy_and_grad`, with class indices, the classes along the last axis and no options,
+    for small and for large batches.
 
     Examples
     --------

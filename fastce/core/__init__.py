@@ -1,1 +1,1 @@
-"""What public functions share: checked arguments, layouts, results, and the loss of all cross-entropies."""
+"""Code that public functions share: checked arguments, layouts, results, and the loss of all cross-entropies."""

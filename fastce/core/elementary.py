@@ -1,4 +1,7 @@
-"""Elementary functions of arrays: NumPy's, and own ones in portable mode, as NumPy's bits differ by processor."""
+"""exp, log and sums of products of whole arrays.
+
+NumPy computes them. In portable mode own kernels do, as the bits of NumPy's results differ between processors.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ Array = npt.NDArray[Any]
 
 
 def _own(kernel: Kernel) -> Callable[..., Any]:
+    """Return a function like NumPy's that runs this kernel."""
+
     def function(x: npt.ArrayLike, *args: float, out: Array | None = None) -> Any:
         result = np.array(x, order="C")
         kernel(False, (result.reshape(-1), *args))
@@ -45,4 +50,5 @@ expm1: Callable[..., Any] = _own(elementary.expm1) if PORTABLE else np.expm1
 log: Callable[..., Any] = _own(elementary.log) if PORTABLE else np.log
 log1p: Callable[..., Any] = _own(elementary.log1p) if PORTABLE else np.log1p
 power: Callable[..., Any] = _own(elementary.power) if PORTABLE else np.power
-dots = _own_dots if PORTABLE else _numpy_dots  # sums of products along rows, (N, C), with other rows or with one
+# dots(x, y): the sums over classes of x * y, for x of shape (N, C) and y of shape (N, C) or (C,)
+dots = _own_dots if PORTABLE else _numpy_dots

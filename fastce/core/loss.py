@@ -3,30 +3,29 @@
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.elementary import log1p
-from fastce.core.layout import Array, as_array, as_mask, as_real, cast_to, is_matrix, normalize_axis, rule, without_axis
-from fastce.core.out import is_apart, result_like
-from fastce.core.staging import Block, direct, rows_of, small_row_blocks, staged_bits
+from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, kernel_views, without_axis
+from fastce.core.out import is_kernel_out, result_like
+from fastce.core.reduction import as_loss, as_upstream, check_reduction, mean
+from fastce.core.staging import Block, blocks, rows_of, small_row_blocks
+from fastce.core.targets import is_kernel_labels, raise_label, read_target
 from fastce.core.validation import (
+    as_array,
     as_ignore_index,
     as_logit_transform,
-    as_loss,
+    as_mask,
     as_number,
-    as_upstream,
+    as_positive,
+    as_real,
+    as_smoothing,
     as_weights,
-    check_reduction,
-    check_smoothing,
-    is_labels,
-    mean,
-    positive,
-    raise_label,
-    read_target,
+    normalize_axis,
 )
 
 SPARE_FROM, SPARE_TO = 1 << 15, 1 << 23  # bytes of room for losses that waits for the next call
@@ -38,10 +37,11 @@ _loss_buffers: deque[Array] = deque(
 class LossCall:
     """Checked arguments of one cross-entropy, ready to be launched.
 
-    ``logits`` is the array the gradient is taken of, whatever ``what`` calls it.
+    ``logits`` is the array the gradient is taken of, whatever ``input_name`` calls it.
     """
 
-    what = "logits"
+    input_name = "logits"
+    given_names = ("target", "weight", "sample_weight", "where")  # of the arrays in ``given``
     is_matrix = False  # kernels take logits and labels as they are
     out_is_new = False
     labels: Array | None = None
@@ -54,22 +54,27 @@ class LossCall:
     mask: Array | None = None
     found: Array | None = None
 
-    def __init__(
+    def bind(
         self,
         logits: npt.ArrayLike,
         target: npt.ArrayLike,
-        axis: int,
-        weight: npt.ArrayLike | None,
-        sample_weight: npt.ArrayLike | None,
-        ignore_index: int,
-        label_smoothing: float,
-        reduction: str,
-        normalizer: float | None = None,
+        *,
+        axis: int = -1,
+        weight: npt.ArrayLike | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         logit_scale: float = 1.0,
         softcap: float | None = None,
+        reduction: str = "mean",
+        normalizer: float | None = None,
         where: npt.ArrayLike | None = None,
-    ) -> None:
+    ) -> Self:
+        """Check the arguments of `cross_entropy` and keep them; return the call.
+
+        A method, as Python hands keywords to a constructor in a dict, a tenth of a small call.
+        """
         given = self._arrange(logits, target, axis)
         if reduction != "mean":
             check_reduction(reduction)
@@ -83,9 +88,9 @@ class LossCall:
             weights = as_weights(sample_weight, self.shape, "sample_weight", "one per sample")
             self.sample_weight = cast_to(weights, self.dtype).reshape(-1)
         if type(label_smoothing) is not float or label_smoothing != 0.0:
-            self.smoothing = smoothing_terms(check_smoothing(label_smoothing), self.classes, weight)
+            self.smoothing = smoothing_terms(as_smoothing(label_smoothing), self.classes, weight)
         if normalizer is not None:
-            self.normalizer = positive(normalizer, "normalizer")
+            self.normalizer = as_positive(normalizer, "normalizer")
         if type(z_loss) is not float or z_loss != 0.0:
             self.z_loss = as_number(z_loss, "z_loss") or None
         if type(logit_scale) is not float or logit_scale != 1.0 or softcap is not None:
@@ -94,21 +99,22 @@ class LossCall:
             where = as_array(where, "where")
             self.mask = self._as_mask(where)
         self.given = given, weight, sample_weight, where
+        return self
 
     def _arrange(self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int) -> Array:
         """Check the arrays and keep them with what follows from their shapes and dtypes; return the target's."""
-        if is_matrix(logits, axis) and is_labels(target) and target.shape[0] == logits.shape[0]:
+        if is_kernel_matrix(logits, axis) and is_kernel_labels(target) and target.shape[0] == logits.shape[0]:
             self.is_matrix = True
             self.logits, self.target, self.labels = logits, target, target
             self.axis, self.dtype, self.shape, self.classes = 1, logits.dtype, target.shape, logits.shape[1]
             return target
-        self.logits = logits = as_real(logits, self.what)
-        self.axis = axis = normalize_axis(axis, logits.ndim, self.what)
+        self.logits = logits = as_real(logits, self.input_name)
+        self.axis = axis = normalize_axis(axis, logits.ndim, self.input_name)
         target = as_array(target, "target")
-        self.dtype = rule(logits).compute
+        self.dtype = dtypes_of(logits).compute
         self.shape = without_axis(logits.shape, axis)
         self.classes = logits.shape[axis]
-        self.target, self.labels = read_target(target, logits, axis, self.what)
+        self.target, self.labels = read_target(target, logits, axis, self.input_name)
         return target
 
     def _as_mask(self, where: Array) -> Array:
@@ -137,14 +143,13 @@ class LossCall:
         if self.is_matrix:
             if out is None:
                 return np.empty(self.logits.shape, self.dtype)
-            if is_apart(out, self.logits.shape, self.dtype, (self.logits, *self.given)):
+            if is_kernel_out(out, self.logits.shape, self.dtype, (self.logits, *self.given)):
                 return out
-        names = self.what, "target", "weight", "sample_weight", "where"
-        return result_like(self.logits, out, names, (self.logits, *self.given))
+        return result_like(self.logits, out, (self.input_name, *self.given_names), (self.logits, *self.given))
 
     def fits(self, out: Array) -> bool:
         """Tell whether a gradient buffer of an earlier call serves this one."""
-        if out.shape != self.logits.shape or out.dtype != rule(self.logits).result:
+        if out.shape != self.logits.shape or out.dtype != dtypes_of(self.logits).result:
             return False
         return not any(x is not None and np.may_share_memory(out, x) for x in (self.logits, *self.given))
 
@@ -222,12 +227,12 @@ class LossCall:
         return 0.0 if loss is None else dispatch.total(loss), kept
 
     def _views(self, inputs: Sequence[Array], grad: Array | None) -> tuple[Sequence[Array], Array | None] | None:
-        """Return `direct` views, or None where the logits have to be changed first or there are none."""
+        """Return `kernel_views`, or None where the logits have to be changed first or there are none."""
         if self.logit_transform is not None or self.mask is not None or not self.logits.size:
             return None
         if self.is_matrix and (grad is None or self.out_is_new or (grad.dtype is self.dtype and grad.flags.carray)):
             return inputs, grad
-        return direct(self.axis, self.dtype, inputs, grad)
+        return kernel_views(self.axis, self.dtype, inputs, grad)
 
     def _sample_factors(self, upstream: Array | None) -> Array | None:
         """Return what every sample's loss and gradient are multiplied by, of shape (2, N), or None."""
@@ -265,7 +270,7 @@ class LossCall:
     def _parts(self, inputs: Sequence[Array], grad: Array | None) -> Iterator[Block]:
         """Yield blocks of rows; a buffer holds transformed or masked logits, and then their gradient."""
         if self.logit_transform is None and self.mask is None:
-            yield from staged_bits(self.axis, self.dtype, inputs, grad)
+            yield from blocks(self.axis, self.dtype, inputs, grad)
             return
         scale, cap = self.logit_transform or (1.0, None)
         for block in small_row_blocks(self.axis, self.dtype, inputs, grad):

@@ -1,73 +1,96 @@
-"""Where results are written: which arrays can take them, and which overlap what is still read."""
+"""Arrays that results are written to: new ones, or ``out`` of the caller once it is known to be safe."""
 
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
 
-from fastce.core.layout import Array, rule
+from fastce.core.layout import Array, dtypes_of
 
-# without asking for overrides of NumPy's functions, which takes as long again
+# without NumPy's search for overrides, which doubles its time
 _may_share = getattr(np.may_share_memory, "_implementation", np.may_share_memory)
 
 
-def is_apart(
+def is_kernel_out(
     out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[Array | None]
 ) -> TypeGuard[Array]:
-    """Tell whether kernels can write to ``out`` as it is, by what is cheap to ask: `check_out` takes more than this."""
+    """Tell, for small calls, whether kernels can write to ``out`` while they read the inputs.
+
+    The checks are cheap; `check_out` accepts more arrays.
+    """
     if type(out) is not np.ndarray or out.dtype is not dtype or out.shape != shape:
         return False
     flags = out.flags
     if not flags.carray:
         return False
-    is_own = flags.owndata
+    owns_data = flags.owndata
     for other in inputs:
         if other is None or other is out:
             continue
         if type(other) is not np.ndarray:
             return False
-        if not (is_own and other.flags.owndata) and _may_share(out, other):
+        if not (owns_data and other.flags.owndata) and _may_share(out, other):
             return False
     return True
 
 
 def check_out(
-    out: object, shape: tuple[int, ...], dtype: np.dtype[Any], names: Sequence[str], inputs: Sequence[Array | None]
+    out: object,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    names: Sequence[str],
+    inputs: Sequence[Array | None],
+    out_name: str = "out",
 ) -> Array:
-    """Return ``out`` if a result of this shape and dtype can be written to it safely.
+    """Return ``out`` if a result of this shape and dtype can be written to it safely, or raise.
 
-    ``inputs``, whose ``names`` go into messages, are still read while ``out`` is written. It
-    may be one of them, but not overlap one in another way. They are arrays, not what the caller
-    gave: that may be an object of another kind, over the same memory.
+    ``inputs`` are still read while ``out`` is written; messages call them by their ``names``. ``out`` may be one of
+    them, but it must not overlap one in another way. ``inputs`` are arrays, not the objects that the caller passed: an
+    object of another kind may show the same memory.
     """
-    if is_apart(out, shape, dtype, inputs):
+    if is_kernel_out(out, shape, dtype, inputs):
         return out
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be a NumPy array, got {type(out).__name__}")
+        raise TypeError(f"{out_name} must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape or (out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype):
-        raise ValueError(f"out must have shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}")
+        raise ValueError(
+            f"{out_name} must have shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}"
+        )
     flags = out.flags
     if not flags.carray:
         if not flags.writeable:
-            raise ValueError("out must be writable, got a read-only array")
+            raise ValueError(f"{out_name} must be writable, got a read-only array")
         if not flags.forc and _may_overlap_itself(out):
-            raise ValueError(f"out must not overlap itself, got strides {out.strides} for shape {out.shape}")
+            raise ValueError(f"{out_name} must not overlap itself, got strides {out.strides} for shape {out.shape}")
     for i, other in enumerate(inputs):
         if other is None or other is out:
             continue
         if np.may_share_memory(out, other) and _overlap(out, other):
             same = ", unless it is the very same array" if other.shape == shape else ""
-            raise ValueError(f"out must not overlap {names[i]}{same}")
+            raise ValueError(f"{out_name} must not overlap {names[i]}{same}")
     return out
 
 
-def result_like(x: Array, out: object, names: Sequence[str], inputs: Sequence[Array | None]) -> Array:
+def result_like(
+    x: Array, out: object, names: Sequence[str], inputs: Sequence[Array | None], out_name: str = "out"
+) -> Array:
     """Return ``out`` if a result shaped like ``x`` can be written there, or for None a new array; see `check_out`."""
-    dtype = rule(x).result
-    return np.empty_like(x, dtype, subok=False) if out is None else check_out(out, x.shape, dtype, names, inputs)
+    dtype = dtypes_of(x).result
+    if out is None:
+        return np.empty_like(x, dtype, subok=False)
+    return check_out(out, x.shape, dtype, names, inputs, out_name)
+
+
+def share_memory(a: Array, b: Array) -> bool:
+    """Tell whether two arrays have an element in common; True if that takes too long to find out."""
+    try:
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
 
 
 def _may_overlap_itself(array: Array) -> bool:
+    """Tell whether two elements of an array may share memory, by its strides."""
     end = 0
     for stride, size in sorted((abs(stride), size) for stride, size in zip(array.strides, array.shape, strict=True)):
         if size > 1:
@@ -79,15 +102,7 @@ def _may_overlap_itself(array: Array) -> bool:
 
 def _overlap(a: Array, b: Array) -> bool:
     """Tell whether two arrays that may share memory do so without being the same view of it."""
-    place, other = (x.__array_interface__["data"][0] for x in (a, b))
-    if place == other and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype:
+    a_start, b_start = (x.__array_interface__["data"][0] for x in (a, b))
+    if a_start == b_start and a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype:
         return False
     return share_memory(a, b)
-
-
-def share_memory(a: Array, b: Array) -> bool:
-    """Tell whether two arrays have an element in common; where that is hard to tell, they have."""
-    try:
-        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        return True

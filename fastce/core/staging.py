@@ -1,10 +1,7 @@
-"""From array-likes to the arrays that kernels take, without a copy of the whole.
+"""Blocks of rows in the layouts that kernels take: views where there are some, copies elsewhere.
 
-Kernels take native, aligned floats in one of two shapes: (N, C) with contiguous rows, or
-(outer, C, inner) with a contiguous last axis; 16-bit floats as integers, uint16 for float16,
-int16 for bfloat16. Most arrays are a view of one of them already. All others (strided
-classes, other byte orders, integers) are staged: a block of rows at a time is copied into a
-small buffer, worked on there, and copied out.
+Arrays without a kernel-ready view (strided classes, other byte orders, integers) are staged: a block of rows at a time
+is copied into a small buffer, worked on there, and the result is copied out. No copy of a whole array is made.
 """
 
 import math
@@ -13,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.core.layout import _FLOAT32, _FLOAT64, Array, _as_bits, axes_last, copy_to, kernel_view, rule
+from fastce.core.layout import Array, axes_last, cast_into, halves_as_ints, kernel_dtype, kernel_views
 
-STAGED_ELEMENTS = 1 << 18  # of one staging buffer, or one row where that is longer
+STAGED_ELEMENTS = 1 << 18  # the size of a staging buffer, unless one row is longer
 
 
 class Block(NamedTuple):
@@ -28,94 +25,46 @@ class Block(NamedTuple):
 
 
 def blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None) -> Iterable[Block]:
-    """Return kernel-ready blocks that cover the arrays, which are all of one shape.
+    """Return kernel-ready blocks that cover the arrays, which have one shape; ``dtype`` is computed in.
 
-    The caller finishes with a block before it asks for the next; what it wrote to
-    ``block.out`` is then in ``out``. A block's out may be its first input.
+    The caller finishes with a block before it asks for the next one, and by then the block's ``out`` has been copied
+    to ``out``. The ``out`` of a block may be its first input.
     """
-    views = direct(axis, dtype, inputs, out)
+    views = kernel_views(axis, dtype, inputs, out)
     if views is None:
-        return staged_bits(axis, dtype, inputs, out)
+        return staged(axis, kernel_dtype(dtype, inputs), inputs, out)
     return (Block(0, inputs[0].size // inputs[0].shape[axis], *views),)
 
 
-def _native(dtype: np.dtype[Any], inputs: Sequence[Array]) -> np.dtype[Any]:
-    """Return the dtype of kernel-ready arrays: that of the inputs, or that computed in where they differ."""
-    native = inputs[0].dtype
-    if native is _FLOAT32 or native is _FLOAT64:
-        if len(inputs) == 1:
-            return native
-    else:
-        native = rule(inputs[0]).result
-    if len(inputs) > 1 and any(rule(x).result != native for x in inputs):
-        return dtype
-    return native
-
-
-def direct(
-    axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None
-) -> tuple[Sequence[Array], Array | None] | None:
-    """Return kernel-ready views of the arrays and of ``out``, or None where one of them has to be staged."""
-    native = _native(dtype, inputs)
-    if len(inputs) == 1:
-        view = kernel_view(inputs[0], axis, native)
-        if view is None or out is None or out is inputs[0]:
-            return None if view is None else ((view,), None if out is None else view)
-        goal = kernel_view(out, axis, native)
-        return None if goal is None or goal.shape != view.shape else ((view,), goal)
-    views: list[Array] = []
-    for x in inputs if out is None or out is inputs[0] else (*inputs, out):
-        view = kernel_view(x, axis, native)
-        if view is None or (views and view.shape != views[0].shape):
-            return None
-        views.append(view)
-    if out is None:
-        return views, None
-    goal = views[0] if out is inputs[0] else views.pop()
-    return views, goal
-
-
-def staged_bits(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
-    """Yield what `staged` does, 16-bit floats as integers."""
-    for block in staged(axis, _native(dtype, inputs), inputs, out):
-        goal = None if block.out is None else _as_bits(block.out)
-        yield Block(block.start, block.stop, [_as_bits(x) for x in block.inputs], goal)
-
-
 def row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None) -> Iterable[Block]:
-    """Return blocks as `blocks` does, but (N, C) only: what is (outer, C, inner) is staged too."""
-    views = direct(axis, dtype, inputs, out)
+    """Return blocks as `blocks` does, all of shape (N, C): arrays seen as (outer, C, inner) are staged too."""
+    views = kernel_views(axis, dtype, inputs, out)
     if views is None or views[0][0].ndim == 3:
-        return staged_bits(axis, dtype, inputs, out)
+        return staged(axis, kernel_dtype(dtype, inputs), inputs, out)
     return (Block(0, len(views[0][0]), *views),)
 
 
 def small_row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
-    """Yield blocks as `row_blocks` does, but so small that they fit the cache; two inputs in the dtype computed in."""
+    """Yield blocks as `row_blocks` does, each small enough for the cache; two inputs are staged in ``dtype``."""
     if len(inputs) > 1:
         yield from staged(axis, dtype, inputs, out)
         return
     for block in row_blocks(axis, dtype, inputs, out):
-        (x,), goal = block.inputs, block.out
+        (x,), block_out = block.inputs, block.out
         rows = max(STAGED_ELEMENTS // x.shape[1], 1)
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             first = block.start + start
-            yield Block(first, first + len(x[part]), (x[part],), None if goal is None else goal[part])
-
-
-def rows_of(x: Array, axis: int | tuple[int, ...], start: int, stop: int) -> Array:
-    """Return samples ``start`` to ``stop`` as rows (rows, C), copied."""
-    moved = axes_last(x, axis)
-    lead = moved.shape[: x.ndim - (len(axis) if isinstance(axis, tuple) else 1)]
-    rows = moved[np.unravel_index(np.arange(start, stop), lead)] if lead else moved[np.newaxis]
-    return rows.reshape(stop - start, -1)
+            yield Block(first, first + len(x[part]), (x[part],), None if block_out is None else block_out[part])
 
 
 def staged(
     axis: int | tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None
 ) -> Iterator[Block]:
-    """Yield copies of some rows at a time, (rows, C) in C order; see `blocks`. Several axes are taken as one."""
+    """Yield copies of some rows at a time, (rows, C) in C order; see `blocks`. Several axes are taken as one.
+
+    The copies have this ``dtype``; 16-bit floats are seen as integers.
+    """
     moved = [axes_last(x, axis) for x in inputs]
     moved_out = None if out is None else axes_last(out, axis)
     shape = moved[0].shape
@@ -123,19 +72,34 @@ def staged(
     classes = math.prod(shape[len(lead) :])
     rows = max(STAGED_ELEMENTS // classes, 1)
     buffers = [np.empty((min(rows, math.prod(lead)), classes), dtype) for _ in inputs]
-    for start, stop, index in boxes(lead, rows):
-        parts = [buffer[: stop - start] for buffer in buffers]
-        for part, x in zip(parts, moved, strict=True):
+    for start, stop, index in index_blocks(lead, rows):
+        copies = [buffer[: stop - start] for buffer in buffers]
+        for copy, x in zip(copies, moved, strict=True):
             source = x[index]
-            copy_to(part.reshape(source.shape), source)
-        yield Block(start, stop, parts, None if out is None else parts[0])
+            cast_into(copy.reshape(source.shape), source)
+        ready = [halves_as_ints(copy) for copy in copies]
+        yield Block(start, stop, ready, None if out is None else ready[0])
         if moved_out is not None:
-            goal = moved_out[index]
-            copy_to(goal, parts[0].reshape(goal.shape))
+            destination = moved_out[index]
+            cast_into(destination, copies[0].reshape(destination.shape))
 
 
-def boxes(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
-    """Cut the leading axes into boxes of at most ``rows`` rows that follow each other in C order."""
+def rows_of(x: Array, axis: int | tuple[int, ...], start: int, stop: int) -> Array:
+    """Return a copy of samples ``start`` to ``stop`` as rows, (stop - start, C)."""
+    moved = axes_last(x, axis)
+    lead = moved.shape[: x.ndim - (len(axis) if isinstance(axis, tuple) else 1)]
+    rows = moved[np.unravel_index(np.arange(start, stop), lead)] if lead else moved[np.newaxis]
+    return rows.reshape(stop - start, -1)
+
+
+def index_blocks(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any, ...]]]:
+    """Cut the samples, whose shape is ``lead``, into boxes of at most ``rows`` samples, in C order.
+
+    Yields (start, stop, index): samples ``start`` to ``stop``, counted in C order, are at ``index``.
+
+    >>> [(start, stop) for start, stop, _ in index_blocks((2, 3), 2)]
+    [(0, 2), (2, 3), (3, 5), (5, 6)]
+    """
     if not lead:
         yield 0, 1, ()
         return
@@ -147,5 +111,5 @@ def boxes(lead: Sequence[int], rows: int) -> Iterator[tuple[int, int, tuple[Any,
             yield i * below, stop * below, (slice(i, stop),)
         return
     for i in range(lead[0]):
-        for start, stop, index in boxes(lead[1:], rows):
+        for start, stop, index in index_blocks(lead[1:], rows):
             yield i * below + start, i * below + stop, (i, *index)

@@ -1,122 +1,125 @@
-"""Targets, and the options that scale a sample's loss: what they may be, and what is said if not."""
+"""Checks of arguments, with their messages: arrays, numbers, axes, and the options of losses.
+
+Each ``as_…`` function returns its argument in the form that the code below works with, or raises.
+"""
 
 import math
-from typing import Any, Literal, NamedTuple, TypeGuard, get_args
+import operator
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce.core.layout import Array, as_array, as_index, as_real, cast_to, without_axis
-from fastce.core.one_hot import one_hot_labels
+from fastce.core.layout import FLOAT32, FLOAT64, Array, cast_to, dtypes_from
 
-Reduction = Literal["mean", "sum", "none"]
-
-_REDUCTIONS = get_args(Reduction)
-_INT64, _FLOAT64 = np.dtype(np.int64), np.dtype(np.float64)
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-_LEAST, _MOST = 2e-38, 3e38  # float32 between them is normal and finite
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
-class Target(NamedTuple):
-    """A target, read."""
-
-    values: Array  # class indices in the shape of the samples, or class probabilities
-    labels: Array | None  # the class indices, contiguous int64, one a sample; None for class probabilities
+# --- arrays ---------------------------------------------------------------------
 
 
-def read_target(target: Array, logits: Array, axis: int, what: str = "logits") -> Target:
-    """Return class indices, those that one-hot integers stand for, or class probabilities; or raise."""
-    check_target(target, logits, axis, what)
-    if target.ndim < logits.ndim:
-        return Target(target, as_labels(target))
-    if target.dtype.kind not in "iub":
-        return Target(target, None)
-    labels = one_hot_labels(target, axis)
-    return Target(labels.reshape(without_axis(logits.shape, axis)), labels)
+def as_array(values: npt.ArrayLike, name: str) -> Array:
+    """Return an array; raise TypeError for a masked one, whose mask would be lost, and ValueError for ragged lists."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: fill it or drop what is masked")
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{name} must be an array, or lists of equal lengths: {error}") from None
 
 
-def check_target(target: Array, logits: Array, axis: int, what: str = "logits") -> None:
-    """Raise where a target has neither the shape and dtype of class indices nor those of one value a class."""
-    expected = without_axis(logits.shape, axis)
-    if target.shape == expected and (target.dtype.kind in "iu" or target.size == 0):
-        return
-    as_real(target, "target")
-    if target.shape == expected:
-        raise TypeError(f"class indices must be integers, got dtype {target.dtype}; use target.astype(int)")
-    if target.shape != logits.shape:
-        raise ValueError(_shape_message(target.shape, logits.shape, axis, expected, what))
+def as_real(values: npt.ArrayLike, name: str) -> Array:
+    """Return an array of real numbers of a dtype that fastce computes with."""
+    if type(values) is np.ndarray and (values.dtype is FLOAT32 or values.dtype is FLOAT64):
+        return values
+    array = as_array(values, name)
+    if dtypes_from(array.dtype) is None:
+        raise TypeError(
+            f"{name} must hold real numbers (float16, bfloat16, float32, float64, integers or booleans), "
+            f"got dtype {array.dtype}"
+        )
+    return array
 
 
-def _shape_message(
-    got: tuple[int, ...], shape: tuple[int, ...], axis: int, expected: tuple[int, ...], what: str
-) -> str:
-    message = (
-        f"target has shape {got}, expected {expected} for class indices or {shape} for one-hot targets and class "
-        f"probabilities: {what} have shape {shape}, with the classes along axis {axis}"
-    )
-    for other in range(len(shape)):
-        if other != axis and got == without_axis(shape, other):
-            return f"{message}; with axis={other} it would fit"
-        if other != axis and got == (*expected[:other], shape[axis], *expected[other:]):
-            return f"{message}; np.moveaxis(target, {other}, {axis}) would fit"
-    return message + advice(got, expected, axis)
+def as_mask(where: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
+    """Return ``where`` as a boolean view of this shape."""
+    mask = as_array(where, "where")
+    if mask.dtype != np.bool_:
+        raise TypeError(f"where must be boolean, got dtype {mask.dtype}")
+    try:
+        return np.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(f"where must broadcast to the shape {shape}, got {mask.shape}") from None
 
 
-def advice(got: tuple[int, ...], expected: tuple[int, ...], axis: int) -> str:
-    """Return what to say of class indices in a shape that is not the expected one, where another would fit."""
-    if got == (*expected[:axis], 1, *expected[axis:]):
-        return f"; a column of class indices must lose its axis: np.squeeze(target, axis={axis}) would fit"
-    if len(got) > 1 and got == expected[::-1]:
-        return "; np.transpose(target) would fit"
-    sizes, wanted = ([n for n in shape if n != 1] for shape in (got, expected))
-    is_flat = 1 in (len(got), len(expected)) and math.prod(got) == math.prod(expected)
-    return f"; np.reshape(target, {expected}) would fit" if sizes == wanted or is_flat else ""
+def as_weights(values: npt.ArrayLike, shape: tuple[int, ...], name: str, per: str) -> Array:
+    """Return weights as contiguous float64 of this shape; ``per`` says in the message to whom they belong."""
+    array = as_real(values, name)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, {per}, got {array.shape}")
+    is_ready = array.dtype is FLOAT64 and array.flags.c_contiguous and array.flags.aligned
+    return array if is_ready else cast_to(array, np.float64)
 
 
-def is_labels(target: object) -> TypeGuard[Array]:
-    """Tell whether these are class indices that kernels take as they are."""
-    return type(target) is np.ndarray and target.dtype is _INT64 and target.ndim == 1 and target.flags.carray
+def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
+    """Return a dtype; the name "bfloat16" is known too if ml_dtypes is installed."""
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        import ml_dtypes
+
+        dtype = ml_dtypes.bfloat16
+    return np.dtype(dtype)
 
 
-def as_labels(target: Array) -> Array:
-    """Return class indices as contiguous int64, one a sample."""
-    if target.dtype == np.int64 and target.flags.c_contiguous:
-        return target if target.ndim == 1 else target.reshape(-1)
-    if target.dtype.kind == "u" and target.dtype.itemsize == 8:
-        # no class has such a number: the greatest int64 says the same to the range check
-        target = np.minimum(target, np.uint64(_INT64_MAX))
-    return np.ascontiguousarray(target, np.int64).reshape(-1)
+# --- axes -----------------------------------------------------------------------
 
 
-def raise_label(target: Array, position: int, classes: int, ignore_index: int | None) -> None:
-    """Raise IndexError for the label at this flat position; None for ``ignore_index`` where no label is ignored."""
-    index = tuple(int(i) for i in np.unravel_index(position, target.shape))
-    where = f"target[{', '.join(map(str, index))}]" if index else "target"
-    expected = f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes"
-    if ignore_index is not None:
-        expected += f"{'' if classes else ','} or ignore_index {ignore_index}"
-    value = int(target[index])
-    if value == ignore_index or 0 <= value < classes:
-        raise IndexError(f"{where} was not {expected}; it is {value} since another thread or process has changed it")
-    raise IndexError(f"{where} is {value}, expected {expected}")
+def normalize_axis(axis: int, ndim: int, name: str) -> int:
+    """Return the class axis counted from the front, or raise AxisError."""
+    if ndim == 0:
+        raise ValueError(f"{name} must have at least one dimension, the classes; got a scalar")
+    index = axis if type(axis) is int else as_index(axis, "axis")
+    if not -ndim <= index < ndim:
+        raise np.exceptions.AxisError(index, ndim)
+    return index % ndim
 
 
-def check_reduction(reduction: str) -> None:
-    """Raise ValueError unless this is a reduction."""
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+def normalize_axes(axis: int | Sequence[int] | None, ndim: int, name: str) -> tuple[int, ...]:
+    """Return the class axes counted from the front, all for None, or raise AxisError or ValueError."""
+    if axis is None:
+        return tuple(range(ndim))
+    if not isinstance(axis, Sequence):
+        return (normalize_axis(axis, ndim, name),)
+    axes = tuple(normalize_axis(i, ndim, name) for i in axis)
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"axis must not name an axis twice, got {tuple(axis)}")
+    return axes
 
 
-def check_smoothing(label_smoothing: float) -> float:
-    """Return label smoothing as a float, or raise ValueError outside 0 to 1."""
-    value = as_number(label_smoothing, "label_smoothing")
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
-    return value
+# --- numbers --------------------------------------------------------------------
+
+
+def as_index(value: Any, name: str) -> int:
+    """Return an integer option as an int."""
+    try:
+        return int(operator.index(value))  # operator.index alone returns True for True
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+
+
+def as_integers(values: int | Iterable[int], name: str, least: int) -> tuple[int, ...]:
+    """Return one integer or several, none of them below ``least``."""
+    try:
+        integers = tuple(int(operator.index(v)) for v in (values if isinstance(values, Iterable) else (values,)))
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or several, such as (65536, 10), got {values!r}") from None
+    if min(integers, default=least) < least:
+        raise ValueError(f"{name} must be at least {least}, got {min(integers)}")
+    return integers
 
 
 def as_number(value: Any, name: str) -> float:
-    """Return a real scalar as a float, or raise TypeError."""
+    """Return a real scalar as a float."""
     if type(value) is float:
         return value
     if np.ndim(value):
@@ -129,62 +132,37 @@ def as_number(value: Any, name: str) -> float:
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
 
 
-def positive(value: Any, name: str) -> float:
-    """Return a real scalar greater than 0 as a float, or raise."""
+def as_positive(value: Any, name: str) -> float:
+    """Return a real scalar as a float that is greater than 0 and finite."""
     number = as_number(value, name)
     if not 0.0 < number < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value!r}")
     return number
 
 
-def as_logit_transform(logit_scale: float, softcap: float | None) -> tuple[float, float | None] | None:
-    """Return what acts on the logits first, (scale, cap), None for nothing."""
-    scale = as_number(logit_scale, "logit_scale")
-    if not math.isfinite(scale):
-        raise ValueError(f"logit_scale must be finite, got {logit_scale!r}")
-    cap = None if softcap is None else positive(softcap, "softcap")
-    return None if scale == 1.0 and cap is None else (scale, cap)
+# --- options of losses ----------------------------------------------------------
 
 
 def as_ignore_index(ignore_index: Any) -> int:
-    """Return ignore_index as an int that labels can be compared with."""
+    """Return ``ignore_index`` as an int that can be compared with labels."""
     index = ignore_index if type(ignore_index) is int else as_index(ignore_index, "ignore_index")
-    if not _INT64_MIN <= index <= _INT64_MAX:
+    if not INT64_MIN <= index <= INT64_MAX:
         raise ValueError(f"ignore_index must fit 64 bits, got {index}")
     return index
 
 
-def as_weights(values: npt.ArrayLike, shape: tuple[int, ...], name: str, what: str) -> Array:
-    """Return weights as contiguous float64 of this shape."""
-    array = as_real(values, name)
-    if array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, {what}, got {array.shape}")
-    is_ready = array.dtype is _FLOAT64 and array.flags.c_contiguous and array.flags.aligned
-    return array if is_ready else cast_to(array, np.float64)
+def as_smoothing(label_smoothing: float) -> float:
+    """Return ``label_smoothing`` as a float from 0 to 1."""
+    value = as_number(label_smoothing, "label_smoothing")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"label_smoothing must be from 0 to 1, got {label_smoothing!r}")
+    return value
 
 
-def as_upstream(
-    grad_output: npt.ArrayLike | None, reduction: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> tuple[float, Array | None]:
-    """Return what the gradients of samples of this shape are multiplied by: one factor and, or None, one a sample."""
-    if grad_output is None:
-        return 1.0, None
-    values = as_array(grad_output, "grad_output")
-    if reduction == "none" and values.ndim:
-        return 1.0, cast_to(as_weights(values, shape, "grad_output", "the loss's"), dtype).reshape(-1)
-    return as_number(values if values.ndim else values.item(), "grad_output"), None
-
-
-def as_loss(value: float, dtype: np.dtype[Any]) -> Any:
-    """Return a loss as a scalar of this dtype, rounded as quietly as `cast_to` does."""
-    if _LEAST < value < _MOST or value == 0.0 or dtype is _FLOAT64:
-        return dtype.type(value)
-    with np.errstate(all="ignore"):
-        return dtype.type(value)
-
-
-def mean(total: float, denominator: float) -> float:
-    """Divide as IEEE 754 does: nothing to average gives NaN, not an error."""
-    if denominator:
-        return total / denominator
-    return math.nan if total == 0.0 else total * math.inf
+def as_logit_transform(logit_scale: float, softcap: float | None) -> tuple[float, float | None] | None:
+    """Return (scale, cap), which act on the logits before anything else; None if they change nothing."""
+    scale = as_number(logit_scale, "logit_scale")
+    if not math.isfinite(scale):
+        raise ValueError(f"logit_scale must be finite, got {logit_scale!r}")
+    cap = None if softcap is None else as_positive(softcap, "softcap")
+    return None if scale == 1.0 and cap is None else (scale, cap)

@@ -1,4 +1,4 @@
-"""Log-sum-exp with weights of any sign, which has no kernel: NumPy on blocks of rows."""
+"""Log-sum-exp with weights of any sign, computed by NumPy on blocks of rows."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce.core.elementary import exp, log, log1p
-from fastce.core.layout import Array, as_mask, as_real, normalize_axes, rule
+from fastce.core.layout import Array, dtypes_of
 from fastce.core.out import check_out
 from fastce.core.staging import rows_of, staged
+from fastce.core.validation import as_mask, as_real, normalize_axes
 
 
 def weighted_logsumexp(
@@ -24,11 +25,11 @@ def weighted_logsumexp(
     where: Array | None,
     out: Array | None,
 ) -> Any:
-    """Return what `logsumexp` does with ``b`` or ``return_sign``."""
+    """Compute `fastce.logsumexp` with ``b`` or ``return_sign``."""
     mask = None if where is None else as_mask(where, x.shape)
     weights = np.asarray(1.0) if b is None else as_real(b, "b")
-    given = x, weights, where
-    # Python's numbers leave the dtype alone; NumPy makes float64 of them and bfloat16
+    inputs = x, weights, where
+    # a Python number leaves the dtype as it is; NumPy would promote bfloat16 to float64
     promoted = x.dtype if b is None or type(b) in (bool, int, float) else np.result_type(x, weights)
     try:
         x, weights = np.broadcast_arrays(x, weights)
@@ -36,10 +37,10 @@ def weighted_logsumexp(
         raise ValueError(f"b must broadcast with x, of shape {x.shape}, got {weights.shape}") from None
     axes = normalize_axes(axis, x.ndim, "x")
     shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
-    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape)) if keepdims else shape
-    dtype, result = rule(np.empty(0, promoted))
+    result_shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape)) if keepdims else shape
+    dtype, result_dtype = dtypes_of(np.empty(0, promoted))
     if out is not None:
-        check_out(out, kept, result, ("x", "b", "where"), given)
+        check_out(out, result_shape, result_dtype, ("x", "b", "where"), inputs)
     lse, sign = np.full(math.prod(shape), -np.inf, dtype), np.zeros(math.prod(shape), dtype)
     if x.size:
         if mask is not None:
@@ -49,49 +50,46 @@ def weighted_logsumexp(
             logits, w = block.inputs
             if mask is not None:
                 np.copyto(w, 0.0, where=~rows_of(mask, axes, block.start, block.stop))
-            lse[part], sign[part] = _rows(logits, w)
+            lse[part], sign[part] = _weighted_rows(logits, w)
     if not return_sign:
         lse[sign < 0] = np.nan
     with np.errstate(all="ignore"):  # rounding to 16 bits
-        lse_, sign_ = (v.reshape(kept).astype(result, copy=False) for v in (lse, sign))
+        lse, sign = (v.reshape(result_shape).astype(result_dtype, copy=False) for v in (lse, sign))
     if out is not None:
-        np.copyto(out, lse_)
-        lse_ = out
-    else:
-        lse_ = lse_[()]
-    return (lse_, sign_[()]) if return_sign else lse_
+        np.copyto(out, lse)
+    result = lse[()] if out is None else out
+    return (result, sign[()]) if return_sign else result
 
 
-def _rows(x: Array, w: Array) -> tuple[Array, Array]:
-    """Return log|sum_j w_j exp(x_j)| and the sum's sign, row by row; ``x`` is overwritten.
+def _weighted_rows(x: Array, w: Array) -> tuple[Array, Array]:
+    """Return (log|sum_j w_j exp(x_j)|, sign of the sum) of each row; ``x`` is overwritten.
 
-    The weights of the greatest elements are kept apart from the sum of the others, as in
-    `logsumexp`.
+    The sum is split in two, as in `fastce.logsumexp`: the weights of the elements at the maximum, and the rest.
     """
     np.copyto(x, -np.inf, where=w == 0.0)
-    top = x.max(axis=1)
+    row_max = x.max(axis=1)
     with np.errstate(all="ignore"):
-        shift = np.where(np.isfinite(top), top, x.dtype.type(0))
-        at_top = x == top[:, np.newaxis]
-        main = np.where(at_top & (w != 0.0), w, 0.0).sum(axis=1, dtype=np.float64)
+        shift = np.where(np.isfinite(row_max), row_max, x.dtype.type(0))
+        is_max = x == row_max[:, np.newaxis]
+        sum_at_max = np.where(is_max & (w != 0.0), w, 0.0).sum(axis=1, dtype=np.float64)
         np.subtract(x, shift[:, np.newaxis], out=x)
         exp(x, out=x)
         np.multiply(x, w, out=x)
-        infinite = top == np.inf
-        np.copyto(x, 0.0, where=at_top | (w == 0.0))
-        rest = x.sum(axis=1, dtype=np.float64)
-        total = main + rest
-        size = np.where(main == 0.0, log(np.abs(rest)), log(np.abs(main)) + log1p(_ratio(main, rest)))
-        lse = np.where(infinite, np.where(main == 0.0, np.nan, np.inf), shift + size)
-        nothing = top == -np.inf
-        lse = np.where(nothing, -np.inf, lse)
-        sign = np.where(infinite, np.sign(main), np.sign(total))
-        sign = np.where(nothing, 0.0, sign)
-        bad = np.isnan(top)
-        return np.where(bad, np.nan, lse).astype(x.dtype), np.where(bad, np.nan, sign).astype(x.dtype)
+        np.copyto(x, 0.0, where=is_max | (w == 0.0))
+        sum_rest = x.sum(axis=1, dtype=np.float64)
+        log_at_max = log(np.abs(sum_at_max)) + log1p(_relative_growth(sum_at_max, sum_rest))
+        lse = shift + np.where(sum_at_max == 0.0, log(np.abs(sum_rest)), log_at_max)
+        sign = np.sign(sum_at_max + sum_rest)
+        is_inf = row_max == np.inf
+        lse = np.where(is_inf, np.where(sum_at_max == 0.0, np.nan, np.inf), lse)
+        sign = np.where(is_inf, np.sign(sum_at_max), sign)
+        is_empty = row_max == -np.inf
+        lse, sign = np.where(is_empty, -np.inf, lse), np.where(is_empty, 0.0, sign)
+        has_nan = np.isnan(row_max)
+        return np.where(has_nan, np.nan, lse).astype(x.dtype), np.where(has_nan, np.nan, sign).astype(x.dtype)
 
 
-def _ratio(main: Array, rest: Array) -> Array:
-    """Return |main + rest| / |main| - 1 where that is a number."""
+def _relative_growth(main: Array, rest: Array) -> Array:
+    """Return |main + rest| / |main| - 1, or any number where ``main`` is 0."""
     ratio = rest / np.where(main == 0.0, 1.0, main)
     return np.where(ratio < -1.0, -ratio - 2.0, ratio)

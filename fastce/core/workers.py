@@ -1,7 +1,7 @@
-"""Threads for kernels that run between matrix products.
+"""Python threads that run kernels between matrix products.
 
-Numba's threads spin for some milliseconds after a kernel, in the hope of another one, and BLAS's
-threads, whose turn it is then, do not get the cores. Python's own threads sleep at once.
+Numba's threads spin for some milliseconds after a kernel, in case another one follows. Meanwhile BLAS's threads do not
+get the cores for the next product. Python's threads sleep at once.
 """
 
 import sys
@@ -15,7 +15,7 @@ import numpy as np
 from fastce.core.layout import Array
 from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS
 
-PARTS_A_THREAD = 4  # so that one thread that comes late does not hold up all
+PARTS_A_THREAD = 4  # several, so that one slow thread does not delay all
 
 Work = Callable[[slice], None]
 
@@ -26,17 +26,17 @@ def parts(count: int, step: int) -> Iterator[slice]:
 
 
 class Workers:
-    """As many threads as Numba may use, each of which runs kernels by itself. A context manager.
+    """As many threads as Numba may use, each of which runs serial kernels. A context manager.
 
-    ``concurrent.futures`` takes no work once the main thread has ended, and does not tell whether work for
-    which it could start no thread is done all the same. So the threads here are started before there is work.
-    They are daemons: what ends them is the thread that they work for, which waits for them.
+    The threads are started before they get work. ``concurrent.futures`` starts them later: it takes no work once the
+    main thread has ended, and if it cannot start a thread, one cannot know whether its work is done nevertheless.
+    The threads are daemons. The thread that opened the context ends them and joins them when it leaves.
     """
 
     def __init__(self) -> None:
         self.count = numba.get_num_threads()
         self.threads: list[Thread] = []
-        self.is_refused = False  # no more threads are to be had
+        self.is_refused = False  # the system or the interpreter starts no more threads
         self.todo: SimpleQueue[tuple[Work, slice] | None] = SimpleQueue()  # None ends a thread
         self.done: SimpleQueue[BaseException | None] = SimpleQueue()
 
@@ -45,9 +45,9 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Wait for the threads to end."""
+        """End the threads and join them."""
         try:
-            while True:  # after an error there may be work left
+            while True:  # after an error, work may be left
                 self.todo.get_nowait()
         except Empty:
             pass
@@ -58,21 +58,22 @@ class Workers:
                 thread.join()
 
     def run(self, work: Work, x: Array) -> None:
-        """Call ``work`` for slices that make up the rows of ``x``, in no order; at once if that is not worth it."""
-        most = min(PARTS_A_THREAD * self.count, x.size // PARALLEL_ELEMENTS)
-        if self.count == 1 or most < 2 or len(x) < self.count:
+        """Call ``work`` for slices that cover the rows of ``x``, in any order; for one slice if there are few rows."""
+        count = min(PARTS_A_THREAD * self.count, x.size // PARALLEL_ELEMENTS)
+        if self.count == 1 or count < 2 or len(x) < self.count:
             work(slice(0, len(x)))
         elif self._are_started():
-            self._share(work, list(parts(len(x), -(-len(x) // most))))
+            self._distribute(work, list(parts(len(x), -(-len(x) // count))))
         else:
             self._run_alone(work, x)
 
     def _are_started(self) -> bool:
-        """Tell whether there are threads; the system may refuse them, and the interpreter when it ends."""
+        """Start the threads and tell whether there are several; the system or a finalizing interpreter may refuse."""
         while len(self.threads) < self.count and not self.is_refused:
-            self.threads.append(Thread(target=self._serve, daemon=True))  # first: an interrupt may come after the start
+            # listed before the start: an interrupt after it would lose the thread
+            self.threads.append(Thread(target=self._serve, daemon=True))
             try:
-                if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
+                if sys.is_finalizing():  # Python 3.11 would wait for the thread forever
                     raise RuntimeError
                 self.threads[-1].start()
             except RuntimeError:
@@ -80,7 +81,8 @@ class Workers:
                 self.is_refused = True
         return len(self.threads) > 1
 
-    def _share(self, work: Work, slices: list[slice]) -> None:
+    def _distribute(self, work: Work, slices: list[slice]) -> None:
+        """Call ``work`` for the slices in the threads, and raise the first error of one."""
         for part in slices:
             self.todo.put((work, part))
         for _ in slices:
@@ -89,7 +91,7 @@ class Workers:
                 raise error
 
     def _run_alone(self, work: Work, x: Array) -> None:
-        """Call ``work`` once, in this thread, with the kernels that the threads would run."""
+        """Call ``work`` once in this thread, with serial kernels as the threads run them."""
         numba.set_num_threads(1)  # a setting of this thread
         try:
             work(slice(0, len(x)))
@@ -97,9 +99,9 @@ class Workers:
             numba.set_num_threads(self.count)
 
     def _serve(self) -> None:
-        """Take work until there is None."""
-        numba.set_num_threads(1)  # a setting of each thread, as the next: run serial variants, do not warn
-        np.seterr(all="ignore")
+        """Take work until None comes."""
+        numba.set_num_threads(1)  # serial variants; a setting of this thread
+        np.seterr(all="ignore")  # also a setting of this thread
         while (task := self.todo.get()) is not None:
             work, part = task
             try:

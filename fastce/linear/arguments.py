@@ -1,4 +1,4 @@
-"""Checked arguments of a linear layer and its loss, and what their gradients may be written to."""
+"""Checked arguments of a linear layer and its loss, and the arrays that its gradients are written to."""
 
 import math
 from typing import Any
@@ -7,37 +7,38 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, as_array, as_index, as_real, cast_to, rule
+from fastce.core.layout import Array, cast_to, dtypes_of
 from fastce.core.loss import smoothing_terms
-from fastce.core.one_hot import one_hot_labels
-from fastce.core.out import check_out, share_memory
+from fastce.core.out import result_like, share_memory
+from fastce.core.reduction import as_upstream, check_reduction, mean, reduce_losses
+from fastce.core.targets import as_labels, one_hot_labels, raise_label, shape_hint
 from fastce.core.validation import (
-    advice,
+    as_array,
     as_ignore_index,
-    as_labels,
-    as_loss,
+    as_index,
     as_number,
-    as_upstream,
+    as_positive,
+    as_real,
+    as_smoothing,
     as_weights,
-    check_reduction,
-    check_smoothing,
-    mean,
-    positive,
-    raise_label,
 )
 from fastce.linear.chunks import make_plan, run
-from fastce.linear.layer import Backward, Layer
-from fastce.linear.losses import Terms
+from fastce.linear.layer import Backward, Gradients, Layer
+from fastce.linear.losses import LossOptions
 
 
 class LinearLossCall:
-    """Checked arguments."""
+    """The checked arguments of one call, and its computation.
+
+    The constructor takes the arguments of `linear_cross_entropy` by their public names.
+    """
 
     def __init__(
         self,
         hidden: npt.ArrayLike,
         weight: npt.ArrayLike,
         target: npt.ArrayLike,
+        *,
         bias: npt.ArrayLike | None,
         class_weight: npt.ArrayLike | None,
         ignore_index: int,
@@ -55,94 +56,84 @@ class LinearLossCall:
         target = as_array(target, "target")
         self.target, self.labels = _read_target(target, self.hidden.shape[:-1], classes)
         arrays = [x for x in (self.hidden, self.weight, self.bias) if x is not None]
-        self.dtype = np.result_type(*(rule(x).compute for x in arrays))
-        self.given = {"hidden": self.hidden, "weight": self.weight, "target": target, "bias": self.bias}
+        self.dtype = np.result_type(*(dtypes_of(x).compute for x in arrays))
+        self.inputs = {"hidden": self.hidden, "weight": self.weight, "target": target, "bias": self.bias}
         self.ignore_index = as_ignore_index(ignore_index)
         self.class_weight = None
         if class_weight is not None:
-            self.given["class_weight"] = class_weight = as_real(class_weight, "class_weight")
+            self.inputs["class_weight"] = class_weight = as_real(class_weight, "class_weight")
             weights = as_weights(class_weight, (classes,), "class_weight", "one per class")
             self.class_weight = cast_to(weights, self.dtype)
-        self.smoothing = smoothing_terms(check_smoothing(label_smoothing), classes, self.class_weight)
+        self.smoothing = smoothing_terms(as_smoothing(label_smoothing), classes, self.class_weight)
         self.z_loss = as_number(z_loss, "z_loss")
         self.softcap = None if softcap is None else _cap(softcap)
         check_reduction(reduction)
         self.reduction = reduction
-        self.normalizer = None if normalizer is None else positive(normalizer, "normalizer")
+        self.normalizer = None if normalizer is None else as_positive(normalizer, "normalizer")
         self.max_bytes = int(_at_least(as_index(max_bytes, "max_bytes"), 1, "max_bytes"))
 
-    def gradient_arrays(
-        self, d_hidden: object, d_weight: object, d_bias: object, accumulate: bool
-    ) -> tuple[Array, Array, Array | None]:
+    def gradient_arrays(self, d_hidden: object, d_weight: object, d_bias: object, *, accumulate: bool) -> Gradients:
         """Return the given arrays, if the gradients can be written there, or for None new ones.
 
-        New ones that are to be added to hold zeros.
+        New ones hold zeros if gradients are accumulated.
         """
         if d_bias is not None and self.bias is None:
             raise ValueError("d_bias_out has no gradient to take, as there is no bias")
-        found: dict[str, Array] = {}
+        arrays: dict[str, Array] = {}
         for name, out, like in (
             ("d_hidden_out", d_hidden, self.hidden),
             ("d_weight_out", d_weight, self.weight),
             ("d_bias_out", d_bias, self.bias),
         ):
             if like is not None:
-                found[name] = self._gradient_array(out, name, like, found)
+                arrays[name] = self._gradient_array(out, name, like, arrays)
                 if out is None and accumulate:
-                    found[name][...] = 0
-        return found["d_hidden_out"], found["d_weight_out"], found.get("d_bias_out")
+                    arrays[name][...] = 0
+        return Gradients(arrays["d_hidden_out"], arrays["d_weight_out"], arrays.get("d_bias_out"))
 
     def _gradient_array(self, out: object, name: str, like: Array, others: dict[str, Array]) -> Array:
-        dtype = rule(like).result
-        if out is None:
-            return np.empty_like(like, dtype, subok=False)
-        own = ("hidden",) if name == "d_hidden_out" else ()  # its rows are read before they are written
-        try:
-            array = check_out(out, like.shape, dtype, own, [self.given[other] for other in own])
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"{name}{str(error).removeprefix('out')}") from None
-        for other, x in (*self.given.items(), *others.items()):
-            if other not in own and x is not None and share_memory(array, x):
-                raise ValueError(f"{name} must not overlap {other}")
+        """Return ``out`` if the gradient of ``like`` can be written there, or for None a new array."""
+        # rows of hidden are read before their gradient is written: only these two may be one array
+        replaced = ["hidden"] if name == "d_hidden_out" else []
+        array = result_like(like, out, replaced, [self.inputs[other] for other in replaced], out_name=name)
+        if out is not None:
+            for other, x in (*self.inputs.items(), *others.items()):
+                if other not in replaced and x is not None and share_memory(array, x):
+                    raise ValueError(f"{name} must not overlap {other}")
         return array
 
     def solve(
-        self,
-        grad_output: npt.ArrayLike | None,
-        gradients: tuple[Array, Array, Array | None] | None,
-        accumulate: bool = False,
+        self, grad_output: npt.ArrayLike | None = None, gradients: Gradients | None = None, *, accumulate: bool = False
     ) -> Any:
-        """Return the reduced loss; write the gradients where arrays for them are given."""
+        """Return the reduced loss; write the gradients if arrays for them are given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.target.shape, self.dtype)
-        labels = self.labels.copy()  # another thread may change the caller's
-        kept = self._kept(labels)
-        denominator = kept if self.normalizer is None else self.normalizer
+        labels = self.labels.copy()  # another thread may change the caller's labels after their check
+        total_weight = self._total_weight(labels)
+        denominator = total_weight if self.normalizer is None else self.normalizer
         if self.reduction == "mean":
             scale *= mean(1.0, denominator)
-        terms = Terms(self.ignore_index, self.class_weight, self.smoothing, self.z_loss, self.softcap, scale)
+        options = LossOptions(self.ignore_index, self.class_weight, self.smoothing, self.z_loss, self.softcap, scale)
         losses = np.zeros(len(labels), self.dtype)
-        with np.errstate(all="ignore"):  # infinite and NaN logits are the caller's affair
+        with np.errstate(all="ignore"):  # infinite and NaN logits have results as well
             layer = Layer(self.hidden, self.weight, self.bias, self.dtype)
-            plan = make_plan(labels, self.ignore_index, layer, self.max_bytes, gradients is None)
-            backward = None if gradients is None else Backward(layer, *gradients, accumulate, len(plan.chunks))
-            run(layer, labels, terms, upstream, losses, plan, backward)
+            plan = make_plan(labels, self.ignore_index, layer, self.max_bytes, forward_only=gradients is None)
+            backward = None if gradients is None else Backward(layer, gradients, accumulate, len(plan.chunks))
+            run(layer, labels, options, upstream, losses, plan, backward)
             if backward is not None:
                 backward.finish(plan.ignored)
-        if self.reduction == "none":
-            return losses.reshape(self.target.shape)[()]
-        total = dispatch.total(losses)
-        return as_loss(mean(total, denominator) if self.reduction == "mean" else total, self.dtype)
+        return reduce_losses(losses, self.target.shape, self.reduction, denominator)
 
-    def _kept(self, labels: Array) -> float:
-        """Return the weight of the samples that count, or raise IndexError for a bad label."""
+    def _total_weight(self, labels: Array) -> float:
+        """Return the sum of the class weights of samples that are not ignored, or raise IndexError for a bad label."""
         weight = None if self.class_weight is None else cast_to(self.class_weight, np.float64)
-        position, kept = dispatch.scan_labels(labels, self.classes, self.ignore_index, weight, None)
+        position, total_weight = dispatch.scan_labels(labels, self.classes, self.ignore_index, weight, None)
         if position >= 0:
             raise_label(self.target, position, self.classes, self.ignore_index)
-        return kept
+        return total_weight
 
 
 def _check_shapes(hidden: Array, weight: Array) -> None:
+    """Raise ValueError unless the shapes of hidden states and weights fit."""
     if hidden.ndim == 0:
         raise ValueError("hidden must have at least one dimension, the features; got a scalar")
     features = hidden.shape[-1]
@@ -156,7 +147,7 @@ def _check_shapes(hidden: Array, weight: Array) -> None:
 
 
 def _read_target(target: Array, shape: tuple[int, ...], classes: int) -> tuple[Array, Array]:
-    """Return class indices of this shape, and the same as int64 of one dimension."""
+    """Return (class indices of this shape, the same as flat int64)."""
     kind, with_classes = target.dtype.kind, (*shape, classes)
     if target.shape == with_classes:
         if kind not in "iub":
@@ -169,7 +160,7 @@ def _read_target(target: Array, shape: tuple[int, ...], classes: int) -> tuple[A
     if target.shape != shape:
         raise ValueError(
             f"target has shape {target.shape}, expected {shape}, a class index for each row of hidden, or "
-            f"{with_classes} for one-hot targets{advice(target.shape, shape, len(shape))}"
+            f"{with_classes} for one-hot targets{shape_hint(target.shape, shape, len(shape))}"
         )
     if kind not in "iu" and target.size:
         raise TypeError(f"class indices must be integers, got dtype {target.dtype}; use target.astype(int)")

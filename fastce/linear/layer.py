@@ -1,51 +1,59 @@
-"""The products of the last layer, for some rows and some classes at a time.
+"""The matrix products of the last layer, for some rows and some classes at a time.
 
 With rows H of the hidden layer, weights W and the gradient G with respect to the logits:
 
     logits = H W^T + b        d_hidden = G W        d_weight += G^T H        d_bias += 1^T G
 
-All products are NumPy's, that is its BLAS's. What BLAS does not take (16-bit floats, strides,
-other byte orders, mixed dtypes) is brought to the dtype of the computation a block at a time.
+NumPy's BLAS computes all products. Arrays that BLAS does not take (16-bit floats, strides, other byte orders, mixed
+dtypes) are converted to the dtype of the computation, a block at a time.
 """
 
 import math
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from fastce.core.layout import Array
 from fastce.core.workers import parts
 
-BLOCK_BYTES = 1 << 22  # of weights: stays in the cache between a product and what becomes of it
+BLOCK_BYTES = 1 << 22  # of weights: a block stays in the cache between its product and its use
 MIN_BLOCK = 64  # classes
 
-Rows = slice | Array  # of all rows, in C order
+Rows = slice | Array  # indices of rows, counted in C order
 
 
-# --- arrays that BLAS may or may not take --------------------------------------
+class Gradients(NamedTuple):
+    """Arrays for the gradients with respect to the arguments of a layer."""
+
+    d_hidden: Array
+    d_weight: Array
+    d_bias: Array | None
+
+
+# --- arrays for BLAS -----------------------------------------------------------
 
 
 def is_ready(x: Array, dtype: np.dtype[Any]) -> bool:
-    """Tell whether BLAS takes this matrix as it is, in either order."""
+    """Tell whether BLAS takes this matrix as it is, in C or Fortran order."""
     return _is_c_ready(x, dtype) or _is_c_ready(x.T, dtype)
 
 
 def _is_c_ready(x: Array, dtype: np.dtype[Any]) -> bool:
-    rows, size = x.strides[0], dtype.itemsize
+    row_stride, size = x.strides[0], dtype.itemsize
     if x.dtype != dtype or not x.flags.aligned:
         return False
-    return x.flags.c_contiguous or (x.strides[1] == size and rows % size == 0 and rows >= size * x.shape[1])
+    return x.flags.c_contiguous or (x.strides[1] == size and row_stride % size == 0 and row_stride >= size * x.shape[1])
 
 
-def put(goal: Array, index: Any, values: Array, add: bool) -> None:
-    """Write values, or add them, rounded once to the goal's dtype; ``values`` is used up."""
-    if add and goal.dtype == values.dtype:
-        goal[index] += values
+def write_at(out: Array, index: Any, values: Array, *, add: bool) -> None:
+    """Write values to ``out[index]`` or add them to it, rounded once; ``values`` may be overwritten."""
+    if add and out.dtype == values.dtype:
+        out[index] += values
         return
     if add:
-        values += goal[index]
-    goal[index] = values
+        values += out[index]
+    out[index] = values
 
 
 class RowView:
@@ -62,7 +70,7 @@ class RowView:
         self.array = array
 
     def index(self, rows: Rows) -> Any:
-        """Return what the rows are found by in ``array``."""
+        """Return the index of the rows in ``array``."""
         if self.lead is None:
             return rows
         flat = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
@@ -73,7 +81,7 @@ class RowView:
 
 
 class Layer:
-    """The last layer. ``dtype`` is that of all arithmetic."""
+    """The last layer; ``dtype`` is the one of all arithmetic."""
 
     def __init__(self, hidden: Array, weight: Array, bias: Array | None, dtype: np.dtype[Any]) -> None:
         self.hidden = RowView(hidden)
@@ -82,26 +90,26 @@ class Layer:
         self.bias = None if bias is None else bias.astype(dtype)
         self.classes, self.features = weight.shape
         self.block = max(BLOCK_BYTES // max(self.features * dtype.itemsize, 1), MIN_BLOCK)
-        self.staging = None if is_ready(weight, dtype) else self.scratch()
+        self.staging = None if is_ready(weight, dtype) else self.new_block()
 
-    def scratch(self) -> Array:
-        """Return memory for a block of weights."""
+    def new_block(self) -> Array:
+        """Return an array for a block of weights."""
         return np.empty((min(self.block, self.classes), self.features), self.dtype)
 
     def blocks(self, classes: slice) -> Iterator[slice]:
-        """Cut the classes into blocks of weights; slices of all classes."""
+        """Cut some classes into blocks of weights; the slices count all classes."""
         for part in parts(classes.stop - classes.start, self.block):
             yield slice(classes.start + part.start, classes.start + part.stop)
 
     def rows(self, rows: Rows) -> Array:
-        """Return rows of the hidden layer as BLAS takes them."""
-        found: Array = self.hidden.array[self.hidden.index(rows)]
-        return found if is_ready(found, self.dtype) else found.astype(self.dtype, "C")
+        """Return rows of the hidden layer in a form that BLAS takes."""
+        hidden: Array = self.hidden.array[self.hidden.index(rows)]
+        return hidden if is_ready(hidden, self.dtype) else hidden.astype(self.dtype, "C")
 
-    def weights(self, classes: slice, whole: bool) -> Iterator[tuple[slice, Array]]:
-        """Yield which classes, and their weights: in blocks, or all where ``whole`` and no copy is needed."""
+    def weights(self, classes: slice, *, in_blocks: bool) -> Iterator[tuple[slice, Array]]:
+        """Yield (classes, weights) in a form that BLAS takes: all at once, or in blocks if asked for or copied."""
         if self.staging is None:
-            for part in [classes] if whole else self.blocks(classes):
+            for part in self.blocks(classes) if in_blocks else [classes]:
                 yield part, self.weight[part]
             return
         for part in self.blocks(classes):
@@ -111,36 +119,35 @@ class Layer:
 
     def logits(self, h: Array, classes: slice, out: Array) -> None:
         """Write H W^T + b for some classes."""
-        for part, w in self.weights(classes, self.bias is None):
-            goal = out[:, part.start - classes.start : part.stop - classes.start]
-            np.matmul(h, w.T, out=goal)
+        # with a bias in blocks, whose logits are still in the cache when it is added
+        for part, w in self.weights(classes, in_blocks=self.bias is not None):
+            columns = out[:, part.start - classes.start : part.stop - classes.start]
+            np.matmul(h, w.T, out=columns)
             if self.bias is not None:
-                goal += self.bias[part]
+                columns += self.bias[part]
 
     def back(self, g: Array, classes: slice) -> Array:
-        """Return G W, the part of some classes."""
+        """Return G W, summed over some classes."""
         total: Array | None = None
-        for part, w in self.weights(classes, True):
+        for part, w in self.weights(classes, in_blocks=False):
             product = np.matmul(g[:, part.start - classes.start : part.stop - classes.start], w)
             total = product if total is None else np.add(total, product, out=total)
-        return cast(Array, total)  # there are classes, or there would be no kept rows
+        return cast(Array, total)  # without classes, all rows are ignored and there is no chunk
 
 
 class Backward:
-    """Gathers the gradients of a layer's arguments from those of its logits, chunks of rows one after the other."""
+    """Sums the gradients of a layer's arguments, given the gradient of its logits one chunk of rows after another."""
 
-    def __init__(
-        self, layer: Layer, d_hidden: Array, d_weight: Array, d_bias: Array | None, accumulate: bool, chunks: int
-    ) -> None:
+    def __init__(self, layer: Layer, gradients: Gradients, accumulate: bool, chunks: int) -> None:
         self.layer, self.accumulate = layer, accumulate
-        self.d_hidden, self.d_weight, self.d_bias = RowView(d_hidden), d_weight, d_bias
-        # sums of several chunks are rounded once
-        narrow = chunks > 1 and d_weight.dtype != layer.dtype
-        self.sum = np.empty(d_weight.shape, layer.dtype) if narrow else d_weight
-        self.add = accumulate and not narrow
-        self.bias_sum = None if d_bias is None else np.zeros(d_bias.shape)
-        self.block = layer.scratch()
-        self.hidden_sum: Array | None = None
+        self.d_hidden, self.d_weight, self.d_bias = RowView(gradients.d_hidden), gradients.d_weight, gradients.d_bias
+        # a sum over several chunks is rounded once: it needs an array of its own if d_weight is narrower
+        is_narrower = chunks > 1 and self.d_weight.dtype != layer.dtype
+        self.weight_sum = np.empty(self.d_weight.shape, layer.dtype) if is_narrower else self.d_weight
+        self.add = accumulate and not is_narrower  # False until weight_sum holds values to add to
+        self.bias_sum = None if self.d_bias is None else np.zeros(self.d_bias.shape)
+        self.block = layer.new_block()
+        self.hidden_sum: Array | None = None  # of the chunk, over the classes taken so far
 
     def take(self, h: Array, g: Array, classes: slice) -> None:
         """Add some classes of a chunk: its rows of the hidden layer and the gradient with respect to its logits."""
@@ -153,34 +160,35 @@ class Backward:
 
     def end_chunk(self, rows: Rows) -> None:
         """Write the gradient of rows whose classes have all been taken."""
-        put(self.d_hidden.array, self.d_hidden.index(rows), cast(Array, self.hidden_sum), self.accumulate)
+        hidden_sum = cast(Array, self.hidden_sum)
+        write_at(self.d_hidden.array, self.d_hidden.index(rows), hidden_sum, add=self.accumulate)
         self.hidden_sum = None
         self.add = True
 
     def _add_weights(self, h: Array, g: Array, classes: slice) -> None:
-        """Add G^T H, or write it where nothing is there yet."""
-        goal, dtype = self.sum, g.dtype
-        turned = not _is_c_ready(goal, dtype) and _is_c_ready(goal.T, dtype)
-        if not self.add and is_ready(goal, dtype):
-            np.matmul(h.T, g, out=goal.T[:, classes]) if turned else np.matmul(g.T, h, out=goal[classes])
+        """Add G^T H to the sum, or write it there for the first chunk."""
+        out, dtype = self.weight_sum, g.dtype
+        is_transposed = not _is_c_ready(out, dtype) and _is_c_ready(out.T, dtype)
+        if not self.add and is_ready(out, dtype):
+            np.matmul(h.T, g, out=out.T[:, classes]) if is_transposed else np.matmul(g.T, h, out=out[classes])
             return
         for part in self.layer.blocks(classes):
             block = self.block[: part.stop - part.start]
-            some = g[:, part.start - classes.start : part.stop - classes.start]
-            if turned:
-                product = np.matmul(h.T, some, out=block.reshape(h.shape[1], len(block)))
-                put(goal.T, (slice(None), part), product, self.add)
+            columns = g[:, part.start - classes.start : part.stop - classes.start]
+            if is_transposed:
+                product = np.matmul(h.T, columns, out=block.reshape(h.shape[1], len(block)))
+                write_at(out.T, (slice(None), part), product, add=self.add)
             else:
-                put(goal, part, np.matmul(some.T, h, out=block), self.add)
+                write_at(out, part, np.matmul(columns.T, h, out=block), add=self.add)
 
     def finish(self, ignored: Array) -> None:
-        """Write what is left: sums in another dtype, and zeros."""
+        """Write the gradients whose sums are in other arrays, and zeros for ignored rows."""
         if not self.add:  # no chunk came
-            self.sum[...] = 0
-        if self.sum is not self.d_weight:
+            self.weight_sum[...] = 0
+        if self.weight_sum is not self.d_weight:
             for part in self.layer.blocks(slice(0, self.layer.classes)):
-                put(self.d_weight, part, self.sum[part], self.accumulate)
+                write_at(self.d_weight, part, self.weight_sum[part], add=self.accumulate)
         if self.d_bias is not None and self.bias_sum is not None:
-            put(self.d_bias, ..., self.bias_sum, self.accumulate)
+            write_at(self.d_bias, ..., self.bias_sum, add=self.accumulate)
         if len(ignored) and not self.accumulate:
             self.d_hidden.array[self.d_hidden.index(ignored)] = 0

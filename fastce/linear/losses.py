@@ -1,8 +1,8 @@
 """From the logits of a chunk of rows to their losses and gradients.
 
-Where all classes of the rows are there, this is the fused kernel's. Where they come in tiles, the
-tiles' maxima and sums of exponentials are merged first; then the logits are computed once more,
-and each tile's gradient takes their place.
+If a chunk has all classes, the fused kernel of `cross_entropy` computes both. If the classes come in tiles, the
+maxima and sums of exponentials of the tiles are merged first. Then the logits are computed once more, and the gradient
+of each tile replaces them.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,18 @@ from fastce.core.staging import STAGED_ELEMENTS
 from fastce.core.workers import Workers, parts
 from fastce.linear.layer import Backward, Layer
 
+Smoothing = tuple[float, float, float]  # (1 - e, e / C, e / C * sum(w)), as kernels take it
 
-class Terms(NamedTuple):
-    """What a logit's loss and gradient depend on beside label and logits."""
+
+class LossOptions(NamedTuple):
+    """Options of the loss, in the form that kernels take."""
 
     ignore_index: int
     class_weight: Array | None  # in the dtype of the computation
-    smoothing: tuple[float, float, float] | None
+    smoothing: Smoothing | None
     z_loss: float
     softcap: float | None
-    scale: float  # of the gradient
+    grad_scale: float  # of all samples: the upstream gradient divided by the denominator
 
 
 class Samples(NamedTuple):
@@ -35,50 +37,51 @@ class Samples(NamedTuple):
     hidden: Array
     labels: Array
     upstream: Array | None
-    loss: Array  # to be written
+    loss: Array  # is written
 
 
-def whole(
-    layer: Layer, samples: Samples, terms: Terms, buffer: Array, workers: Workers, backward: Backward | None
+def run_whole(
+    layer: Layer, samples: Samples, options: LossOptions, buffer: Array, workers: Workers, backward: Backward | None
 ) -> None:
-    """Write the losses and give the gradients to ``backward``, with all logits in the buffer."""
+    """Write the losses and pass the gradients to ``backward``; all logits fit the buffer."""
     classes = slice(0, layer.classes)
     x = _tile(buffer, samples, classes)
     layer.logits(samples.hidden, classes, x)
-    workers.run(lambda rows: _fused(x, samples, terms, backward is not None, rows), x)
+    workers.run(lambda rows: _run_rows(x, samples, options, rows, with_grad=backward is not None), x)
     if backward is not None:
         backward.take(samples.hidden, x, classes)
 
 
 def _tile(buffer: Array, samples: Samples, classes: slice) -> Array:
+    """Return a part of the buffer for the logits of some classes."""
     count, width = len(samples.labels), classes.stop - classes.start
     return buffer[: count * width].reshape(count, width)
 
 
-def _fused(x: Array, samples: Samples, terms: Terms, with_grad: bool, rows: slice) -> None:
-    """Write the losses of some rows, and the gradient over their logits."""
-    if terms.softcap is None:
-        _run_hard(x, samples, terms, with_grad, rows)
+def _run_rows(x: Array, samples: Samples, options: LossOptions, rows: slice, *, with_grad: bool) -> None:
+    """Write the losses of some rows; the gradient replaces their logits."""
+    if options.softcap is None:
+        _run_kernel(x, samples, options, rows, with_grad=with_grad)
         return
-    for part in _staged(x, rows):
-        raw = x[part].copy()
-        dispatch.run_logit_transform(raw, 1.0, terms.softcap, x[part])
-        _run_hard(x, samples, terms, with_grad, part)
+    for part in _cache_sized(x, rows):
+        uncapped = x[part].copy()
+        dispatch.run_logit_transform(uncapped, 1.0, options.softcap, x[part])
+        _run_kernel(x, samples, options, part, with_grad=with_grad)
         if with_grad:
-            dispatch.run_logit_transform_vjp(raw, 1.0, terms.softcap, x[part], x[part])
+            dispatch.run_logit_transform_vjp(uncapped, 1.0, options.softcap, x[part], x[part])
 
 
-def _staged(x: Array, rows: slice) -> Iterator[slice]:
+def _cache_sized(x: Array, rows: slice) -> Iterator[slice]:
     """Cut rows into slices so small that a copy of their logits stays in the cache."""
     for part in parts(rows.stop - rows.start, max(STAGED_ELEMENTS // x.shape[1], 1)):
         yield slice(rows.start + part.start, rows.start + part.stop)
 
 
-def _run_hard(x: Array, samples: Samples, terms: Terms, with_grad: bool, rows: slice) -> None:
-    """Run the fused kernel, whose arguments only this function knows."""
-    _, labels, upstream, loss = samples
+def _run_kernel(x: Array, samples: Samples, terms: LossOptions, rows: slice, *, with_grad: bool) -> None:
+    """Run the fused kernel on some rows."""
+    labels, upstream, loss = samples.labels, samples.upstream, samples.loss
     factors = None if upstream is None else np.stack([np.ones_like(upstream[rows]), upstream[rows]])
-    options = terms.class_weight, factors, terms.smoothing, terms.z_loss or None, terms.scale
+    options = terms.class_weight, factors, terms.smoothing, terms.z_loss or None, terms.grad_scale
     grad = x[rows] if with_grad else None
     dispatch.run_index_targets(x[rows], labels[rows], terms.ignore_index, *options, False, None, loss[rows], grad)
 
@@ -86,122 +89,179 @@ def _run_hard(x: Array, samples: Samples, terms: Terms, with_grad: bool, rows: s
 # --- tiles of classes ----------------------------------------------------------
 
 
-def tiled(
+def run_tiled(
     layer: Layer,
     samples: Samples,
-    terms: Terms,
+    options: LossOptions,
     tiles: list[slice],
     buffer: Array,
     workers: Workers,
     backward: Backward | None,
 ) -> None:
-    """Write the losses and give the gradients to ``backward``, with a tile of the logits in the buffer."""
-    merged = Merged(samples, terms)
+    """Write the losses and pass the gradients to ``backward``; one tile of logits fits the buffer."""
+    stats = RowStats(samples, options)
     for classes in tiles:
         x = _tile(buffer, samples, classes)
         layer.logits(samples.hidden, classes, x)
-        merged.add(x, classes, workers)
-    samples.loss[...] = merged.losses()
+        stats.add(x, classes, workers)
+    samples.loss[...] = stats.losses()
     if backward is None:
         return
-    factor, at_label = merged.gradients()
+    factor, grad_at_label = stats.gradient_terms()
     for classes in tiles:
         x = _tile(buffer, samples, classes)
         layer.logits(samples.hidden, classes, x)
-        merged.write_gradient(x, classes, factor, at_label, workers)
+        stats.write_gradient(x, classes, factor, grad_at_label, workers)
         backward.take(samples.hidden, x, classes)
 
 
-class Merged:
-    """What is known of the rows from all tiles that were added, in float64."""
+class RowStats:
+    """Statistics of the rows over the tiles added so far, in float64."""
 
-    def __init__(self, samples: Samples, terms: Terms) -> None:
-        self.labels, self.terms = samples.labels, terms
+    def __init__(self, samples: Samples, options: LossOptions) -> None:
+        self.labels, self.options = samples.labels, options
         count = len(samples.labels)
-        self.top = np.full(count, -np.inf)
-        self.rest = np.zeros(count)  # the sum of exp(x - top) over all classes but one greatest
+        self.row_max = np.full(count, -np.inf)
+        self.sum_exp_rest = np.zeros(count)  # the sum of exp(x - row_max) over all classes but one at the maximum
         self.at_label = np.zeros(count)
-        self.weighted = np.zeros(count)  # the sum of w x
-        weight = terms.class_weight
+        self.weighted_sum = np.zeros(count)  # the sum of w x, with class weights w
+        weight = options.class_weight
         self.label_weight = 1.0 if weight is None else weight[samples.labels].astype(np.float64)
-        self.slope = terms.scale * (np.ones(count) if samples.upstream is None else samples.upstream)
+        self.grad_scale = options.grad_scale * (np.ones(count) if samples.upstream is None else samples.upstream)
 
     def add(self, x: Array, classes: slice, workers: Workers) -> None:
         """Add a tile of logits, which are capped in place."""
-        found, losses = np.empty((2, len(x)), x.dtype), np.empty(len(x), x.dtype)
-        first = np.zeros_like(self.labels)  # the statistics are those of any label
+        stats, losses = np.empty((2, len(x)), x.dtype), np.empty(len(x), x.dtype)
+        any_label = np.zeros_like(self.labels)  # the statistics do not depend on the labels
 
         def work(rows: slice) -> None:
-            if self.terms.softcap is not None:
-                dispatch.run_logit_transform(x[rows], 1.0, self.terms.softcap, x[rows])
+            if self.options.softcap is not None:
+                dispatch.run_logit_transform(x[rows], 1.0, self.options.softcap, x[rows])
             options = None, None, None, None, 1.0, False
-            dispatch.run_index_targets(x[rows], first[rows], -1, *options, found[:, rows], losses[rows], None)
+            dispatch.run_index_targets(x[rows], any_label[rows], -1, *options, stats[:, rows], losses[rows], None)
 
         workers.run(work, x)
         rows, columns = _in_tile(self.labels, classes)
         self.at_label[rows] = x[rows, columns]
-        if self.terms.smoothing is not None:
-            weight = self.terms.class_weight
-            self.weighted += x.sum(axis=1) if weight is None else x @ weight[classes]
-        self._merge(*found.astype(np.float64))
+        if self.options.smoothing is not None:
+            weight = self.options.class_weight
+            self.weighted_sum += x.sum(axis=1) if weight is None else x @ weight[classes]
+        self._merge(*stats.astype(np.float64))
 
-    def _merge(self, top: Array, rest: Array) -> None:
-        """Merge maxima and rests as ``long_rows.merge`` does."""
-        rest[top == -np.inf] = 0.0  # NaN, which it is of a row of nothing else only
-        higher = np.maximum(self.top, top)
-        fade, other = (np.where(t == higher, 1.0, exp(t - higher)) for t in (self.top, top))
-        lower = np.where(self.top >= top, (rest + 1.0) * other + self.rest, (self.rest + 1.0) * fade + rest)
-        self.top, self.rest = higher, lower
+    def _merge(self, row_max: Array, sum_exp_rest: Array) -> None:
+        """Merge the maxima and sums of a tile, as ``long_rows.merge`` does in kernels."""
+        sum_exp_rest = np.where(row_max == -np.inf, 0.0, sum_exp_rest)  # NaN if all classes of the tile are -inf
+        higher = np.maximum(self.row_max, row_max)
+        rescale, rescale_tile = (np.where(m == higher, 1.0, exp(m - higher)) for m in (self.row_max, row_max))
+        self.sum_exp_rest = np.where(
+            self.row_max >= row_max,
+            (sum_exp_rest + 1.0) * rescale_tile + self.sum_exp_rest,
+            (self.sum_exp_rest + 1.0) * rescale + sum_exp_rest,
+        )
+        self.row_max = higher
+
+    def _final_sums(self) -> Array:
+        """Return the sums once all tiles are there: NaN for rows of nothing but -inf, as in kernels."""
+        return np.where(self.row_max == -np.inf, np.nan, self.sum_exp_rest)
 
     def losses(self) -> Array:
-        """Return the losses, once all tiles are there: `hard_rows` has the formula."""
-        self.rest[self.top == -np.inf] = np.nan
-        log_sum: Array = log1p(self.rest)
-        lse = self.top + log_sum
-        loss = self.label_weight * ((self.top - self.at_label) + log_sum)
-        if self.terms.smoothing is not None:
-            keep, spread, spread_total = self.terms.smoothing
-            loss = loss * keep + (lse * spread_total - self.weighted * spread)
-        return loss + self.terms.z_loss * lse * lse if self.terms.z_loss else loss
+        """Return the losses, once all tiles are there."""
+        return index_loss(
+            self.row_max,
+            self._final_sums(),
+            self.at_label,
+            self.label_weight,
+            self.weighted_sum,
+            self.options.smoothing,
+            self.options.z_loss,
+        )
 
-    def gradients(self) -> tuple[Array, Array]:
-        """Return what exponentials are multiplied by, and the gradients at the labels."""
-        keep, spread, spread_total = self.terms.smoothing or (1.0, 0.0, 0.0)
-        of_lse = 2.0 * self.terms.z_loss * (self.top + log1p(self.rest))
-        amount = self.label_weight * keep + spread_total + of_lse
-        at_target = self.label_weight * (keep + spread)
-        others = spread_total - self.label_weight * spread + of_lse
-        factor = amount / (self.rest + 1.0)
-        # where both are nearer to all than to nothing, what they lack is compared
-        near = (self.at_label == self.top) & (self.rest < 1.0) & (at_target + at_target > amount)
-        far = exp(self.at_label - self.top) * factor - at_target
-        return factor * self.slope, np.where(near, others - factor * self.rest, far) * self.slope
+    def gradient_terms(self) -> tuple[Array, Array]:
+        """Return the factors of exp(x - row_max) in the gradient, and the gradients at the labels."""
+        factor, grad_at_label = index_gradient(
+            self.row_max,
+            self._final_sums(),
+            self.at_label,
+            self.label_weight,
+            self.options.smoothing,
+            self.options.z_loss,
+        )
+        return factor * self.grad_scale, grad_at_label * self.grad_scale
 
-    def write_gradient(self, x: Array, classes: slice, factor: Array, at_label: Array, workers: Workers) -> None:
-        """Write the gradient over a tile of logits."""
-        top, factor = self.top.astype(x.dtype), factor.astype(x.dtype)
-        cap, smoothing, weight = self.terms.softcap, self.terms.smoothing, self.terms.class_weight
-        minus = None if smoothing is None else (self.slope * smoothing[1]).astype(x.dtype)[:, None]
-        shares = 1.0 if weight is None else weight[classes]
+    def write_gradient(self, x: Array, classes: slice, factor: Array, grad_at_label: Array, workers: Workers) -> None:
+        """Replace a tile of logits, not capped yet, by their gradient."""
+        row_max, factor = self.row_max.astype(x.dtype), factor.astype(x.dtype)
+        cap, smoothing, weight = self.options.softcap, self.options.smoothing, self.options.class_weight
+        smoothing_term = None if smoothing is None else (self.grad_scale * smoothing[1]).astype(x.dtype)[:, None]
+        class_weight = 1.0 if weight is None else weight[classes]
 
         def work(rows: slice) -> None:
-            for part in _staged(x, rows):
+            for part in _cache_sized(x, rows):
                 y = x[part]
-                raw = None if cap is None else y.copy()
-                if raw is not None:
-                    dispatch.run_logit_transform(raw, 1.0, cap, y)
-                dispatch.run_lse_vjp(y, factor[part], top[part], y)
-                if minus is not None:
-                    y -= minus[part] * shares
-                chosen, columns = _in_tile(self.labels[part], classes)
-                y[chosen, columns] = at_label[part][chosen]
-                if raw is not None:
-                    dispatch.run_logit_transform_vjp(raw, 1.0, cap, y, y)
+                uncapped = None if cap is None else y.copy()
+                if uncapped is not None:
+                    dispatch.run_logit_transform(uncapped, 1.0, cap, y)
+                dispatch.run_lse_vjp(y, factor[part], row_max[part], y)
+                if smoothing_term is not None:
+                    y -= smoothing_term[part] * class_weight
+                labelled, columns = _in_tile(self.labels[part], classes)
+                y[labelled, columns] = grad_at_label[part][labelled]
+                if uncapped is not None:
+                    dispatch.run_logit_transform_vjp(uncapped, 1.0, cap, y, y)
 
         workers.run(work, x)
 
 
 def _in_tile(labels: Array, classes: slice) -> tuple[Array, Array]:
-    """Return the rows whose labels are among these classes, and where they are there."""
+    """Return the rows whose labels are among these classes, and the columns of the labels in the tile."""
     rows = np.flatnonzero((labels >= classes.start) & (labels < classes.stop))
     return rows, labels[rows] - classes.start
+
+
+# --- the formulas of ``kernels.formulas``, on arrays -----------------------------
+
+
+def index_loss(
+    row_max: Array,
+    sum_exp_rest: Array,
+    at_label: Array,
+    label_weight: Array | float,
+    weighted_sum: Array,
+    smoothing: Smoothing | None,
+    z_loss: float,
+) -> Array:
+    """Return the losses of samples by their statistics, as ``formulas.index_loss`` does.
+
+    ``weighted_sum`` takes the place of ``below_max``, which tiles cannot add up: they do not know the maximum yet.
+    """
+    log_sum: Array = log1p(sum_exp_rest)
+    lse = row_max + log_sum
+    loss = label_weight * ((row_max - at_label) + log_sum)
+    if smoothing is not None:
+        keep, uniform_mass, spread_total = smoothing
+        loss = loss * keep + (lse * spread_total - weighted_sum * uniform_mass)
+    return loss + z_loss * lse * lse if z_loss else loss
+
+
+def index_gradient(
+    row_max: Array,
+    sum_exp_rest: Array,
+    at_label: Array,
+    label_weight: Array | float,
+    smoothing: Smoothing | None,
+    z_loss: float,
+) -> tuple[Array, Array]:
+    """Return the factors of exp(x - row_max) in the gradient, and the gradients at the labels.
+
+    As ``formulas.index_gradient`` does, with the same care where softmax and target at the label are nearly 1.
+    """
+    keep, uniform_mass, spread_total = smoothing or (1.0, 0.0, 0.0)
+    slope = 2.0 * z_loss * (row_max + log1p(sum_exp_rest))
+    target_sum = label_weight * keep + spread_total + slope
+    target_at_label = label_weight * (keep + uniform_mass)
+    target_elsewhere = spread_total - label_weight * uniform_mass + slope
+    factor = target_sum / (sum_exp_rest + 1.0)
+    is_close = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > target_sum)
+    return factor, np.where(
+        is_close, target_elsewhere - factor * sum_exp_rest, exp(at_label - row_max) * factor - target_at_label
+    )
