@@ -107,9 +107,12 @@ def _is_at_least(x, bound):
     return x >= bound
 
 
-@block
+@inline
 def _count(p, start, stop, compare, bound):
-    """Return the number of classes in ``p[start:stop]`` for which ``compare(x, bound)`` is true."""
+    """Return the number of classes in ``p[start:stop]`` for which ``compare(x, bound)`` is true.
+
+    It is inline: a block that takes a function holds its address, and Numba does not keep such a kernel on disk.
+    """
     width = lanes(p)
     count = 0
     j = start
@@ -119,6 +122,16 @@ def _count(p, start, stop, compare, bound):
     if j < stop:
         count += count_true(compare(load_n(p, j, stop - j, np.nan), bound))
     return count
+
+
+@block
+def _count_greater(p, start, stop, bound):
+    return _count(p, start, stop, _is_greater, bound)
+
+
+@block
+def _count_at_least(p, start, stop, bound):
+    return _count(p, start, stop, _is_at_least, bound)
 
 
 @block
@@ -142,7 +155,7 @@ def _stats(p, classes, label):
             part, part_entropy_sum, part_num_at_max = _sums(p, start, stop, shift)
             next_max = _max(p, stop, min(stop + size, classes))
         split = min(max(label, start), stop)  # of the classes with the label's logit, those before it precede it
-        rank += _count(p, start, split, _is_at_least, at_label) + _count(p, split, stop, _is_greater, at_label)
+        rank += _count_at_least(p, start, split, at_label) + _count_greater(p, split, stop, at_label)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(part))
         comp += err
         entropy_sum, err = two_sum(entropy_sum, np.float64(part_entropy_sum))
