@@ -131,10 +131,11 @@ class _HessianDiagCall(LossCall):
     def hessian_array(self, out: object, grad: Array) -> Array:
         """Return ``out`` if the Hessian can be written there, or for None a new array."""
         array = result_like(self.logits, out, (), (), out_name="hessian_out")
-        others = {"logits": self.logits, **dict(zip(self.given_names, self.given, strict=True)), "out": grad}
-        for name, other in others.items():
-            if other is not None and share_memory(array, other):
-                raise ValueError(f"hessian_out must not share memory with {name}")
+        if out is not None:
+            names, others = ("logits", *self.given_names, "out"), (self.logits, *self.given, grad)
+            for name, other in zip(names, others, strict=True):
+                if other is not None and share_memory(array, other):
+                    raise ValueError(f"hessian_out must not share memory with {name}")
         return array
 
     def check_labels(self) -> None:

@@ -112,7 +112,7 @@ def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Arra
     >>> fastce.softmax_vjp([1.0, 0.0, 0.0], fastce.softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.0819, -0.022 , -0.0599])
     """
-    return _softmax_vjp(g, p, "p", axis, out, are_logs=False)
+    return _softmax_vjp(g, p, "p", axis, out, False)
 
 
 def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -153,7 +153,7 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
     >>> fastce.log_softmax_vjp([1.0, 0.0, 0.0], fastce.log_softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.91  , -0.2447, -0.6652])
     """
-    return _softmax_vjp(g, logp, "logp", axis, out, are_logs=True)
+    return _softmax_vjp(g, logp, "logp", axis, out, True)
 
 
 def _softmax_vjp(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, are_logs: bool) -> Array:
