@@ -14,7 +14,8 @@ import pytest
 
 import fastce
 from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS
-from tests import ENVIRONMENT, reference
+from tests import ENVIRONMENT
+from tests.oracle import reference
 
 ROOT = Path(__file__).parent.parent
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
