@@ -4,6 +4,7 @@ import itertools
 import math
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -95,6 +96,17 @@ def assert_any_threads_agree(digest, *layers):
         printed = in_new_process(code, NUMBA_NUM_THREADS="5", NUMBA_THREADING_LAYER=layer)
         found = dict(line.split() for line in printed.splitlines())
         assert found == dict.fromkeys("512", expected), (layer, found)
+
+
+def peak_memory(call):
+    """The most memory in use at once during a call, beyond what was before, in bytes."""
+    call()  # compiled by now
+    tracemalloc.start()
+    try:
+        result = call()
+        return tracemalloc.get_traced_memory()[1], result
+    finally:
+        tracemalloc.stop()
 
 
 def finfo(dtype):

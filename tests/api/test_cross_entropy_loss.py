@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 
 import fastce
-from tests.core.test_memory import peak
-from tests.helpers import SIZES, assert_same_bits, assert_within, computed, labels_for, logits, name_of, soft_for
+from tests.helpers import (
+    SIZES,
+    assert_same_bits,
+    assert_within,
+    computed,
+    labels_for,
+    logits,
+    name_of,
+    peak_memory,
+    soft_for,
+)
 from tests.oracle import reference
 from tests.oracle.layouts import LAYOUTS
 
@@ -242,7 +251,7 @@ def test_the_second_step_allocates_nothing_like_the_logits(soft, name):
     def step():
         return criterion(x, target), criterion.backward()
 
-    used, _ = peak(step)  # the second step is measured
+    used, _ = peak_memory(step)  # the second step is measured
     assert used < 100 * len(x) + 6_500_000, f"{used} bytes for logits of {x.nbytes}"
 
 

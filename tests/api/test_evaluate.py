@@ -7,8 +7,7 @@ import pytest
 
 from fastce import Evaluation, evaluate, score
 from fastce.api import evaluate as evaluate_module
-from tests.core.test_memory import peak
-from tests.helpers import DTYPES, labels_for, logits, name_of
+from tests.helpers import DTYPES, labels_for, logits, name_of, peak_memory
 
 NAMES = ("count", "loss", "perplexity", "accuracy", "top_k_accuracy", "entropy")
 
@@ -83,8 +82,8 @@ def test_no_copy_of_the_logits(axis):
     x = x if axis else x.reshape(1024, 16_384)
     for order in "CF":
         given = np.asarray(x, order=order)
-        assert peak(lambda: score(given, target, axis=axis))[0] < 64 * target.size + 1_500_000  # noqa: B023
-        assert peak(lambda: evaluate((given, target), axis=axis))[0] < 16 * target.size + 1_500_000  # noqa: B023
+        assert peak_memory(lambda: score(given, target, axis=axis))[0] < 64 * target.size + 1_500_000  # noqa: B023
+        assert peak_memory(lambda: evaluate((given, target), axis=axis))[0] < 16 * target.size + 1_500_000  # noqa: B023
 
 
 def test_batches_are_taken_one_at_a_time(rng):

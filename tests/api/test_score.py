@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import fastce
 from fastce import Score, score
-from tests.api.test_accuracy import Exact, rows
 from tests.helpers import (
     HALF,
     SIZES,
@@ -24,6 +23,7 @@ from tests.helpers import (
     logits,
     name_of,
 )
+from tests.oracle.exact import Exact, rows
 from tests.oracle.layouts import LAYOUTS
 from tests.oracle.reference import real
 from tests.oracle.reference_losses import score as reference

@@ -4,14 +4,13 @@ import inspect
 import itertools
 import os
 import re
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import in_new_process
+from tests.helpers import in_new_process, peak_memory
 from tests.oracle.layouts import LAYOUTS
 
 ROWS, CLASSES = 8_192, 512
@@ -62,24 +61,13 @@ def more_calls(x, target, soft, out, axis):
     }
 
 
-def peak(call):
-    """The most memory in use at once during a call, beyond what was before, in bytes."""
-    call()  # compiled by now
-    tracemalloc.start()
-    try:
-        result = call()
-        return tracemalloc.get_traced_memory()[1], result
-    finally:
-        tracemalloc.stop()
-
-
 def check(x, axis, *groups):
     target = np.zeros(ROWS, int)
     soft = np.empty_like(x)
     soft[...] = 1 / CLASSES
     out = np.empty_like(x)
     for name, call in [pair for group in groups for pair in group(x, target, soft, out, axis).items()]:
-        used, _ = peak(call)
+        used, _ = peak_memory(call)
         # 64 bytes a sample and six buffers of a block; one copy would be 16 MB (8 in half precision)
         assert used < 64 * ROWS + 6_500_000, f"{name}: {used} bytes"
 
@@ -115,9 +103,9 @@ def test_half_precision():
 def test_room_for_losses_waits_for_the_next_call():
     x, target = np.zeros((65_536, 3), np.float32), np.zeros(65_536, int)
     for reduction in ("mean", "sum"):
-        used, _ = peak(lambda reduction=reduction: fastce.cross_entropy(x, target, reduction=reduction))
+        used, _ = peak_memory(lambda reduction=reduction: fastce.cross_entropy(x, target, reduction=reduction))
         assert used < 16_384, f"{used} bytes; the losses have {x.nbytes // 3}"
-    used, _ = peak(lambda: fastce.cross_entropy(x, target, reduction="none"))
+    used, _ = peak_memory(lambda: fastce.cross_entropy(x, target, reduction="none"))
     assert used >= x.nbytes // 3
 
 
@@ -139,8 +127,8 @@ def test_room_for_losses_is_no_result():
 
 def test_this_test_sees_a_copy():
     x = np.zeros((ROWS, CLASSES), np.float32)
-    assert peak(lambda: fastce.softmax(x))[0] > x.nbytes
-    assert peak(x.copy)[0] > x.nbytes
+    assert peak_memory(lambda: fastce.softmax(x))[0] > x.nbytes
+    assert peak_memory(x.copy)[0] > x.nbytes
 
 
 RESIDENT = """
