@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import fastce
+from tests.functions import CALLS, FAMILIES, OTHERS
 from tests.helpers import (
-    CASES,
     WIDE,
     assert_any_threads_agree,
     assert_same_bits,
@@ -20,14 +20,13 @@ from tests.helpers import (
     large_batch,
     logits,
     name_of,
-    suited,
 )
 from tests.oracle.layouts import LAYOUTS
 
-BY_SAMPLE = [name for name, case in CASES.items() if case.has_axis]
+BY_SAMPLE = [name for name in FAMILIES if CALLS[name].function.takes("axis")]
 ALL_CASES = pytest.mark.parametrize("name", BY_SAMPLE)
 WIDE_DTYPES = pytest.mark.parametrize("dtype", WIDE, ids=name_of)
-BOTH = ("softmax", "cross_entropy_and_grad")  # in parallel in float64 as well; the source of the kernels is one
+BOTH = ("softmax", "cross_entropy none")  # in parallel in float64 as well; the source of the kernels is one
 SIDE_BY_SIDE = ("Fortran order", "leading axes swapped")
 CLASSES = pytest.mark.parametrize("classes", [1, 3, 10, 31, 32, 33, 40, 513, 1100])
 
@@ -37,9 +36,9 @@ CLASSES = pytest.mark.parametrize("classes", [1, 3, 10, 31, 32, 33, 40, 513, 110
 @CLASSES
 def test_batch(classes, dtype, name, rng):
     """Alone, in any part of a small batch, in a large one (where kernels run in parallel)."""
-    run = CASES[name].run
+    run = CALLS[name].on_rows
     large = large_batch(classes, dtype == np.float32 or name in BOTH)
-    x = suited(name, logits(rng, (large, classes), dtype))
+    x = CALLS[name].suited(logits(rng, (large, classes), dtype))
     in_large = run(x)
     for start, stop in [(0, 1), (5, 6), (0, 7), (3, 20), (20, 37), (large - 1, large)]:
         for part, whole in zip(run(x[start:stop]), in_large, strict=True):
@@ -47,26 +46,9 @@ def test_batch(classes, dtype, name, rng):
 
 
 def others(x):
-    """The results of the other functions by name, all arguments made from each row alone."""
-    target, backwards = labels_for_rows(x), np.ascontiguousarray(x[:, ::-1])
-    return {
-        "softmax_vjp": (fastce.softmax_vjp(backwards, x),),
-        "log_softmax_vjp": (fastce.log_softmax_vjp(backwards, x),),
-        "logsumexp_vjp": (fastce.logsumexp_vjp(x[:, 0], x, fastce.logsumexp(x)),),
-        "logsumexp with weights": (fastce.logsumexp(x, b=np.abs(backwards)),),
-        "kl_divergence": fastce.kl_divergence_and_grad(x, backwards, reduction="none"),
-        "focal_loss": fastce.focal_loss_and_grad(x, target, gamma=2.0, reduction="none"),
-        "score": fastce.score(x, target),
-        "grad_and_hessian": fastce.cross_entropy_grad_and_hessian(x, target),
-        "hvp": (fastce.cross_entropy_hvp(x, target, backwards, reduction="none"),),
-        "scale, cap and mask": fastce.cross_entropy_and_grad(
-            x, target, z_loss=0.1, logit_scale=0.5, softcap=9.0, where=x > -4, reduction="none"
-        ),
-    }
-
-
-def labels_for_rows(x):
-    return np.argsort(x, axis=1, kind="stable")[:, x.shape[1] // 2]
+    """The results of the other functions by name."""
+    more = {"cross_entropy bent": {"z_loss": 0.1}}
+    return {name: CALLS[name].on_rows(x, **more.get(name, {})) for name in OTHERS}
 
 
 @pytest.mark.parametrize(
@@ -92,8 +74,8 @@ def test_other_functions(classes, dtype, rng):
 @WIDE_DTYPES
 @pytest.mark.parametrize("classes", [10, 40, 1100])
 def test_alignment(classes, dtype, name, rng):
-    run = CASES[name].run
-    x = suited(name, logits(rng, (9, classes), dtype))
+    run = CALLS[name].on_rows
+    x = CALLS[name].suited(logits(rng, (9, classes), dtype))
     expected = run(x)
     for shift in (1, 2, 3, 5, 8, 15):
         buffer = np.empty(x.size + shift, dtype)
@@ -108,8 +90,8 @@ def test_alignment(classes, dtype, name, rng):
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout not in SIDE_BY_SIDE])
 @pytest.mark.parametrize("classes", [10, 40, 1100])
 def test_layout(classes, layout, dtype, name, rng):
-    x = suited(name, logits(rng, (9, classes), dtype))
-    for a, e in zip(CASES[name].run(LAYOUTS[layout](x)), CASES[name].run(x), strict=True):
+    x = CALLS[name].suited(logits(rng, (9, classes), dtype))
+    for a, e in zip(CALLS[name].on_rows(LAYOUTS[layout](x)), CALLS[name].on_rows(x), strict=True):
         assert_same_bits(a, e, layout)
 
 
@@ -121,14 +103,14 @@ def test_samples_side_by_side(classes, dtype, name, rng):
 
     Classes are added in an order of their own, which does not depend on the neighbours.
     """
-    x = suited(name, logits(rng, (50, classes), dtype))
-    expected = [a.T if a.ndim == 2 else a for a in CASES[name].run(np.ascontiguousarray(x.T), 0)]
+    x = CALLS[name].suited(logits(rng, (50, classes), dtype))
+    expected = [a.T if a.ndim == 2 else a for a in CALLS[name].on_rows(np.ascontiguousarray(x.T), 0)]
     for stop in (7, 16, 17):  # one sample would be a contiguous row again
         front = np.ascontiguousarray(x[:stop].T)
-        for a, e in zip(CASES[name].run(front, 0), expected, strict=True):
+        for a, e in zip(CALLS[name].on_rows(front, 0), expected, strict=True):
             assert_same_bits(a.T if a.ndim == 2 else a, e[:stop], f"class axis in front, {stop} samples")
     for layout in SIDE_BY_SIDE:
-        for a, e in zip(CASES[name].run(LAYOUTS[layout](x)), expected, strict=True):
+        for a, e in zip(CALLS[name].on_rows(LAYOUTS[layout](x)), expected, strict=True):
             assert_same_bits(a, e, layout)
 
 
@@ -139,8 +121,8 @@ def test_samples_side_by_side_anywhere_in_a_cache_line(dtype, name, rng):
 
     Seen to fail: with sums that begin at the first sample, and with panels that end too early.
     """
-    run = CASES[name].run
-    x = np.ascontiguousarray(suited(name, logits(rng, (2096, 5), dtype)).T)
+    run = CALLS[name].on_rows
+    x = np.ascontiguousarray(CALLS[name].suited(logits(rng, (2096, 5), dtype)).T)
     expected = run(x, 0)
     for part, whole in zip(run(np.ascontiguousarray(x[:, :50]), 0), expected, strict=True):
         assert_same_bits(part, whole[..., :50], "few samples")
@@ -155,20 +137,20 @@ def test_samples_side_by_side_anywhere_in_a_cache_line(dtype, name, rng):
 def test_one_very_long_row(dtype, rng):
     """Alone, where threads might share it, and in a batch."""
     x = logits(rng, (3, 140_001), dtype)
-    for name in ("logsumexp", "softmax", "cross_entropy_and_grad", "soft_targets"):
-        together = CASES[name].run(x)
+    for name in ("logsumexp", "softmax", "cross_entropy none", "cross_entropy soft"):
+        together = CALLS[name].on_rows(x)
         for i in range(3):
-            for part, whole in zip(CASES[name].run(x[i]), together, strict=True):
+            for part, whole in zip(CALLS[name].on_rows(x[i]), together, strict=True):
                 assert_same_bits(part, whole[i], name)
 
 
 def test_in_place(rng):
     for shape in ((40, 10), (9, 40), (3, 1100)):
         x = logits(rng, shape)
-        for name in ("softmax", "log_softmax", "cross_entropy_and_grad", "soft_targets"):
-            expected = CASES[name].run(x)
+        for name in ("softmax", "log_softmax", "cross_entropy none", "cross_entropy soft"):
+            expected = CALLS[name].on_rows(x)
             copy = x.copy()
-            for a, e in zip(CASES[name].run(copy, out=copy), expected, strict=True):
+            for a, e in zip(CALLS[name].on_rows(copy, out=copy), expected, strict=True):
                 assert_same_bits(a, e, name)
 
 
@@ -188,21 +170,15 @@ def digest():
     for shape in [(9001, 10), (1203, 77), (37, 1031), (1, 80_001)]:
         for dtype in (np.float32, np.float64):
             x, target = logits(rng, shape, dtype), labels_for(rng, shape)
-            for name in CASES if dtype == np.float32 else BOTH:
-                for result in CASES[name].run(suited(name, x)):
+            for name in FAMILIES if dtype == np.float32 else BOTH:
+                for result in CALLS[name].on_rows(CALLS[name].suited(x)):
                     found.update(result.tobytes())
             for reduction in ("mean", "sum"):
                 found.update(fastce.cross_entropy(x, target, reduction=reduction).tobytes())
                 found.update(fastce.binary_cross_entropy_with_logits(x, x > 0, reduction=reduction).tobytes())
-            others = [] if dtype == np.float64 else [
-                *fastce.score(x, target), *fastce.kl_divergence_and_grad(x, x[::-1]),
-                *fastce.focal_loss_and_grad(x, target, gamma=2.0), *fastce.cross_entropy_grad_and_hessian(x, target),
-                fastce.cross_entropy_hvp(x, target, x), fastce.softmax_vjp(x, x), fastce.log_softmax_vjp(x, x),
-                fastce.logsumexp_vjp(x[:, 0], x, fastce.logsumexp(x)), fastce.logsumexp(x, b=np.abs(x)),
-                *fastce.cross_entropy_and_grad(x, target, z_loss=0.1, softcap=9.0, where=x > -4, reduction="none"),
-            ]  # fmt: skip
-            for result in others:
-                found.update(np.asarray(result).tobytes())
+            for name in OTHERS if dtype == np.float32 else ():
+                for result in CALLS[name].on_rows(x):
+                    found.update(np.asarray(result).tobytes())
     return found.hexdigest()
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fastce
+from tests.functions import CALLS, FAMILIES
 from tests.helpers import (
-    CASES,
     DTYPES,
     WIDE,
     WIDE_CLASSES,
@@ -17,19 +17,19 @@ from tests.helpers import (
     logits,
     name_of,
     soft_for,
-    suited,
 )
 from tests.oracle.layouts import LAYOUTS
 
-ALL_CASES = pytest.mark.parametrize("name", CASES)
+ALL_CASES = pytest.mark.parametrize("name", FAMILIES)
 SHAPES = [(19, 5), (9, 40), (3, 5, 6), (2, 3, 4, 9)]
 ALMOST = 8  # eps between two layouts whose sums may be taken in another order
 
 
 def run_all_axes(name, x, make=lambda x: x):
     """Results for every class axis, as one list."""
-    case = CASES[name]
-    return [r for axis in (range(x.ndim) if case.has_axis else [-1]) for r in case.run(make(x), axis)]
+    call = CALLS[name]
+    axes = range(x.ndim) if call.function.takes("axis") else [-1]
+    return [r for axis in axes for r in call.on_rows(make(x), axis)]
 
 
 def compare(actual, expected, message=""):
@@ -43,7 +43,7 @@ def compare(actual, expected, message=""):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", SHAPES, ids=name_of)
 def test_layouts(shape, layout, name, rng, tmp_path):
-    x = suited(name, logits(rng, shape))
+    x = CALLS[name].suited(logits(rng, shape))
     view = LAYOUTS[layout](x)
     np.testing.assert_array_equal(view, x)
     before = np.array(view)
@@ -53,7 +53,7 @@ def test_layouts(shape, layout, name, rng, tmp_path):
 
 @ALL_CASES
 def test_memmap(name, rng, tmp_path):
-    x = suited(name, logits(rng, (40, 20)))
+    x = CALLS[name].suited(logits(rng, (40, 20)))
     x.tofile(tmp_path / "x")
     mapped = np.memmap(tmp_path / "x", x.dtype, "r", shape=x.shape)
     for a, e in zip(run_all_axes(name, mapped), run_all_axes(name, x), strict=True):
@@ -64,9 +64,9 @@ def test_memmap(name, rng, tmp_path):
 @ALL_CASES
 def test_lists_integers_and_booleans_become_float64(name):
     values = [[1, 0, 1], [0, 0, 1]]
-    expected = CASES[name].run(np.array(values, np.float64))
+    expected = CALLS[name].on_rows(np.array(values, np.float64))
     for x in (values, np.array(values), np.array(values, np.uint8), np.array(values, bool)):
-        for a, e in zip(CASES[name].run(x), expected, strict=True):
+        for a, e in zip(CALLS[name].on_rows(x), expected, strict=True):
             assert a.dtype == np.float64
             np.testing.assert_array_equal(a, e)
 
@@ -74,7 +74,7 @@ def test_lists_integers_and_booleans_become_float64(name):
 @ALL_CASES
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 def test_dtypes_of_results(name, dtype, rng):
-    results = CASES[name].run(suited(name, logits(rng, (7, 5), dtype)))
+    results = CALLS[name].on_rows(CALLS[name].suited(logits(rng, (7, 5), dtype)))
     has_loss = name not in ("logsumexp", "softmax", "log_softmax")
     for k, result in enumerate(results):
         assert result.dtype == (computed(dtype) if has_loss and k == 0 else dtype)
@@ -115,11 +115,11 @@ def test_dtypes_refused(dtype):
 @pytest.mark.parametrize("shape", [(0, 3), (3, 1), (1, 1), (1, 40), (2, 0, 3), (0, 40, 2)], ids=name_of)
 def test_small_and_empty(name, shape):
     x = np.full(shape, 0.5)
-    axes = range(x.ndim) if CASES[name].has_axis else [-1]
+    axes = range(x.ndim) if CALLS[name].function.takes("axis") else [-1]
     for axis in axes:
         if x.shape[axis] == 0 and name not in ("softmax", "log_softmax", "logsumexp", "binary"):
             continue  # no class: tested with the special values
-        for result in CASES[name].run(x, axis):
+        for result in CALLS[name].on_rows(x, axis):
             assert np.isfinite(result).all() or (name == "logsumexp" and x.shape[axis] == 0)
 
 
@@ -129,8 +129,8 @@ def test_every_tail_of_the_inner_axis(inner, dtype, rng):
     for classes in (3, 20, 50):
         x = logits(rng, (3, classes, inner), dtype)
         last = np.ascontiguousarray(np.moveaxis(x, 1, -1))
-        for name in ("softmax", "weighted", "soft_targets"):
-            for a, e in zip(CASES[name].run(x, 1), CASES[name].run(last, -1), strict=True):
+        for name in ("softmax", "cross_entropy weighted", "cross_entropy soft"):
+            for a, e in zip(CALLS[name].on_rows(x, 1), CALLS[name].on_rows(last, -1), strict=True):
                 a = np.moveaxis(a, 1, -1) if a.ndim == 3 else a
                 compare([a], [e], f"{name} {x.shape}")
 
@@ -143,7 +143,7 @@ def test_every_tail_of_the_inner_axis(inner, dtype, rng):
 def test_every_cut_into_staged_blocks(shape, buffer, rng, monkeypatch):
     x = logits(rng, shape)
     strided = LAYOUTS["every other class"](x)
-    for name in ("logsumexp", "log_softmax", "weighted", "soft_targets"):
+    for name in ("logsumexp", "log_softmax", "cross_entropy weighted", "cross_entropy soft"):
         expected = run_all_axes(name, x)
         with monkeypatch.context() as patch:
             patch.setattr("fastce.core.arrays.STAGED_ELEMENTS", buffer)
@@ -154,8 +154,8 @@ def test_every_cut_into_staged_blocks(shape, buffer, rng, monkeypatch):
 def test_staging_of_large_arrays(shape, rng):
     """More than one buffer, in parallel kernels, and rows longer than a buffer."""
     x = logits(rng, shape, np.float32)
-    for name in ("softmax", "cross_entropy_and_grad", "soft_targets"):
-        compare(CASES[name].run(LAYOUTS["every other class"](x)), CASES[name].run(x), name)
+    for name in ("softmax", "cross_entropy none", "cross_entropy soft"):
+        compare(CALLS[name].on_rows(LAYOUTS["every other class"](x)), CALLS[name].on_rows(x), name)
 
 
 # --- the other arguments -------------------------------------------------------------
@@ -219,5 +219,5 @@ def test_lists_for_everything():
 def test_the_wide_classes_in_fortran_order(rng):
     for classes in WIDE_CLASSES:
         x = logits(rng, (5, classes))
-        for name in ("logsumexp", "softmax", "weighted"):
-            compare(CASES[name].run(np.asfortranarray(x)), CASES[name].run(x), f"{name} {classes}")
+        for name in ("logsumexp", "softmax", "cross_entropy weighted"):
+            compare(CALLS[name].on_rows(np.asfortranarray(x)), CALLS[name].on_rows(x), f"{name} {classes}")

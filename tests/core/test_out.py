@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import fastce
+from tests.functions import CALLS, FAMILIES
 from tests.helpers import (
-    CASES,
     DTYPES,
     HALF,
     SIZES,
@@ -16,11 +16,10 @@ from tests.helpers import (
     logits,
     name_of,
     soft_for,
-    suited,
 )
 from tests.oracle.layouts import LAYOUTS
 
-WITH_OUT = [name for name, case in CASES.items() if case.has_out]
+WITH_OUT = [name for name in FAMILIES if CALLS[name].function.outs]
 SHAPED_LIKE_X = [name for name in WITH_OUT if name != "logsumexp"]
 ALL_CASES = pytest.mark.parametrize("name", WITH_OUT)
 SAME_SHAPE = pytest.mark.parametrize("name", SHAPED_LIKE_X)
@@ -29,7 +28,7 @@ SENTINEL = 77.0
 
 def written(name, x):
     """The array that ``out`` of a case receives, as computed without it."""
-    return CASES[name].run(x)[-1]
+    return CALLS[name].on_rows(x)[-1]
 
 
 # --- accepted -------------------------------------------------------------------------
@@ -39,10 +38,10 @@ def written(name, x):
 @pytest.mark.parametrize("dtype", SIZES, ids=name_of)
 @pytest.mark.parametrize("shape", [(17, 5), (9, 40), (0, 5)], ids=name_of)
 def test_out_is_returned(shape, dtype, name, rng):
-    x = suited(name, logits(rng, shape, dtype))
-    expected = CASES[name].run(x)
+    x = CALLS[name].suited(logits(rng, shape, dtype))
+    expected = CALLS[name].on_rows(x)
     out = np.full(expected[-1].shape, SENTINEL, dtype)
-    results = CASES[name].run(x, out=out)
+    results = CALLS[name].on_rows(x, out=out)
     assert results[-1] is out
     for a, e in zip(results, expected, strict=True):
         assert_same_bits(a, e)
@@ -53,12 +52,12 @@ def test_out_is_returned(shape, dtype, name, rng):
     "shape", [(17, 5), (9, 40), (3, 1100), (4001, 10), (801, 50), (3, 4, 6), (2, 40, 3)], ids=name_of
 )
 def test_in_place(shape, name, rng):
-    axes = range(len(shape)) if CASES[name].has_axis else [-1]
+    axes = range(len(shape)) if CALLS[name].function.takes("axis") else [-1]
     dtype = np.float32 if in_parallel(shape) else np.float64
     for axis in axes:
-        x = suited(name, logits(rng, shape, dtype))
-        expected = CASES[name].run(x, axis)
-        results = CASES[name].run(x, axis, out=x)
+        x = CALLS[name].suited(logits(rng, shape, dtype))
+        expected = CALLS[name].on_rows(x, axis)
+        results = CALLS[name].on_rows(x, axis, out=x)
         assert results[-1] is x
         for a, e in zip(results, expected, strict=True):
             assert_same_bits(a, e, f"axis {axis}")
@@ -68,9 +67,9 @@ def test_in_place(shape, name, rng):
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("read-only", "other byte order")])
 def test_in_place_in_any_layout(layout, name, rng):
     for shape in ((17, 5), (9, 40)):
-        x = LAYOUTS[layout](suited(name, logits(rng, shape)))
-        expected = CASES[name].run(x)
-        results = CASES[name].run(x, out=x)
+        x = LAYOUTS[layout](CALLS[name].suited(logits(rng, shape)))
+        expected = CALLS[name].on_rows(x)
+        results = CALLS[name].on_rows(x, out=x)
         assert results[-1] is x
         for a, e in zip(results, expected, strict=True):
             assert_same_bits(a, e)
@@ -79,16 +78,16 @@ def test_in_place_in_any_layout(layout, name, rng):
 @SAME_SHAPE
 @pytest.mark.parametrize("dtype", HALF, ids=name_of)
 def test_in_place_in_half_precision(dtype, name, rng):
-    x = suited(name, logits(rng, (17, 5), dtype))
+    x = CALLS[name].suited(logits(rng, (17, 5), dtype))
     expected = written(name, x)
-    assert_same_bits(CASES[name].run(x, out=x)[-1], expected)
+    assert_same_bits(CALLS[name].on_rows(x, out=x)[-1], expected)
 
 
 @SAME_SHAPE
 def test_in_place_through_another_view_of_all(name, rng):
-    x = suited(name, logits(rng, (17, 5)))
+    x = CALLS[name].suited(logits(rng, (17, 5)))
     expected = written(name, x)
-    CASES[name].run(x, out=x[:])
+    CALLS[name].on_rows(x, out=x[:])
     assert_same_bits(x, expected)
 
 
@@ -97,12 +96,12 @@ def test_in_place_through_another_view_of_all(name, rng):
 def test_out_in_any_layout(layout, name, rng):
     """Elements between those of ``out`` stay as they are."""
     for shape in ((17, 6), (9, 40), (2, 3, 7)):
-        x = suited(name, logits(rng, shape))
+        x = CALLS[name].suited(logits(rng, shape))
         expected = written(name, x)
         out = LAYOUTS[layout](np.full(expected.shape, SENTINEL))
         untouched = outside(out.base, out) if out.base is not None else lambda: b""
         before = untouched()
-        assert CASES[name].run(x, out=out)[-1] is out
+        assert CALLS[name].on_rows(x, out=out)[-1] is out
         np.testing.assert_allclose(out, expected, rtol=2e-15, atol=1e-15)
         assert untouched() == before
 
@@ -144,7 +143,7 @@ def refused(name, x, out, kind, *fragments):
     """The call raises, its message has all fragments, and neither array has changed."""
     before = x.tobytes(), (out.tobytes() if isinstance(out, np.ndarray) else None)
     with pytest.raises(kind) as caught:
-        CASES[name].run(x, out=out)
+        CALLS[name].on_rows(x, out=out)
     for fragment in ("out", *fragments):
         assert fragment in str(caught.value)
     assert (x.tobytes(), out.tobytes() if isinstance(out, np.ndarray) else None) == before
@@ -152,7 +151,7 @@ def refused(name, x, out, kind, *fragments):
 
 @ALL_CASES
 def test_wrong_shape(name, rng):
-    x = suited(name, logits(rng, (17, 5)))
+    x = CALLS[name].suited(logits(rng, (17, 5)))
     right = written(name, x).shape
     for wrong in [(18, *right[1:]), (16, *right[1:]), (*right, 1), (1, *right), right[:-1], (17, 4)]:
         refused(name, x, np.full(wrong, SENTINEL), ValueError, "shape", str(right), str(wrong))
@@ -161,7 +160,7 @@ def test_wrong_shape(name, rng):
 @ALL_CASES
 @pytest.mark.parametrize("dtype", WIDE, ids=name_of)
 def test_wrong_dtype(dtype, name, rng):
-    x = suited(name, logits(rng, (17, 5), dtype))
+    x = CALLS[name].suited(logits(rng, (17, 5), dtype))
     shape = written(name, x).shape
     for wrong in {*WIDE, *DTYPES, np.dtype(int), np.dtype(complex)} - {dtype}:
         refused(name, x, np.zeros(shape, wrong), ValueError, "dtype", str(dtype), str(wrong))
@@ -173,12 +172,12 @@ def test_integer_input_has_float64_results(name):
     shape = written(name, x).shape
     refused(name, x, np.zeros(shape, int), ValueError, "dtype", "float64", "int64")
     out = np.zeros(shape)
-    assert CASES[name].run(x, out=out)[-1] is out
+    assert CALLS[name].on_rows(x, out=out)[-1] is out
 
 
 @ALL_CASES
 def test_read_only(name, rng):
-    x = suited(name, logits(rng, (17, 5)))
+    x = CALLS[name].suited(logits(rng, (17, 5)))
     out = np.full(written(name, x).shape, SENTINEL)
     out.flags.writeable = False
     refused(name, x, out, ValueError, "read-only")
@@ -187,26 +186,26 @@ def test_read_only(name, rng):
 @ALL_CASES
 @pytest.mark.parametrize("out", [[[0.0] * 5] * 17, 3.0, "x", True], ids=["list", "number", "string", "boolean"])
 def test_no_array(out, name, rng):
-    refused(name, suited(name, logits(rng, (17, 5))), out, TypeError, type(out).__name__)
+    refused(name, CALLS[name].suited(logits(rng, (17, 5))), out, TypeError, type(out).__name__)
 
 
 @SAME_SHAPE
 def test_partial_overlap(name, rng):
     for shift in (1, 5, 10, 41, 84):
-        buffer = suited(name, logits(rng, (40, 5))).reshape(-1)
+        buffer = CALLS[name].suited(logits(rng, (40, 5))).reshape(-1)
         refused(name, buffer[:85].reshape(17, 5), buffer[shift : shift + 85].reshape(17, 5), ValueError, "overlap")
 
 
 @SAME_SHAPE
 def test_same_memory_in_another_order(name, rng):
-    x = suited(name, logits(rng, (5, 5)))
+    x = CALLS[name].suited(logits(rng, (5, 5)))
     for out in (x.T, x[::-1], x[:, ::-1]):
         refused(name, x, out, ValueError, "overlap")
 
 
 @ALL_CASES
 def test_out_that_overlaps_itself(name, rng):
-    x = suited(name, logits(rng, (17, 5)))
+    x = CALLS[name].suited(logits(rng, (17, 5)))
     shape = written(name, x).shape
     one = np.zeros(shape[1:] or 1)
     out = np.lib.stride_tricks.as_strided(one, shape, (0, *one.strides[: len(shape) - 1]), writeable=True)

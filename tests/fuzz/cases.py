@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from tests.functions import FUNCTIONS
 from tests.fuzz.calls import ERRORS, Call
 from tests.fuzz.fields import Case
-from tests.fuzz.oracles import EPS, ORACLES
 from tests.fuzz.races import Race
 from tests.helpers import assert_same_bits, assert_within, finfo
+from tests.oracle.oracles import EPS
 
 OVERLAP = ("overlap", "share memory")  # words of the error for outputs over other arguments
 EPS_OF_HALVES = 4
@@ -65,9 +66,9 @@ def _difference(call: Call, results: list[Any]) -> str | None:
     positional, options = call.oracle
     is_anything = call.case["others"] == "any" or _is_divided_by_tiny_weights(call)
     with np.errstate(all="ignore"):
-        expected = [] if is_anything else ORACLES[call.name](*positional, **options)
+        expected = [] if is_anything else FUNCTIONS[call.name].oracle(*positional, **options)
     try:
-        for i, (letter, actual) in enumerate(zip(call.function.results, results, strict=False)):
+        for i, (letter, actual) in enumerate(zip(FUNCTIONS[call.name].results, results, strict=False)):
             if is_anything:
                 _check_dtype(np.asarray(actual), call.dtype_of_result(letter))
                 continue

@@ -7,7 +7,7 @@ The choices of a field stand from plain to strange, so that a case shrinks by mo
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import fastce
+from tests import functions
 from tests.fuzz.arrays import VALUES
 from tests.fuzz.objects import KINDS
 from tests.oracle.layouts import LAYOUTS
@@ -27,15 +27,9 @@ def plain(choice: Any) -> Any:
 
 
 class Function(NamedTuple):
-    """A function, what of a case it takes, and the dtypes of its results.
-
-    ``results`` has a letter a result: l for the dtype of losses, x, w and b for that of what is like the first
-    argument, the weight and the bias of a layer, p for what x and b are promoted to, d, i and ? for Python's and
-    NumPy's own.
-    """
+    """A function, and what of a case it takes; see ``tests.functions``."""
 
     call: Callable[..., Any]
-    results: str
     fields: dict[str, tuple[Any, ...]]
 
 
@@ -123,21 +117,9 @@ LINEAR = {
 }
 
 
-def _criterion(logits, target, *, grad_output=None, out=None, **options):
-    """All that a CrossEntropyLoss gives."""
-    criterion = fastce.CrossEntropyLoss(**options)
-    loss = criterion(logits, target)
-    return (loss, *criterion.parts, criterion.lse, criterion.backward(grad_output, out=out))
-
-
-def _evaluation(logits, target, **options):
-    """The means of one batch."""
-    found = fastce.evaluate([(logits, target)], **options)
-    return found.count, found.loss, found.perplexity, found.accuracy, found.top_k_accuracy, found.entropy
-
-
-def _function(call: Callable[..., Any], results: str, *fields: dict[str, tuple[Any, ...]]) -> Function:
-    return Function(call, results, {name: choices for part in (*fields, EVERY) for name, choices in part.items()})
+def _function(name: str, *fields: dict[str, tuple[Any, ...]]) -> Function:
+    row = functions.FUNCTIONS[name]
+    return Function(row.call, {field: choices for part in (*fields, EVERY) for field, choices in part.items()})
 
 
 FAMILY = (LOGITS, AXES, OUT)
@@ -153,39 +135,30 @@ FOCAL_LOSS = (LOGITS, AXIS, HARD, FOCAL, REDUCTION)
 SCORES = (LOGITS, AXIS, HARD, options(("top_k",), ("ignore_index",), ("top_k", "ignore_index"), *bad("top_k")))
 DIAGONAL = options(("sample_weight",), ("hessian_scale",), *bad("sample_weight", "hessian_scale"))
 
-FUNCTIONS = {
-    "softmax": _function(fastce.softmax, "x", *FAMILY, MASKED),
-    "log_softmax": _function(fastce.log_softmax, "x", *FAMILY, MASKED),
-    "logsumexp": _function(fastce.logsumexp, "x", *FAMILY, SUMS),
-    "logsumexp with b": _function(fastce.logsumexp, "pp", *FAMILY, WEIGHTED, BAD_OTHER),
-    "softmax_vjp": _function(fastce.softmax_vjp, "x", *VJP, OUT_OF_TWO),
-    "log_softmax_vjp": _function(fastce.log_softmax_vjp, "x", *VJP, OUT_OF_TWO),
-    "logsumexp_vjp": _function(fastce.logsumexp_vjp, "x", *VJP, OUT),
-    "cross_entropy": _function(fastce.cross_entropy, "l", *CE),
-    "cross_entropy_and_grad": _function(fastce.cross_entropy_and_grad, "lx", *CE, UPSTREAM, OUT),
-    "CrossEntropyLoss": _function(_criterion, "llllx", *CE, UPSTREAM, OUT),
-    "cross_entropy_from_probs": _function(fastce.cross_entropy_from_probs, "l", *PROBS),
-    "cross_entropy_from_probs_and_grad": _function(
-        fastce.cross_entropy_from_probs_and_grad, "lx", *PROBS, UPSTREAM, OUT
-    ),
-    "binary_cross_entropy_with_logits": _function(fastce.binary_cross_entropy_with_logits, "l", *BINARY),
-    "binary_cross_entropy_with_logits_and_grad": _function(
-        fastce.binary_cross_entropy_with_logits_and_grad, "lx", *BINARY, UPSTREAM, OUT_OF_TWO
-    ),
-    "kl_divergence": _function(fastce.kl_divergence, "l", *KL),
-    "kl_divergence_and_grad": _function(fastce.kl_divergence_and_grad, "lx", *KL, UPSTREAM, OUT_OF_TWO),
-    "focal_loss": _function(fastce.focal_loss, "l", *FOCAL_LOSS),
-    "focal_loss_and_grad": _function(fastce.focal_loss_and_grad, "lx", *FOCAL_LOSS, UPSTREAM, OUT),
-    "score": _function(fastce.score, "lli?il", *SCORES),
-    "evaluate": _function(_evaluation, "iddddd", *SCORES),
-    "cross_entropy_grad_and_hessian": _function(
-        fastce.cross_entropy_grad_and_hessian, "xx", LOGITS, AXIS, TARGET, DIAGONAL, OUT, MORE_OUT
-    ),
-    "cross_entropy_hvp": _function(
-        fastce.cross_entropy_hvp, "x", LOGITS, AXIS, TARGET, {"v": BAD_OTHER["other"]}, HVP, REDUCTION, OUT_OF_TWO
-    ),
-    "linear_cross_entropy": _function(fastce.linear_cross_entropy, "l", LINEAR),
-    "linear_cross_entropy_and_grad": _function(
-        fastce.linear_cross_entropy_and_grad, "lxwb", LINEAR, UPSTREAM, OUT, MORE_OUT, {"accumulate": (False, True)}
-    ),
+FIELDS = {
+    "softmax": (*FAMILY, MASKED),
+    "log_softmax": (*FAMILY, MASKED),
+    "logsumexp": (*FAMILY, SUMS),
+    "logsumexp with b": (*FAMILY, WEIGHTED, BAD_OTHER),
+    "softmax_vjp": (*VJP, OUT_OF_TWO),
+    "log_softmax_vjp": (*VJP, OUT_OF_TWO),
+    "logsumexp_vjp": (*VJP, OUT),
+    "cross_entropy": CE,
+    "cross_entropy_and_grad": (*CE, UPSTREAM, OUT),
+    "CrossEntropyLoss": (*CE, UPSTREAM, OUT),
+    "cross_entropy_from_probs": PROBS,
+    "cross_entropy_from_probs_and_grad": (*PROBS, UPSTREAM, OUT),
+    "binary_cross_entropy_with_logits": BINARY,
+    "binary_cross_entropy_with_logits_and_grad": (*BINARY, UPSTREAM, OUT_OF_TWO),
+    "kl_divergence": KL,
+    "kl_divergence_and_grad": (*KL, UPSTREAM, OUT_OF_TWO),
+    "focal_loss": FOCAL_LOSS,
+    "focal_loss_and_grad": (*FOCAL_LOSS, UPSTREAM, OUT),
+    "score": SCORES,
+    "evaluate": SCORES,
+    "cross_entropy_grad_and_hessian": (LOGITS, AXIS, TARGET, DIAGONAL, OUT, MORE_OUT),
+    "cross_entropy_hvp": (LOGITS, AXIS, TARGET, {"v": BAD_OTHER["other"]}, HVP, REDUCTION, OUT_OF_TWO),
+    "linear_cross_entropy": (LINEAR,),
+    "linear_cross_entropy_and_grad": (LINEAR, UPSTREAM, OUT, MORE_OUT, {"accumulate": (False, True)}),
 }
+FUNCTIONS = {name: _function(name, *fields) for name, fields in FIELDS.items()}

@@ -14,7 +14,8 @@ from numba.extending import intrinsic
 
 import fastce
 from fastce.kernels.codegen.jit import Kernel
-from tests.helpers import BFLOAT16, CASES, suited
+from tests.functions import CALLS, FAMILIES, OTHERS
+from tests.helpers import BFLOAT16
 from tests.speed.speed_guard_program import entries
 
 # tiles, short rows, rows, rows in chunks, split, columns; as few elements as there are of each
@@ -24,20 +25,12 @@ PAINT, NEAR, DEEP = 0xA5, 1 << 14, 1 << 19
 
 def calls(shape, axis, dtype):
     """Every function, by name."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=shape).astype(dtype)
-    labels = rng.integers(0, shape[axis], x.take(0, axis).shape)
-    found = {name: partial(case.run, suited(name, x), axis) for name, case in CASES.items()}
-    found["score"] = lambda: fastce.score(x, labels, axis=axis)
-    found["focal"] = lambda: fastce.focal_loss_and_grad(x, labels, gamma=2.0, axis=axis)
-    found["hessian"] = lambda: fastce.cross_entropy_grad_and_hessian(x, labels, axis=axis)
-    found["hvp"] = lambda: fastce.cross_entropy_hvp(x, labels, x, axis=axis)
-    found["kl"] = lambda: fastce.kl_divergence_and_grad(x, x, axis=axis)
-    found["softmax_vjp"] = lambda: fastce.softmax_vjp(x, x, axis)
-    found["log_softmax_vjp"] = lambda: fastce.log_softmax_vjp(x, x, axis)
-    found["logsumexp_vjp"] = lambda: fastce.logsumexp_vjp(labels * 0.5, x, fastce.logsumexp(x, axis), axis)
+    x = np.random.default_rng(0).normal(size=shape).astype(dtype)
+    found = {name: partial(CALLS[name].on_rows, CALLS[name].suited(x), axis) for name in FAMILIES + OTHERS}
     if axis == -1 and x.size < 40_000:
-        found["linear"] = lambda: fastce.linear_cross_entropy_and_grad(x[:, :8], x[:1, :8].repeat(40, 0), labels % 40)
+        found["linear"] = lambda: fastce.linear_cross_entropy_and_grad(
+            x[:, :8], x[:1, :8].repeat(40, 0), np.arange(len(x)) % 40
+        )
     return found
 
 
@@ -47,9 +40,10 @@ def every_call():
         yield from calls(shape, axis, np.float32).values()
         x = np.random.default_rng(0).normal(size=shape)
         for dtype in (np.float16, np.float64) if len(shape) == 3 or shape[1] > 1024 else (np.float16,):
-            yield from (partial(case.run, suited(name, x.astype(dtype)), axis) for name, case in CASES.items())
+            for name in FAMILIES:
+                yield partial(CALLS[name].on_rows, CALLS[name].suited(x.astype(dtype)), axis)
     x = np.random.default_rng(0).normal(size=(3, 1500))
-    yield partial(CASES["cross_entropy_and_grad"].run, x.astype(BFLOAT16), -1)
+    yield partial(CALLS["cross_entropy none"].on_rows, x.astype(BFLOAT16))
 
 
 # --- how much of it a kernel writes to ---------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the fuzzer's calls have to return, and what errors are measured by.
+"""The oracle of each public function, as it is called, and what errors are measured by.
 
 For each function there is one that takes the same arguments and returns (value, size) for each result: an error may be
 so many eps times the size, the sum of the magnitudes that the result is made of. Among them, each logit counts with its
@@ -178,7 +178,7 @@ def criterion(x, target, *, axis=-1, reduction="mean", grad_output=None, **optio
     lse = np.where(looked_at, parts.softmax.lse[..., 0], np.nan)
     # nothing is left of it beside a loss that is infinite for its dtype
     of_rest = np.where(np.abs(loss[0]) > float(_info(x).max), np.inf, loss[1] + of_z)
-    return [loss, (loss[0] - z, of_rest), (z, of_z), (lse, parts.softmax.of_lse[..., 0]), grad]
+    return [loss, grad, (lse, parts.softmax.of_lse[..., 0]), (loss[0] - z, of_rest), (z, of_z)]
 
 
 def from_probs(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
@@ -270,11 +270,11 @@ def evaluate(x, target, *, top_k=1, **options) -> Found:
     shares = [np.sum(kept & (rank < min(k, classes))) / n for k in (1, top_k)]
     of_entropy = np.where(kept, np.nan_to_num(of_entropy), 0).sum() / n * eps
     return [
-        (np.array(count), 0),
         (loss, of_loss),
         (np.exp(loss), _finite(np.exp(loss)) * (1 + of_loss)),
-        *((share, share) for share in shares),
         (np.where(kept, entropy, 0).sum() / n, of_entropy),
+        *((share, share) for share in shares),
+        (np.array(count), 0),
     ]
 
 
@@ -326,31 +326,3 @@ def linear_cross_entropy(
     of_loss = _reduced(parts.losses, reduction, parts.denominator)
     sizes = (size @ np.abs(w)).reshape(h.shape), size.T @ _finite(h).reshape(target.size, w.shape[1]), size.sum(0)
     return list(zip(values, (of_loss, *sizes), strict=True))
-
-
-ORACLES = {
-    "softmax": softmax,
-    "log_softmax": log_softmax,
-    "logsumexp": logsumexp,
-    "logsumexp with b": logsumexp_with_b,
-    "softmax_vjp": softmax_vjp,
-    "log_softmax_vjp": log_softmax_vjp,
-    "logsumexp_vjp": logsumexp_vjp,
-    "cross_entropy": cross_entropy,
-    "cross_entropy_and_grad": cross_entropy_and_grad,
-    "CrossEntropyLoss": criterion,
-    "cross_entropy_from_probs": from_probs,
-    "cross_entropy_from_probs_and_grad": from_probs,
-    "binary_cross_entropy_with_logits": binary,
-    "binary_cross_entropy_with_logits_and_grad": binary,
-    "kl_divergence": kl_divergence,
-    "kl_divergence_and_grad": kl_divergence,
-    "focal_loss": focal_loss,
-    "focal_loss_and_grad": focal_loss,
-    "score": score,
-    "evaluate": evaluate,
-    "cross_entropy_grad_and_hessian": grad_and_hessian,
-    "cross_entropy_hvp": hessian_product,
-    "linear_cross_entropy": linear_cross_entropy,
-    "linear_cross_entropy_and_grad": linear_cross_entropy,
-}
