@@ -24,13 +24,15 @@ class Function(NamedTuple):
     ``results`` has a letter a result: l for the dtype of losses, x, w and b for that of what is like the first
     argument, the weight and the bias of a layer, p for what x and b are promoted to, d, i and ? for Python's and
     NumPy's own. ``outs`` names the arguments that results are written to, and the argument of whose shape each is;
-    "samples" stands for a number a sample.
+    "samples" stands for a number a sample. ``eps`` is how many of the oracle's sizes times the machine epsilon an error
+    may be, see ``tests.oracle.compare``.
     """
 
     call: Callable[..., Any]
     results: str
     oracle: Callable[..., oracles.Found]
     outs: Mapping[str, str] = NOTHING
+    eps: float = 4
 
     def takes(self, argument: str) -> bool:
         """Whether it has an argument of this name."""
@@ -74,9 +76,9 @@ _LAYER_OUTS = {"d_hidden_out": "hidden", "d_weight_out": "weight", "d_bias_out":
 
 # by their names in ``fastce``; what follows a blank tells two results of one function apart
 FUNCTIONS = {
-    "softmax": Function(fastce.softmax, "x", oracles.softmax, {"out": "x"}),
-    "log_softmax": Function(fastce.log_softmax, "x", oracles.log_softmax, {"out": "x"}),
-    "logsumexp": Function(fastce.logsumexp, "x", oracles.logsumexp, {"out": "samples"}),
+    "softmax": Function(fastce.softmax, "x", oracles.softmax, {"out": "x"}, 2.5),
+    "log_softmax": Function(fastce.log_softmax, "x", oracles.log_softmax, {"out": "x"}, 2.5),
+    "logsumexp": Function(fastce.logsumexp, "x", oracles.logsumexp, {"out": "samples"}, 2),
     "logsumexp with b": Function(fastce.logsumexp, "pp", oracles.logsumexp_with_b),
     "softmax_vjp": Function(fastce.softmax_vjp, "x", oracles.softmax_vjp, {"out": "p"}),
     "log_softmax_vjp": Function(fastce.log_softmax_vjp, "x", oracles.log_softmax_vjp, {"out": "logp"}),
@@ -96,8 +98,8 @@ FUNCTIONS = {
     ),
     "kl_divergence": Function(fastce.kl_divergence, "l", oracles.kl_divergence),
     "kl_divergence_and_grad": Function(fastce.kl_divergence_and_grad, "lx", oracles.kl_divergence, {"out": "logits"}),
-    "focal_loss": Function(fastce.focal_loss, "l", oracles.focal_loss),
-    "focal_loss_and_grad": Function(fastce.focal_loss_and_grad, "lx", oracles.focal_loss, {"out": "logits"}),
+    "focal_loss": Function(fastce.focal_loss, "l", oracles.focal_loss, eps=1.5),
+    "focal_loss_and_grad": Function(fastce.focal_loss_and_grad, "lx", oracles.focal_loss, {"out": "logits"}, 1.5),
     "score": Function(fastce.score, "lli?il", oracles.score),
     "evaluate": Function(_evaluation, "dddddi", oracles.evaluate),
     "cross_entropy_grad_and_hessian": Function(
@@ -106,7 +108,7 @@ FUNCTIONS = {
         oracles.grad_and_hessian,
         {"out": "logits", "hessian_out": "logits"},
     ),
-    "cross_entropy_hvp": Function(fastce.cross_entropy_hvp, "x", oracles.hessian_product, {"out": "logits"}),
+    "cross_entropy_hvp": Function(fastce.cross_entropy_hvp, "x", oracles.hessian_product, {"out": "logits"}, 10),
     "linear_cross_entropy": Function(fastce.linear_cross_entropy, "l", oracles.linear_cross_entropy),
     "linear_cross_entropy_and_grad": Function(
         fastce.linear_cross_entropy_and_grad, "lxwb", oracles.linear_cross_entropy, _LAYER_OUTS

@@ -23,6 +23,7 @@ from tests.helpers import (
     logits,
     name_of,
 )
+from tests.oracle.compare import assert_matches_oracle
 from tests.oracle.exact import Exact, rows
 from tests.oracle.layouts import LAYOUTS
 from tests.oracle.reference import real
@@ -34,18 +35,6 @@ NANS = [[NAN, 1], [1, NAN], [NAN], [NAN, INF], [-INF, NAN]]
 # up to 32 classes are transposed, up to 256 go several rows together, more in blocks of 512 (256 of float64) that
 # look one block ahead
 CLASSES = [1, 2, 3, 16, 31, 32, 33, 40, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 1600, 2600]
-
-
-def assert_score(actual, expected, dtype, eps=16, message=""):
-    """Floats within ``eps`` of the greater of 1 and their size, integers the same."""
-    for name in ("log_prob", "lse", "entropy"):
-        value = getattr(expected, name)
-        scale = np.where(np.isfinite(value), np.maximum(np.abs(value), 1), 1)
-        assert_within(getattr(actual, name), value, eps, dtype, scale=scale, message=f"{message} {name}")
-    for name, kind in (("argmax", np.int64), ("correct", np.bool_), ("rank", np.int64)):
-        value = getattr(actual, name)
-        assert value.dtype == kind
-        np.testing.assert_array_equal(value, getattr(expected, name), f"{message} {name}")
 
 
 def tied(rng, shape, dtype):
@@ -66,7 +55,7 @@ def test_values(classes, dtype, rng):
             target = labels_for(rng, x.shape)
             target[count // 2] = -100
             for top_k in (1, 3, classes + 1):
-                assert_score(score(x, target, top_k=top_k), reference(x, target, top_k=top_k), dtype)
+                assert_matches_oracle("score", x, target, top_k=top_k)
 
 
 @pytest.mark.parametrize("dtype", SIZES, ids=name_of)
@@ -75,7 +64,7 @@ def test_parallel(shape, dtype, rng):
     x, target = logits(rng, shape, dtype), labels_for(rng, shape)
     top = np.argmax(real(x), 1)
     target[::2] = top[::2]
-    assert_score(score(x, target), reference(x, target), computed(dtype), eps=24)
+    assert_matches_oracle("score", x, target)
 
 
 @pytest.mark.parametrize(
@@ -86,15 +75,14 @@ def test_half_precision(classes, dtype, rng):
     x, target = logits(rng, (50, classes), dtype), labels_for(rng, (50, classes))
     for a, e in zip(score(x, target), score(x.astype(np.float32), target), strict=True):
         assert_same_bits(a, e)
-    assert_score(score(x, target), reference(x, target), np.float32)
+    assert_matches_oracle("score", x, target)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, bool, ">f4", ">f8"])
 def test_other_dtypes(kind, rng):
     x, target = (rng.normal(size=(20, 40)) * 3 + 8).astype(kind), labels_for(rng, (20, 40))
-    dtype = np.float32 if kind == ">f4" else np.float64
-    assert_score(score(x, target), reference(x, target), dtype)
-    assert_score(score(x.tolist(), target.tolist()), reference(x, target), np.float64)
+    assert_matches_oracle("score", x, target)
+    assert_matches_oracle("score", x.tolist(), target.tolist())
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int32, np.uint64, ">i4"])
@@ -109,8 +97,7 @@ def test_dtypes_of_labels(kind, rng):
 def test_axes(shape, axis, rng):
     x, target = tied(rng, shape, np.float32), labels_for(rng, shape, axis)
     target.flat[3] = -100
-    result = score(x, target, axis=axis, top_k=2)
-    assert_score(result, reference(x, target, axis=axis, top_k=2), np.float32)
+    result = assert_matches_oracle("score", x, target, axis=axis, top_k=2)
     for a, e in zip(result, score(np.moveaxis(x, axis, -1).copy(), target, top_k=2), strict=True):
         assert_same_bits(a, e)
 
@@ -282,7 +269,7 @@ def test_non_finite_logits(special, dtype, classes, axis, rng):
     for label in (0, classes // 2, classes - 1):
         target = np.full(20, label)
         given = np.ascontiguousarray(np.moveaxis(x, -1, axis))
-        assert_score(score(given, target, axis=axis), reference(x, target), dtype)
+        assert_matches_oracle("score", given, target, axis=axis)
 
 
 def test_known_answers():
@@ -378,8 +365,7 @@ def test_any_options(case, dtype, layout, ignore_index, top_k, values, seed):
     target = np.asarray(labels_for(rng, shape, axis))
     target = np.where(rng.random(target.shape) < 0.3, ignore_index, target)
     options = {"axis": axis, "ignore_index": ignore_index}
-    result = score(LAYOUTS[layout](x), target, top_k=top_k, **options)
-    assert_score(result, reference(x, target, top_k=top_k or 1, **options), computed(dtype), eps=24)
+    assert_matches_oracle("score", LAYOUTS[layout](x), target, top_k=top_k, **options)
 
 
 # --- errors -----------------------------------------------------------------------

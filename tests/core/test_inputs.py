@@ -146,7 +146,7 @@ def test_every_cut_into_staged_blocks(shape, buffer, rng, monkeypatch):
     for name in ("logsumexp", "log_softmax", "cross_entropy weighted", "cross_entropy soft"):
         expected = run_all_axes(name, x)
         with monkeypatch.context() as patch:
-            patch.setattr("fastce.core.arrays.STAGED_ELEMENTS", buffer)
+            patch.setattr("fastce.core.staging.STAGED_ELEMENTS", buffer)
             compare(run_all_axes(name, strided), expected, name)
 
 

@@ -8,11 +8,11 @@ from tests.functions import FUNCTIONS
 from tests.fuzz.calls import ERRORS, Call
 from tests.fuzz.fields import Case
 from tests.fuzz.races import Race
-from tests.helpers import assert_same_bits, assert_within, finfo
+from tests.helpers import assert_same_bits
+from tests.oracle.compare import compare
 from tests.oracle.oracles import EPS
 
 OVERLAP = ("overlap", "share memory")  # words of the error for outputs over other arguments
-EPS_OF_HALVES = 4
 
 
 def trouble(case: Case) -> str | None:
@@ -76,7 +76,8 @@ def _difference(call: Call, results: list[Any]) -> str | None:
             if options.get("accumulate") and i:
                 before = call.content_before(("d_hidden_out", "d_weight_out", "d_bias_out")[i - 1])
                 value, size = value + before, size + np.abs(before)
-            _compare(np.asarray(actual), value, size, call.dtype_of_result(letter), call.dtype_of_result("l"))
+            inner = call.dtype_of_result("l")
+            compare(np.asarray(actual), value, size, call.dtype_of_result(letter), EPS, inner=inner)
         returned = [id(result) for result in results]
         for name, out in call.outs.items():
             assert id(out[0]) in returned, f"{name} is not returned"
@@ -94,19 +95,3 @@ def _is_divided_by_tiny_weights(call: Call) -> bool:
 
 def _check_dtype(actual: np.ndarray, dtype: np.dtype[Any]) -> None:
     assert actual.dtype.newbyteorder("=") == dtype, f"dtype {actual.dtype}, not {dtype}"
-
-
-def _compare(actual: np.ndarray, value: np.ndarray, size: Any, dtype: np.dtype[Any], inner: np.dtype[Any]) -> None:
-    """``inner`` is the dtype of the computation, below whose smallest normal number all may be 0."""
-    _check_dtype(actual, dtype)
-    if dtype.kind in "ib":
-        np.testing.assert_array_equal(actual, value)
-        return
-    info = finfo(dtype)
-    with np.errstate(all="ignore"):
-        size = np.broadcast_to(np.asarray(np.abs(size), np.float64), value.shape)
-        size = np.nan_to_num(size, posinf=np.inf) + float(finfo(inner).tiny) / float(info.eps)
-        if info.bits == 16:
-            size = size + np.nan_to_num(np.abs(np.asarray(value, np.float64))) / EPS_OF_HALVES  # rounded once more
-    value = np.where(size == np.inf, np.asarray(actual, value.dtype), value)  # nothing left to compare
-    assert_within(actual, value, EPS if info.bits > 16 else EPS_OF_HALVES, scale=np.where(size == np.inf, 0, size))

@@ -196,11 +196,13 @@ def binary(x, target, *, weight=None, pos_weight=None, reduction="mean", grad_ou
     given = {"reduction": reduction, **weights}
     target = _rounded(target, x)
     loss, grad = loss_of(x, target, **given), grad_of(x, target, grad_output=grad_output, **given)
-    # 1 - target counts in full, and target at most once more
-    yes, no = np.ones(x.shape), np.zeros(x.shape)
-    each = loss_of(x, yes, reduction="none", **weights) + 2 * loss_of(x, no, reduction="none", **weights)
-    slopes = (np.abs(grad_of(x, y, grad_output=grad_output, **given)) for y in (yes, no, no))
-    return [(loss, _reduced(_finite(each), reduction, max(x.size, 1))), (grad, sum(slopes))]
+    ends = np.zeros(x.shape), np.ones(x.shape)
+    no, yes = (np.abs(loss_of(x, y, reduction="none", **weights)) for y in ends)
+    each = reference.product(np.abs(1 - target), no) + reference.product(np.abs(target), yes)
+    # (1 - t) σ(x) - t σ(-x) cancels, but for targets of 0 or 1
+    slopes = sum(np.abs(grad_of(x, y, grad_output=grad_output, **given)) for y in ends)
+    size = np.where((target == 0) | (target == 1), np.abs(grad), np.maximum(slopes, np.abs(grad)))
+    return [(loss, _reduced(_finite(each), reduction, max(x.size, 1))), (grad, size)]
 
 
 # --- other losses --------------------------------------------------------------

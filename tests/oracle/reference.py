@@ -239,7 +239,7 @@ def cross_entropy_from_probs_grad(probs, target, *, axis=-1, reduction="mean", t
 # --- binary cross-entropy ------------------------------------------------------
 
 
-def _product(a, b):
+def product(a, b):
     """a·b with 0·inf = 0."""
     with np.errstate(invalid="ignore"):
         return np.where((a == 0) | (b == 0), 0, a * b)
@@ -262,7 +262,7 @@ def _binary(logits, target, weight, pos_weight):
 
 def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None, reduction="mean"):
     x, positive, negative = _binary(logits, target, weight, pos_weight)
-    losses = _product(positive, _softplus(-x)) + _product(negative, _softplus(x))
+    losses = product(positive, _softplus(-x)) + product(negative, _softplus(x))
     return _reduce(losses, losses.size, reduction)
 
 

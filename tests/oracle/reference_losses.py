@@ -64,7 +64,7 @@ def score(x, target, *, axis=-1, ignore_index=-100, top_k=1):
     floats = (np.where(kept, v, 0) for v in (log_prob, logsumexp(x), entropy))
     argmax, rank = (np.where(kept, v, -1) for v in (np.argmax(x, -1), rank))
     log_prob, lse, entropy = floats
-    return Score(log_prob, lse, argmax, (rank >= 0) & (rank < min(top_k, classes)), rank, entropy)
+    return Score(log_prob, lse, argmax, (rank >= 0) & (rank < min(top_k or 1, classes)), rank, entropy)
 
 
 def both(x):
