@@ -111,6 +111,7 @@ def errors_of_confident(gaps, loss, grad, labels, of_loss=1.0, of_grad=1.0):
 WIDTHS = pytest.mark.parametrize("classes", [2, 10, 32, 40, 1100])
 
 
+@pytest.mark.usefixtures("parallel_in_float32")
 @WIDE_DTYPES
 @WIDTHS
 def test_confident_rows(classes, dtype):

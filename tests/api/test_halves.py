@@ -8,6 +8,7 @@ import fastce
 from fastce.kernels.rows.long_rows import CHUNK
 from tests.helpers import finfo
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 HALVES = pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 # bfloat16 differs in loads and stores alone, which tiles and rows have all of
 CASES = pytest.mark.parametrize(

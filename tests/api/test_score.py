@@ -110,6 +110,7 @@ def test_one_sample():
     assert (result.argmax, result.correct, result.rank) == (1, False, 1)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_loss_and_lse_are_those_of_the_other_functions(rng):
     for classes in (10, 300, 3000):
         x, target = logits(rng, (20, classes)), labels_for(rng, (20, classes))

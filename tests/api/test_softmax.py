@@ -31,7 +31,9 @@ def test_every_regime(name, classes, dtype, rng):
 @WIDE_DTYPES
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("shape", PARALLEL, ids=name_of)
-def test_large(name, shape, dtype, rng):
+def test_large(name, shape, dtype, rng, threads):
+    if dtype != np.float32 and name != "softmax":
+        threads(1)  # the source of the parallel kernels is one
     assert_matches_oracle(name, logits(rng, shape, dtype))
 
 

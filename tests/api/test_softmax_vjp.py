@@ -48,6 +48,7 @@ def arguments(name, shape, axis, dtype, seed=0):
 NAMES = pytest.mark.parametrize("name", ["logsumexp", "softmax", "log_softmax"])
 
 
+@pytest.mark.usefixtures("parallel_in_float32")
 @NAMES
 @SHAPES
 @DTYPES

@@ -33,6 +33,7 @@ def results(x, target):
     return loss, grad, forward, probs, logs, lse, *vjps
 
 
+@pytest.mark.usefixtures("parallel_in_float32")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("classes", [2 * CHUNK, 2 * CHUNK + 1, 4 * CHUNK - 700], ids=str)
 def test_same_bits_as_whole_rows(classes, dtype, whole_rows):

@@ -48,6 +48,7 @@ CALLS = {
 }
 
 
+@pytest.mark.usefixtures("parallel_in_float32")
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
@@ -79,14 +80,14 @@ def test_same_bits(name, offset, shape, dtype, monkeypatch):
 def test_only_large_results_that_no_cache_holds(monkeypatch):
     x = np.zeros((4, 5000), np.float32)
     out = np.empty_like(x)
-    assert not dispatch._is_streamed("rows", (x,), out, fresh=False)
+    assert not dispatch._is_streamed("rows", (x,), out, False)
     monkeypatch.setattr(dispatch, "STREAMED_BYTES", {"rows": out.nbytes})
-    assert dispatch._is_streamed("rows", (x,), out, fresh=False)
-    assert dispatch._is_streamed("rows", (x, x), out, fresh=False)
-    assert not dispatch._is_streamed("rows", (x,), out, fresh=True)
-    assert not dispatch._is_streamed("rows", (x,), x, fresh=False)
-    assert not dispatch._is_streamed("rows", (out.copy(), x), x[:], fresh=False)
-    assert not dispatch._is_streamed("rows", (x,), None, fresh=False)
+    assert dispatch._is_streamed("rows", (x,), out, False)
+    assert dispatch._is_streamed("rows", (x, x), out, False)
+    assert not dispatch._is_streamed("rows", (x,), out, True)
+    assert not dispatch._is_streamed("rows", (x,), x, False)
+    assert not dispatch._is_streamed("rows", (out.copy(), x), x[:], False)
+    assert not dispatch._is_streamed("rows", (x,), None, False)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "hard", "soft", "logsumexp_vjp", "softmax_vjp"])
