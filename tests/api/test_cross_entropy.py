@@ -153,16 +153,17 @@ def test_one_dimension(dtype):
 
 
 def options_for(rng, shape, *, axis=-1):
-    """Each option alone, and all together."""
+    """Each option alone, and all together; extreme ones with neutral others, which share the kernels of all."""
     samples = labels_for(rng, shape, axis).shape
     weight = rng.random(shape[axis]) + 0.25
+    neutral = {"weight": np.ones(shape[axis]), "sample_weight": np.ones(samples), "label_smoothing": 1e-9}
     return {
         "plain": {},
         "weight": {"weight": weight},
         "sample_weight": {"sample_weight": rng.random(samples) + 0.25},
         "smoothing": {"label_smoothing": 0.3},
-        "full smoothing": {"label_smoothing": 1.0},
-        "zero weights": {"weight": np.where(np.arange(shape[axis]) % 2, weight, 0)},
+        "full smoothing": {**neutral, "label_smoothing": 1.0},
+        "zero weights": {**neutral, "weight": np.where(np.arange(shape[axis]) % 2, weight, 0)},
         "all": {"weight": weight, "sample_weight": rng.random(samples) * 3, "label_smoothing": 0.1},
     }
 

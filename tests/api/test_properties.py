@@ -70,8 +70,9 @@ def test_shift_invariance(x, shift):
 def test_rows_of_the_gradient_sum_to_zero(problem, smoothing):
     x, labels, soft, weight = problem
     for target in (labels, soft):
-        for w in (None, weight):
-            grad = fastce.cross_entropy_and_grad(x, target, weight=w, label_smoothing=smoothing, reduction="sum").grad
+        for more in ({}, {"weight": weight, "sample_weight": np.ones(len(x))}):
+            options = {"label_smoothing": smoothing, "reduction": "sum", **more}
+            grad = fastce.cross_entropy_and_grad(x, target, **options).grad
             # the terms of either sign sum to at most the largest weight times the sum of the target
             near(grad.sum(-1), 0, 60, 10 * max(1.0, soft.sum(-1).max()))
 
@@ -94,8 +95,9 @@ def test_permutation_of_the_classes(problem, random):
     place = np.argsort(order)
     near(fastce.softmax(x[:, order]), fastce.softmax(x)[:, order], 30, 0)
     for target, moved in ((labels, place[labels]), (soft, soft[:, order])):
-        one = fastce.cross_entropy_and_grad(x, target, weight=weight, reduction="none")
-        two = fastce.cross_entropy_and_grad(x[:, order], moved, weight=weight[order], reduction="none")
+        options = {"sample_weight": np.ones(len(x)), "label_smoothing": 0.1, "reduction": "none"}
+        one = fastce.cross_entropy_and_grad(x, target, weight=weight, **options)
+        two = fastce.cross_entropy_and_grad(x[:, order], moved, weight=weight[order], **options)
         scale = 10 * (1 + soft.sum(-1))
         near(two.loss, one.loss, 60, scale * 400)
         near(two.grad, one.grad[:, order], 60, scale[:, None])
