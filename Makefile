@@ -53,8 +53,8 @@ test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/$(SCRIPTS)/python $(PYTEST) $(ARGS)
 
 bits: $(READY)
-	FASTCE_PORTABLE=1 $(BIN)/python -m tests.bits_digest $(ARGS)
-	FASTCE_PORTABLE=1 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= $(BIN)/python -m tests.bits_digest $(ARGS)
+	FASTCE_PORTABLE=1 $(BIN)/python -m tests.bits.digest $(ARGS)
+	FASTCE_PORTABLE=1 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= $(BIN)/python -m tests.bits.digest $(ARGS)
 
 $(ARM)/.ready: tools/arm64.sh
 	PYTHON=$(PYTHON) bash tools/arm64.sh $(ARM)
@@ -62,14 +62,16 @@ $(ARM)/.ready: tools/arm64.sh
 
 # values, corners, labels, threads, and the bits of all processors
 test-arm64: $(ARM)/.ready
-	$(ARM)/python -m pytest -q -p no:cacheprovider tests/test_formats.py tests/test_halves.py tests/test_errors.py \
-	    tests/test_special_values.py tests/test_split.py tests/test_cross_entropy.py $(ARGS)
-	FASTCE_PORTABLE=1 $(ARM)/python -m tests.bits_digest --only "(tiles|rows|columns|split|staged) . float(16|32)|tiles . "
+	$(ARM)/python -m pytest -q -p no:cacheprovider tests/kernels/test_formats.py tests/api/test_halves.py \
+	    tests/core/test_errors.py tests/api/test_special_values.py tests/kernels/test_split.py \
+	    tests/api/test_cross_entropy.py $(ARGS)
+	FASTCE_PORTABLE=1 $(ARM)/python -m tests.bits.digest --only "(tiles|rows|columns|split|staged) . float(16|32)|tiles . "
 
 test-arm64-smoke: $(ARM)/.ready
-	$(ARM)/python -m pytest -q -p no:cacheprovider tests/test_formats.py \
-	    tests/test_special_values.py::test_known_answers_of_infinite_logits tests/test_errors.py::test_huge_unsigned_labels
-	FASTCE_PORTABLE=1 $(ARM)/python -m tests.bits_digest --only "cross_entropy options . (tiles|rows|columns) . float(16|32)"
+	$(ARM)/python -m pytest -q -p no:cacheprovider tests/kernels/test_formats.py \
+	    tests/api/test_special_values.py::test_known_answers_of_infinite_logits \
+	    tests/core/test_errors.py::test_huge_unsigned_labels
+	FASTCE_PORTABLE=1 $(ARM)/python -m tests.bits.digest --only "cross_entropy options . (tiles|rows|columns) . float(16|32)"
 
 try-wheel:
 	rm -rf $(WHEEL)

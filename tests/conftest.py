@@ -87,6 +87,19 @@ def rng():
 
 
 @pytest.fixture
+def one_thread(threads):
+    """The serial kernels run, of the same source as the parallel ones, which take twice the time to compile."""
+    threads(1)
+
+
+@pytest.fixture
+def parallel_in_float32(dtype, threads):
+    """The same, but for the parameter float32."""
+    if dtype != np.float32:
+        threads(1)
+
+
+@pytest.fixture
 def threads():
     """``numba.set_num_threads``, undone after the test."""
     before = numba.get_num_threads()

@@ -1,20 +1,19 @@
-"""What several test files need: dtypes, shapes, comparison in eps, and every function in one table."""
+"""Helpers of several test files: dtypes, shapes, processes, and comparison in eps."""
 
 import itertools
 import math
 import subprocess
 import sys
-from collections.abc import Callable
+import tracemalloc
 from pathlib import Path
-from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-import fastce
 from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS
-from tests import ENVIRONMENT, reference
+from tests import ENVIRONMENT
+from tests.oracle import reference
 
 ROOT = Path(__file__).parent.parent
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -96,6 +95,17 @@ def assert_any_threads_agree(digest, *layers):
         assert found == dict.fromkeys("512", expected), (layer, found)
 
 
+def peak_memory(call):
+    """The most memory in use at once during a call, beyond what was before, in bytes."""
+    call()  # compiled by now
+    tracemalloc.start()
+    try:
+        result = call()
+        return tracemalloc.get_traced_memory()[1], result
+    finally:
+        tracemalloc.stop()
+
+
 def finfo(dtype):
     return ml_dtypes.finfo(np.dtype(dtype).newbyteorder("="))
 
@@ -166,86 +176,5 @@ def soft_for(rng, shape, axis=-1, dtype=np.float64):
     return (raw / np.maximum(raw.sum(axis, keepdims=True), 1e-3)).astype(dtype)
 
 
-# --- every public function, called alike -----------------------------------------
-#
-# Targets and weights depend on each row's values alone, so that a row can be compared
-# with itself in another batch, layout or place.
-
-
 def tuple_of(result):
     return tuple(result) if isinstance(result, tuple) else (result,)
-
-
-def _values(x):
-    return np.asarray(x).astype(np.float64)
-
-
-def _loss_dtype(x):
-    dtype = np.asarray(x).dtype
-    return np.float64 if dtype.kind in "biu" else computed(dtype)
-
-
-def _labels(x, axis):
-    return np.argsort(_values(x), axis=axis, kind="stable").take(np.shape(x)[axis] // 2, axis)
-
-
-def _soft(x, axis):
-    """In the layout of ``x``; only operations that round alike in every layout."""
-    size = np.abs(_values(x))
-    return (size / (1 + size) * (2 / np.shape(x)[axis])).astype(_loss_dtype(x))
-
-
-def _binary_target(x, axis):
-    size = np.abs(_values(x))
-    return (size / (1 + size)).astype(_loss_dtype(x))
-
-
-def _weights(x, axis):
-    return {
-        "weight": np.linspace(0.5, 2, np.shape(x)[axis]),
-        "sample_weight": 1 + np.abs(_values(x).take(0, axis)) % 1,
-        "label_smoothing": 0.1,
-    }
-
-
-def _family(function):
-    def run(x, axis=-1, **out):
-        return (function(x, axis, **out),)
-
-    return run
-
-
-def _loss(function, target, options=None):
-    def run(x, axis=-1, **out):
-        keywords = {} if options is None else options(x, axis)
-        if target is not _binary_target:
-            keywords["axis"] = axis
-        return tuple_of(function(x, target(x, axis), reduction="none", **keywords, **out))
-
-    return run
-
-
-class Case(NamedTuple):
-    """One way to call the library: ``run(x, axis, **out)`` returns a tuple of results."""
-
-    run: Callable
-    has_out: bool = True
-    has_axis: bool = True
-
-
-CASES = {
-    "logsumexp": Case(_family(fastce.logsumexp)),
-    "softmax": Case(_family(fastce.softmax)),
-    "log_softmax": Case(_family(fastce.log_softmax)),
-    "cross_entropy": Case(_loss(fastce.cross_entropy, _labels), has_out=False),
-    "cross_entropy_and_grad": Case(_loss(fastce.cross_entropy_and_grad, _labels)),
-    "soft_targets": Case(_loss(fastce.cross_entropy_and_grad, _soft)),
-    "weighted": Case(_loss(fastce.cross_entropy_and_grad, _labels, _weights)),
-    "from_probs": Case(_loss(fastce.cross_entropy_from_probs_and_grad, _labels)),
-    "binary": Case(_loss(fastce.binary_cross_entropy_with_logits_and_grad, _binary_target), has_axis=False),
-}
-
-
-def suited(name, x):
-    """``x`` as the input of a case: probabilities where those are wanted."""
-    return reference.softmax(x).astype(x.dtype) if name == "from_probs" else x

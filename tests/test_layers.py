@@ -1,4 +1,4 @@
-"""Imports go down: each folder of the package imports only itself and the folders below it."""
+"""Imports go down: each folder of the package imports only itself and the folders below it; no test another test."""
 
 import ast
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import fastce
 
 PACKAGE = Path(fastce.__file__).parent
+TESTS = Path(__file__).parent
 FLOORS = [  # from the ground up
     "kernels/codegen",
     "kernels/simd",
@@ -72,3 +73,12 @@ def test_folders_hold_no_code():
     for name in FILES:
         if name.endswith("/__init__"):
             assert len(ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8")).body) <= 1, name
+
+
+def test_no_test_imports_another():
+    """Helpers have modules of their own. Seen to fail: with a function of ``test_memory`` in another test."""
+    for path in sorted(TESTS.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            modules = f"{getattr(node, 'module', '')}.{'.'.join(names)}".split(".")
+            assert not any(name.startswith("test_") for name in modules), f"{path}:{node.lineno}"

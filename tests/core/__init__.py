@@ -1,0 +1,1 @@
+"""Arguments, errors, layouts, results and memory: the same for all functions."""

@@ -1,0 +1,1 @@
+"""The SIMD value, its functions, regimes, and how kernels are compiled and kept."""

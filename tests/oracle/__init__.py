@@ -1,0 +1,1 @@
+"""What functions have to return, and the layouts that they have to take."""

@@ -1,0 +1,275 @@
+"""The oracle: what each public function has to return, plain and slow.
+
+Everything is computed in extended precision (float64 where the machine has none) straight
+from the definitions, one loss for all options. Results stay in that precision; the tests
+round and compare. The class axis is moved last and back; labels and class probabilities
+meet in the coefficients t of loss_i = Σ_j t_ij (lse_i − x_ij).
+"""
+
+import math
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+
+REAL = np.longdouble
+
+
+def real(x):
+    """Any real array in extended precision."""
+    x = np.asarray(x)
+    return x if x.dtype == REAL else x.astype(np.float64).astype(REAL)
+
+
+# --- the softmax family --------------------------------------------------------
+
+
+def classes_last(x, axis):
+    """``x`` with its class axes as one, the last, and the function that undoes it."""
+    axes = normalize_axis_tuple(range(x.ndim) if axis is None else axis, x.ndim)
+    ends = range(-len(axes), 0)
+    moved = np.moveaxis(x, axes, ends)
+    lead = moved.shape[: x.ndim - len(axes)]
+    rows = moved.reshape(*lead, math.prod(moved.shape[len(lead) :]))
+    return rows, lambda result: np.moveaxis(result.reshape(moved.shape), ends, axes)
+
+
+def reduced_shape(shape, axis, keepdims=False):
+    """The shape of one value for all classes."""
+    return np.sum(np.broadcast_to(0, shape), axis, keepdims=keepdims).shape
+
+
+def _shifted(rows):
+    """Rows less their maxima, and log sum exp of that: the greatest element, 1, apart from the sum of the others."""
+    top = np.max(rows, axis=-1, keepdims=True, initial=-np.inf)
+    gaps = rows - np.where(np.isfinite(top), top, np.nan)
+    others = np.exp(gaps)
+    if rows.size:
+        np.put_along_axis(others, np.argmax(rows, axis=-1)[..., None], 0, -1)
+    return top, gaps, np.log1p(np.sum(others, axis=-1, keepdims=True))
+
+
+def logsumexp(x, axis=-1, *, keepdims=False, where=None):
+    x = real(x)
+    with np.errstate(all="ignore"):
+        top, _, logs = _shifted(classes_last(x if where is None else np.where(where, x, -np.inf), axis)[0])
+        result = np.where(np.isfinite(top), top + logs, top)
+    return result.reshape(reduced_shape(x.shape, axis, keepdims))
+
+
+def log_softmax(x, axis=-1, *, where=None):
+    x = real(x)
+    rows, back = classes_last(x if where is None else np.where(where, x, -np.inf), axis)
+    with np.errstate(all="ignore"):
+        _, gaps, logs = _shifted(rows)
+        result = back(gaps - logs)
+    return result if where is None else np.where(where, result, -np.inf)
+
+
+def softmax(x, axis=-1, *, where=None):
+    return np.exp(log_softmax(x, axis, where=where))
+
+
+def weighted_logsumexp(x, b, axis=-1, *, keepdims=False, where=True):
+    """log |sum b exp(x)|, the sum's sign, and by how much its terms exceed it, of one shape."""
+    x, b, where = np.broadcast_arrays(real(x), real(b), where)
+    shape = reduced_shape(x.shape, axis, keepdims)
+    b = classes_last(np.where(where, b, 0), axis)[0]
+    rows = np.where(b == 0, -np.inf, classes_last(x, axis)[0])
+    with np.errstate(all="ignore"):
+        top = np.max(rows, axis=-1, initial=-np.inf)
+        shift = np.where(np.isfinite(top), top, 0)
+        terms = np.where(b == 0, 0, b * np.exp(rows - shift[..., None]))
+        terms = np.where((top == np.inf)[..., None], np.where(rows == np.inf, b, 0), terms)
+        total = terms.sum(-1)
+        lse, sign = shift + np.log(np.abs(total)), np.sign(total)
+        lse = np.where((top == np.inf) & ~np.isnan(total), np.where(total == 0, np.nan, np.inf), lse)
+        excess = np.abs(terms).sum(-1) / np.abs(total)
+    return tuple(v.reshape(shape) for v in (lse, sign, excess))
+
+
+def vjp(name, g, result, axis=-1, x=None):
+    """The vector-Jacobian products of the family, from what it returned."""
+    g, result = real(g), real(result)
+    with np.errstate(all="ignore"):
+        if name == "softmax":
+            return result * (g - np.sum(g * result, axis=axis, keepdims=True))
+        if name == "log_softmax":
+            return g - np.exp(result) * np.sum(g, axis=axis, keepdims=True)
+        g, result = (v if v.ndim == x.ndim else np.expand_dims(v, axis) for v in (g, result))
+        return g * np.exp(real(x) - result)
+
+
+# --- cross-entropy -------------------------------------------------------------
+
+
+def coefficients(
+    shape,
+    target,
+    *,
+    axis=-1,
+    weight=None,
+    sample_weight=None,
+    ignore_index=-100,
+    label_smoothing=0.0,
+    normalizer=None,
+    where=True,
+):
+    """Return (t, kept, denominator, u): t has the class axis last; ``denominator`` is that of the mean."""
+    classes = shape[axis]
+    target = np.asarray(target)
+    there = np.moveaxis(np.broadcast_to(where, shape), axis, -1)
+    weight = np.ones(classes, REAL) if weight is None else real(weight)
+    is_hard = np.issubdtype(target.dtype, np.integer) or (not target.size and target.shape != shape)
+    if is_hard:
+        kept = target != ignore_index
+        labels = np.where(kept, target, 0).astype(np.intp)
+        t = np.zeros((*target.shape, classes), REAL)
+        class_weight = np.zeros(target.shape, REAL)
+        if kept.any() and classes:
+            np.put_along_axis(t, labels[..., None], kept[..., None], -1)
+            class_weight = np.where(kept, weight[labels], 0)
+    else:
+        t = np.moveaxis(real(target), axis, -1)
+        kept = np.ones(t.shape[:-1], bool)
+        class_weight = np.ones(t.shape[:-1], REAL)
+    each = np.ones(kept.shape, REAL) if sample_weight is None else real(sample_weight)
+    kept = kept & there.any(-1)
+    class_weight, each = np.where(kept, class_weight, 0), np.where(kept, each, 0)
+    smoothing = REAL(label_smoothing)
+    spread = np.where(there, smoothing / np.maximum(there.sum(-1, keepdims=True), 1), 0)
+    if not is_hard:
+        t = np.where(there, t, 0)  # a label that is not there stays, and costs an infinite loss
+    t = (t * (1 - smoothing) + spread) * weight * each[..., None]
+    t[~kept] = 0
+    return t, kept, np.sum(class_weight * each) if normalizer is None else real(normalizer), each
+
+
+def _reduce(losses, denominator, reduction):
+    if reduction == "none":
+        return losses
+    total = np.sum(losses)
+    with np.errstate(all="ignore"):
+        return total if reduction == "sum" else total / denominator
+
+
+def _scale(reduction, denominator, grad_output):
+    g = real(1.0 if grad_output is None else grad_output)
+    if reduction == "none":
+        return g[..., None]
+    with np.errstate(all="ignore"):
+        return g / denominator if reduction == "mean" else g
+
+
+def invalid(x):
+    """Samples with no softmax: any NaN, any +inf, or nothing but -inf."""
+    return (np.isnan(x) | (x == np.inf)).any(-1) | ((x == -np.inf).all(-1) & bool(x.shape[-1]))
+
+
+def bend(logits, axis, logit_scale=1.0, softcap=None, where=True):
+    """Return scaled, capped and masked logits and the slope of that, the class axis last."""
+    x = np.moveaxis(real(logits) * real(logit_scale), axis, -1)
+    slope = np.full(x.shape, real(logit_scale))
+    if softcap is not None:
+        cap = real(softcap)
+        slope = slope / np.cosh(np.clip(x / cap, -5000, 5000)) ** 2
+        x = cap * np.tanh(x / cap)
+    there = np.moveaxis(np.broadcast_to(where, np.shape(logits)), axis, -1)
+    return np.where(there, x, -np.inf), np.where(there, slope, 0)
+
+
+def cross_entropy(
+    logits, target, *, axis=-1, reduction="mean", z_loss=0.0, logit_scale=1.0, softcap=None, where=True, **options
+):
+    x, _ = bend(logits, axis, logit_scale, softcap, where)
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(t == 0, 0, -t * log_softmax(x))
+        z = real(z_loss) * u * logsumexp(x) ** 2 if z_loss else 0
+    losses = np.where(kept, np.where(invalid(x), np.nan, terms.sum(-1) + z), 0)
+    return _reduce(losses, denominator, reduction)
+
+
+def cross_entropy_grad(
+    logits,
+    target,
+    *,
+    axis=-1,
+    reduction="mean",
+    grad_output=None,
+    terms=False,
+    z_loss=0.0,
+    logit_scale=1.0,
+    softcap=None,
+    where=True,
+    **options,
+):
+    """The gradient; with ``terms`` the sum of its two terms' magnitudes, by which a cancelling one is measured."""
+    x, slope = bend(logits, axis, logit_scale, softcap, where)
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
+    with np.errstate(invalid="ignore"):
+        pull = 2 * real(z_loss) * u[..., None] * logsumexp(x, keepdims=True) if z_loss else 0
+        falling, rising = t, softmax(x) * (t.sum(-1, keepdims=True) + pull)
+        grad = np.abs(rising) + np.abs(falling) if terms else rising - falling
+        grad = (
+            grad
+            * _scale(reduction, denominator, grad_output)
+            * np.where(slope == 0, 0, np.abs(slope) if terms else slope)
+        )
+        grad = np.where(slope == 0, 0, grad)
+    return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)
+
+
+# --- cross-entropy from probabilities ------------------------------------------
+
+
+def cross_entropy_from_probs(probs, target, *, axis=-1, reduction="mean", tiny, **options):
+    p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
+    t, _, denominator, _ = coefficients(np.shape(probs), target, axis=axis, **options)
+    return _reduce(-np.sum(t * np.log(p), axis=-1), denominator, reduction)
+
+
+def cross_entropy_from_probs_grad(probs, target, *, axis=-1, reduction="mean", tiny, grad_output=None, **options):
+    p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
+    t, kept, denominator, _ = coefficients(np.shape(probs), target, axis=axis, **options)
+    with np.errstate(invalid="ignore"):
+        grad = -t / p * _scale(reduction, denominator, grad_output)
+    return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)
+
+
+# --- binary cross-entropy ------------------------------------------------------
+
+
+def product(a, b):
+    """a·b with 0·inf = 0."""
+    with np.errstate(invalid="ignore"):
+        return np.where((a == 0) | (b == 0), 0, a * b)
+
+
+def _softplus(z):
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def _sigmoid(z):
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-z))
+
+
+def _binary(logits, target, weight, pos_weight):
+    x, y = real(logits), real(target)
+    w, p = (real(1.0 if v is None else v) for v in (weight, pos_weight))
+    return x, y * p * w, (1 - y) * w  # what log σ(x) and log σ(−x) are multiplied with
+
+
+def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None, reduction="mean"):
+    x, positive, negative = _binary(logits, target, weight, pos_weight)
+    losses = product(positive, _softplus(-x)) + product(negative, _softplus(x))
+    return _reduce(losses, losses.size, reduction)
+
+
+def binary_cross_entropy_with_logits_grad(
+    logits, target, *, weight=None, pos_weight=None, reduction="mean", grad_output=None
+):
+    x, positive, negative = _binary(logits, target, weight, pos_weight)
+    grad = negative * _sigmoid(x) - positive * _sigmoid(-x)
+    g = real(1.0 if grad_output is None else grad_output)
+    return grad * (g / grad.size if reduction == "mean" else g)
