@@ -11,6 +11,7 @@ PACKAGE = Path(fastce.__file__).parent
 FLOORS = [  # from the ground up
     "kernels/codegen",
     "kernels/simd",
+    "kernels/formulas",
     "kernels/rows",
     "kernels/ops",
     "dispatch",

@@ -25,6 +25,7 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.formulas import index_gradient, index_loss, smoothing_term
 from fastce.kernels.rows import columns, long_rows, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.long_rows import MAXIMA
@@ -48,7 +49,6 @@ from fastce.kernels.simd.memory import (
     store_n,
     store_one,
 )
-from fastce.kernels.simd.vecmath import exp, log1p
 from fastce.kernels.simd.vector import bits, full_like, get_lane, lane_index, lanes, set_lane, where
 
 
@@ -60,58 +60,6 @@ def sample_scales(like, sample_factors, scale, start, n):
         weight = load_n(row(sample_factors, 0), start, n, 0.0)
         grad_scale = load_n(row(sample_factors, 1), start, n, 0.0)
     return weight, grad_scale * scale
-
-
-@inline
-def _loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss):
-    """Return a lse - sum_j t_j x_j + z lse^2."""
-    log_sum = log1p(sum_exp_rest)
-    loss = label_weight * ((row_max - at_label) + log_sum)
-    if smoothing is not None:
-        keep, uniform_mass, spread_total = smoothing
-        loss = loss * keep + (log_sum * spread_total + below_max * uniform_mass)
-    return loss + z_term(row_max, log_sum, z_loss)
-
-
-@inline
-def z_term(row_max, log_sum, z_loss):
-    """Return z lse^2, or 0 where there is no z."""
-    if z_loss is None:
-        return full_like(row_max, 0.0)
-    lse = row_max + log_sum
-    return lse * lse * z_loss
-
-
-@inline
-def z_slope(row_max, sum_exp_rest, z_loss):
-    """Return the derivative of z lse^2 with respect to the lse, or 0 where there is no z."""
-    if z_loss is None:
-        return full_like(row_max, 0.0)
-    return (row_max + log1p(sum_exp_rest)) * (z_loss + z_loss)
-
-
-@inline
-def _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss):
-    """Return (a / sum, a p_y - t_y): what exponentials are multiplied by, and the label's gradient.
-
-    The slope of z lse^2 is part of a. Where both the label's softmax and its target are nearer
-    to all than to nothing, what they lack is compared: (a - t_y) - a rest / sum.
-    """
-    target_sum = target_at_label = label_weight
-    target_elsewhere = full_like(row_max, 0.0)  # a - t_y
-    if smoothing is not None:
-        keep, uniform_mass, spread_total = smoothing
-        target_sum = label_weight * keep + spread_total
-        target_at_label = label_weight * (keep + uniform_mass)
-        target_elsewhere = full_like(row_max, spread_total) - label_weight * uniform_mass
-    grad_scale = z_slope(row_max, sum_exp_rest, z_loss)
-    target_sum = target_sum + grad_scale
-    target_elsewhere = target_elsewhere + grad_scale
-    factor = target_sum / (sum_exp_rest + 1.0)
-    near = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > target_sum)
-    return factor, where(
-        near, target_elsewhere - factor * sum_exp_rest, exp(at_label - row_max) * factor - target_at_label
-    )
 
 
 @inline
@@ -171,11 +119,11 @@ def hard_short_rows(
         )
         save_stats(saved_stats, start, n, where(valid != 0.0, row_max, np.nan), sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
-        value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss)
+        value = weight * index_loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss)
         if loss is not None:
             store_n(row(loss, start), 0, n, where(valid != 0.0, value, 0.0))
         if grad is not None:
-            factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
+            factor, label_gradient = index_gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
             factor = factor * grad_scale
             label_gradient = label_gradient * grad_scale
             for r in range(n):
@@ -185,19 +133,11 @@ def hard_short_rows(
                     write(q, classes, False, long_rows.zero, (row_max,))
                 else:
                     e = offset(exps, r * short_rows.stride(x))
-                    smoothing_term = static_if_present(smoothing, get_lane(_smoothing_term(grad_scale, smoothing), r))
-                    terms = (e, get_lane(factor, r), class_weight, smoothing_term)
+                    uniform = static_if_present(smoothing, get_lane(smoothing_term(grad_scale, smoothing), r))
+                    terms = (e, get_lane(factor, r), class_weight, uniform)
                     write(q, classes, False, short_rows.gradient, terms)
                     store_one(q, label, get_lane(label_gradient, r))
     return position, denominator, total_of(loss)
-
-
-@inline
-def _smoothing_term(grad_scale, smoothing):
-    """Return what smoothing takes off all gradients of a row, before class weights."""
-    if smoothing is None:
-        return grad_scale
-    return grad_scale * smoothing[1]
 
 
 @kernel
@@ -318,14 +258,14 @@ def _write_row(
         gaps = row_max
         if smoothing is not None:
             gaps = full_like(x, long_rows.sum_below_max(p, class_weight, classes, one_max))
-        value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, gaps, smoothing, z_loss)
+        value = weight * index_loss(row_max, sum_exp_rest, at_label, label_weight, gaps, smoothing, z_loss)
         store_one(row(loss, i), 0, get_lane(value, 0))
     if grad is not None:
-        factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
+        factor, label_gradient = index_gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
         q, factor = row(grad, i), get_lane(factor * grad_scale, 0)
-        smoothing_term = static_if_present(smoothing, get_lane(_smoothing_term(grad_scale, smoothing), 0))
+        uniform = static_if_present(smoothing, get_lane(smoothing_term(grad_scale, smoothing), 0))
         exp_source = long_rows.static_exp_source(exps, p, one_max)
-        write(q, classes, streamed, long_rows.gradient, (*exp_source, factor, class_weight, smoothing_term))
+        write(q, classes, streamed, long_rows.gradient, (*exp_source, factor, class_weight, uniform))
         store_one(q, label, get_lane(label_gradient * grad_scale, 0))
 
 
@@ -358,17 +298,17 @@ def hard_tiles(
         save_stats(saved_stats, start, n, where(valid, row_max, np.nan), sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         if grad is not None:
-            factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
-            smoothing_term = static_if_present(smoothing, _smoothing_term(grad_scale, smoothing))
+            factor, label_gradient = index_gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
+            uniform = static_if_present(smoothing, smoothing_term(grad_scale, smoothing))
             tiles.write_gradient(
-                exps, classes, factor * grad_scale, marks, label_gradient * grad_scale, class_weight, smoothing_term
+                exps, classes, factor * grad_scale, marks, label_gradient * grad_scale, class_weight, uniform
             )
             tiles.store_tile(grad, start, n, exps)
         if loss is not None:  # last: nothing waits for the logarithm but the store
             below_max = full_like(x, 0.0)
             if smoothing is not None:
                 below_max = tiles.sum_below_max(tile, class_weight, classes, row_max)
-            value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss)
+            value = weight * index_loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss)
             store_n(row(loss, start), 0, n, where(valid, value, 0.0))
     return position, denominator, total_of(loss)
 
@@ -427,15 +367,19 @@ def hard_columns(
                 label_weight = gather(row(class_weight, 0), where(labels >= 0, labels, 0))
             weight, grad_scale = sample_scales(x, sample_factors, scale, start + j, n - j)
             save_stats(saved_stats, start + j, n - j, where(valid, row_max, np.nan), sum_exp_rest)
-            value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, load(terms, j), smoothing, z_loss)
+            value = weight * index_loss(
+                row_max, sum_exp_rest, at_label, label_weight, load(terms, j), smoothing, z_loss
+            )
             if loss is not None:
                 store_n(row(loss, start + j), 0, n - j, where(valid, value, 0.0))
             if grad is not None:
-                factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
+                factor, label_gradient = index_gradient(
+                    row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss
+                )
                 store(terms, j, factor * grad_scale)
                 store(sum_exp_rests, j, label_gradient * grad_scale)
                 store(marks, j, bits(mark))
-                store(smoothing_terms, j, _smoothing_term(grad_scale, smoothing))
+                store(smoothing_terms, j, smoothing_term(grad_scale, smoothing))
         if grad is not None:
             q, q_step = columns.origin(grad, start), columns.class_step(grad)
             options = (maxima, terms, marks, sum_exp_rests, class_weight, static_if_present(smoothing, smoothing_terms))
@@ -492,10 +436,10 @@ def hard_split(
                 label_weight = full_like(x, class_weight[label])
             weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
             if start == 0 and loss is not None:
-                value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, row_max, None, z_loss)
+                value = weight * index_loss(row_max, sum_exp_rest, at_label, label_weight, row_max, None, z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))
             if grad is not None:
-                factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, None, z_loss)
+                factor, label_gradient = index_gradient(row_max, sum_exp_rest, at_label, label_weight, None, z_loss)
                 p = offset(row(x, i), start)
                 terms = (p, saved_stats[0, i], get_lane(factor * grad_scale, 0), None, None)
                 write(q, classes, streamed, long_rows.gradient, terms)

@@ -15,6 +15,7 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import block, inline, kernel
+from fastce.kernels.formulas import hessian_diagonal, hessian_vector_product
 from fastce.kernels.rows import long_rows, tiles
 from fastce.kernels.rows.long_rows import VALUES
 from fastce.kernels.rows.samples import scaled
@@ -31,7 +32,7 @@ def _diagonal(j, n, p, row_max, sum_exp_rest, grad_scale):
     e = exp(load_n(p, j, n, 0.0) - row_max)
     sum_exp_rest_ = full_like(p, sum_exp_rest)
     factor = full_like(p, 1.0) / (sum_exp_rest_ + 1.0)
-    return (e * factor) * (((1.0 - e) + sum_exp_rest_) * factor) * grad_scale
+    return hessian_diagonal(e, sum_exp_rest_, factor, grad_scale)
 
 
 @kernel
@@ -62,7 +63,7 @@ def diagonal_tiles(x, sample_weight, scale, hessian):
         factor = full_like(x, 1.0) / (sum_exp_rest + 1.0)
         for c in range(0, classes * width, width):
             e = load(exps, c)
-            store(tile, c, (e * factor) * (((1.0 - e) + sum_exp_rest) * factor) * grad_scale)
+            store(tile, c, hessian_diagonal(e, sum_exp_rest, factor, grad_scale))
         tiles.store_tile(hessian, start, n, tile)
 
 
@@ -97,7 +98,7 @@ def _product(j, n, p, v, row_max, sum_exp_rest, centre, mean, grad_scale):
     """Return slope * softmax * (v - centre - mean)."""
     e = exp(load_n(p, j, n, 0.0) - row_max)
     factor = full_like(p, 1.0) / (full_like(p, sum_exp_rest) + 1.0)
-    return (e * factor) * ((load_n(v, j, n, 0.0) - centre) - mean) * grad_scale
+    return hessian_vector_product(e, factor, load_n(v, j, n, 0.0) - centre, mean, grad_scale)
 
 
 @kernel
@@ -139,6 +140,6 @@ def product_tiles(x, v, grad_scales, out):
             mean = mean + load(exps, c) * (load(vector, c) - centre)
         mean = mean * factor
         for c in range(0, classes * width, width):
-            value = (load(exps, c) * factor) * ((load(vector, c) - centre) - mean) * grad_scale
+            value = hessian_vector_product(load(exps, c), factor, load(vector, c) - centre, mean, grad_scale)
             store(tile, c, where(grad_scale == 0.0, 0.0, value))
         tiles.store_tile(out, start, n, tile)

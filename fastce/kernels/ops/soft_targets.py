@@ -7,8 +7,9 @@ losses.
 
 from numba import prange
 
-from fastce.kernels.codegen.jit import inline, kernel
-from fastce.kernels.ops.cross_entropy import sample_scales, save_stats, z_slope, z_term
+from fastce.kernels.codegen.jit import kernel
+from fastce.kernels.formulas import prob_loss, z_slope
+from fastce.kernels.ops.cross_entropy import sample_scales, save_stats
 from fastce.kernels.rows import columns, long_rows, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.long_rows import MAXIMA
@@ -16,15 +17,7 @@ from fastce.kernels.rows.samples import total_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write
 from fastce.kernels.simd.memory import load, row, scratch, scratch_from, store, store_n, store_one
-from fastce.kernels.simd.vecmath import log1p
 from fastce.kernels.simd.vector import full_like, get_lane, lanes
-
-
-@inline
-def _loss(row_max, sum_exp_rest, target_sum, dot, z_loss):
-    """Return a lse - sum_j t_j x_j + z lse^2 from a and sum_j t_j (maximum - x_j)."""
-    log_sum = log1p(sum_exp_rest)
-    return target_sum * log_sum + dot + z_term(row_max, log_sum, z_loss)
 
 
 @kernel
@@ -40,7 +33,7 @@ def soft_short_rows(x, target, class_weight, sample_factors, smoothing, z_loss, 
         save_stats(saved_stats, start, n, row_max, sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         if loss is not None:
-            store_n(row(loss, start), 0, n, weight * _loss(row_max, sum_exp_rest, target_sum, dot, z_loss))
+            store_n(row(loss, start), 0, n, weight * prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss))
         target_sum = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
         if grad is not None:
             for r in range(n):
@@ -102,7 +95,7 @@ def soft_rows(
             save_stats(saved_stats, i, 1, row_max, sum_exp_rest)
             weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
             if loss is not None:
-                value = weight * _loss(row_max, sum_exp_rest, target_sum, full_like(x, row_dot), z_loss)
+                value = weight * prob_loss(row_max, sum_exp_rest, target_sum, full_like(x, row_dot), z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))
             if grad is not None:
                 target_sum = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
@@ -134,7 +127,7 @@ def soft_tiles(x, target, class_weight, sample_factors, smoothing, z_loss, scale
             tiles.write_soft(exps, targets, class_weight, classes, sum_exp_rest, pull, grad_scale, smoothing)
             tiles.store_tile(grad, start, n, exps)
         if loss is not None:
-            store_n(row(loss, start), 0, n, weight * _loss(row_max, sum_exp_rest, target_sum, dot, z_loss))
+            store_n(row(loss, start), 0, n, weight * prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss))
     return total_of(loss)
 
 
@@ -162,7 +155,7 @@ def soft_columns(
             row_max, sum_exp_rest, target_sum = load(maxima, j), load(sum_exp_rests, j), load(target_sums, j)
             save_stats(saved_stats, start + j, n - j, row_max, sum_exp_rest)
             if loss is not None:
-                value = weight * _loss(row_max, sum_exp_rest, target_sum, load(dots, j), z_loss)
+                value = weight * prob_loss(row_max, sum_exp_rest, target_sum, load(dots, j), z_loss)
                 store_n(row(loss, start + j), 0, n - j, value)
             store(target_sums, j, target_sum + z_slope(row_max, sum_exp_rest, z_loss))
             store(grad_scales, j, grad_scale)

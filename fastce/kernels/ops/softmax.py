@@ -8,6 +8,7 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.formulas import logsumexp
 from fastce.kernels.rows import columns, long_rows, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.long_rows import MAXIMA
@@ -28,18 +29,12 @@ from fastce.kernels.simd.memory import (
     store_one,
 )
 from fastce.kernels.simd.vecmath import log1p
-from fastce.kernels.simd.vector import any_lane, full_like, get_lane, lanes, set_lane, where
-
-
-@inline
-def _lse(row_max, sum_exp_rest):
-    # nothing but -inf gives -inf; +inf gives +inf, even where it hides a NaN
-    return where(row_max - row_max == 0.0, row_max + log1p(sum_exp_rest), row_max)
+from fastce.kernels.simd.vector import any_lane, full_like, get_lane, lanes, set_lane
 
 
 @inline
 def _lse_of_rows(x, start, n, row_max, sum_exp_rest):
-    lse = _lse(row_max, sum_exp_rest)
+    lse = logsumexp(row_max, sum_exp_rest)
     if any_lane(lse == np.inf):
         for r in range(n):
             if get_lane(lse, r) == np.inf and long_rows.has_nan(row(x, start + r), x.shape[1]):
@@ -124,7 +119,7 @@ def softmax_tiles(x, lse, probs, logs):
             tiles.write_log_softmax(tile, exps, classes, row_max, log1p(sum_exp_rest))
             tiles.store_tile(logs, start, n, exps)
         if lse is not None:
-            value = _lse(row_max, sum_exp_rest)
+            value = logsumexp(row_max, sum_exp_rest)
             if any_lane(value == np.inf):
                 value = tiles.or_nan(value, tile, classes)
             store_n(row(lse, start), 0, n, value)
@@ -147,7 +142,7 @@ def softmax_columns(x, lse, probs, logs, panel, streamed):
         columns.stats(p, step, classes, n, lead, maxima, sum_exp_rests)
         if lse is not None:
             for j in range(0, n, width):
-                value = _lse(load(maxima, j), load(sum_exp_rests, j))
+                value = logsumexp(load(maxima, j), load(sum_exp_rests, j))
                 if any_lane(value == np.inf):
                     value = columns.or_nan(value, offset(p, j), step, classes, n - j)
                 store_n(row(lse, start + j), 0, n - j, value)

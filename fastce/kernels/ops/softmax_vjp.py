@@ -13,6 +13,7 @@ The latter two have one source: ``probs`` is True where ``y`` is p, None where i
 from numba import prange
 
 from fastce.kernels.codegen.jit import kernel
+from fastce.kernels.formulas import softmax_vjp
 from fastce.kernels.rows import columns, long_rows, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.split import chunk_count, chunk_of, merged_dot
@@ -105,7 +106,7 @@ def softmax_tiles(y, g, out, probs):
         tiles.load_tile(g, start, n, upstream)
         dot = tiles.dot(static_if_present(probs, tile), upstream, classes)
         for c in range(0, classes * width, width):
-            store(tile, c, columns.pulled_back(load(tile, c), load(upstream, c), dot, probs))
+            store(tile, c, softmax_vjp(load(tile, c), load(upstream, c), dot, probs))
         tiles.store_tile(out, start, n, tile)
 
 

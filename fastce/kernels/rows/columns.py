@@ -12,6 +12,7 @@ The loops run over the samples inside those over the classes: memory is read in 
 import numpy as np
 
 from fastce.kernels.codegen.jit import block, inline
+from fastce.kernels.formulas import prob_gradient, prob_gradient_factor, smoothed_target, softmax_vjp, target_times_gap
 from fastce.kernels.rows.write import write as write_row
 from fastce.kernels.simd.memory import (
     load,
@@ -331,7 +332,7 @@ def soft_sums(p, step, t, t_step, class_weight, classes, n, maxima, smoothing, t
         for j in range(0, n, width):
             target_prob = _target_prob(offset(t, c * t_step + j), n - j, c, class_weight, smoothing)
             gap = load(maxima, j) - load_n(source, j, n - j, 0.0)
-            product = where(target_prob == 0.0, full_like(p, 0.0), target_prob * gap)  # 0 x inf is 0 here
+            product = target_times_gap(target_prob, gap)
             _add_to(amount_sums, amount_losts, j, target_prob)
             _add_to(dot_sums, dot_losts, j, product)
     _write_sums(amount_sums, amount_losts, n, p, target_sums)
@@ -348,9 +349,8 @@ def soft(j, n, c, p, step, t, t_step, class_weight, maxima, sum_exp_rests, targe
         load_n(grad_scales, j, n, 0.0),
     )
     e = exp(reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0))
-    return soft_gradient(
-        e, target_prob, target_sum * grad_scale / (sum_exp_rest + 1.0), sum_exp_rest, target_sum, grad_scale
-    )
+    factor = prob_gradient_factor(target_sum, sum_exp_rest, grad_scale)
+    return prob_gradient(e, target_prob, factor, sum_exp_rest, target_sum, grad_scale)
 
 
 @inline
@@ -360,27 +360,6 @@ def _target_prob(t, n, c, class_weight, smoothing):
     if class_weight is not None:
         target_prob = target_prob * class_weight[c]
     return target_prob
-
-
-@inline
-def smoothed_target(t, smoothing):
-    """Return the smoothed target."""
-    if smoothing is not None:
-        t = t * smoothing[0] + smoothing[1]
-    return t
-
-
-@inline
-def soft_gradient(e, target_prob, factor, sum_exp_rest, target_sum, grad_scale):
-    """Return slope * (amount * softmax - share) for exp(x - maximum) = e.
-
-    Where both softmax and target are nearer to all than to nothing, what they lack is
-    compared: exact where a one-hot target and a confident prediction agree.
-    """
-    near = (e == 1.0) & (sum_exp_rest < 1.0) & (target_prob + target_prob > target_sum)
-    return where(
-        near, (target_sum - target_prob) * grad_scale - factor * sum_exp_rest, e * factor - target_prob * grad_scale
-    )
 
 
 @block
@@ -418,13 +397,5 @@ def _asked(p, step, c, j, n):
 
 @inline
 def vjp(j, n, c, y, step, g, g_step, dots, probs):
-    """Return `pulled_back` of ``n`` samples of class c."""
-    return pulled_back(reload(y, step, c, j, n), reload(g, g_step, c, j, n), load_n(dots, j, n, 0.0), probs)
-
-
-@inline
-def pulled_back(y, g, dot, probs):
-    """Return p (g - dot), or g - exp(l) dot where ``probs`` is None and ``y`` is l."""
-    if probs is None:
-        return g - exp(y) * dot
-    return y * (g - dot)
+    """Return `softmax_vjp` of ``n`` samples of class c."""
+    return softmax_vjp(reload(y, step, c, j, n), reload(g, g_step, c, j, n), load_n(dots, j, n, 0.0), probs)

@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 
 from fastce.kernels.codegen.jit import block, inline, inline_for
-from fastce.kernels.rows.columns import pulled_back, smoothed_target, soft_gradient
+from fastce.kernels.formulas import prob_gradient, prob_gradient_factor, smoothed_target, softmax_vjp, target_times_gap
 from fastce.kernels.simd.memory import (
     load,
     load_n,
@@ -452,7 +452,7 @@ def soft_sums(p, t, class_weight, classes, row_max, smoothing):
             target_prob = target_probs_of(t, j, n, class_weight, smoothing)
             gap = full_like(p, row_max) - load_n(p, j, n, row_max)
             block_target_sum = block_target_sum + target_prob
-            block_dot = block_dot + where(target_prob == 0.0, full_like(p, 0.0), target_prob * gap)  # 0 x inf is 0 here
+            block_dot = block_dot + target_times_gap(target_prob, gap)
         target_sum += reduce_add(block_target_sum)
         dot += reduce_add(block_dot)
     return target_sum, dot
@@ -473,8 +473,8 @@ def soft(j, n, p, row_max, t, class_weight, sum_exp_rest, target_sum, grad_scale
         full_like(p, target_sum),
         full_like(p, grad_scale),
     )
-    factor = target_sum_ * grad_scale_ / (sum_exp_rest_ + 1.0)
-    return soft_gradient(e, target_prob, factor, sum_exp_rest_, target_sum_, grad_scale_)
+    factor = prob_gradient_factor(target_sum_, sum_exp_rest_, grad_scale_)
+    return prob_gradient(e, target_prob, factor, sum_exp_rest_, target_sum_, grad_scale_)
 
 
 @inline
@@ -547,5 +547,5 @@ def add_product(p, g, j, n, total):
 
 @inline
 def vjp(j, n, y, g, dot, probs):
-    """Return `columns.pulled_back` of ``n`` classes."""
-    return pulled_back(load_n(y, j, n, 0.0), load_n(g, j, n, 0.0), dot, probs)
+    """Return `softmax_vjp` of ``n`` classes."""
+    return softmax_vjp(load_n(y, j, n, 0.0), load_n(g, j, n, 0.0), dot, probs)

@@ -9,6 +9,7 @@ memory, in the first-level cache, for the factor that turns them into the result
 import numpy as np
 
 from fastce.kernels.codegen.jit import block, inline
+from fastce.kernels.formulas import target_times_gap
 from fastce.kernels.rows import long_rows
 from fastce.kernels.simd.memory import (
     load,
@@ -193,7 +194,7 @@ def soft_sums(x, target, start, n, class_weight, row_max, smoothing):
             gap = one_max - load_n(p, j, classes - j, 0.0)
             target_sum, err = two_sum(target_sum, widen(target_prob))  # the gradient is a difference of it
             comp = comp + err
-            dot = dot + widen(where(target_prob == 0.0, full_like(x, 0.0), target_prob * gap))  # 0 x inf is 0 here
+            dot = dot + widen(target_times_gap(target_prob, gap))
         store_one(target_sums, r, reduce_add(target_sum + comp))
         store_one(dots, r, reduce_add(dot))
     return load(target_sums, 0), load(dots, 0)

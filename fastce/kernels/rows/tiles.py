@@ -9,7 +9,7 @@ sample in every lane. Results are transposed back.
 import numpy as np
 
 from fastce.kernels.codegen.jit import inline
-from fastce.kernels.rows.columns import smoothed_target, soft_gradient
+from fastce.kernels.formulas import prob_gradient, prob_gradient_factor, smoothed_target, target_times_gap
 from fastce.kernels.rows.long_rows import TERMS
 from fastce.kernels.simd.memory import (
     load,
@@ -239,7 +239,7 @@ def soft_sums(tile, target, class_weight, classes, row_max, smoothing):
         gap = row_max - load(tile, c * width)
         target_sum, err = two_sum(target_sum, widen(target_prob))  # the gradient is a difference of it
         comp = comp + err
-        dot = dot + widen(where(target_prob == 0.0, full_like(tile, 0.0), target_prob * gap))  # 0 x inf is 0 here
+        dot = dot + widen(target_times_gap(target_prob, gap))
     return narrow(target_sum + comp, tile), narrow(dot, tile)
 
 
@@ -247,14 +247,11 @@ def soft_sums(tile, target, class_weight, classes, row_max, smoothing):
 def write_soft(exps, target, class_weight, classes, sum_exp_rest, target_sum, grad_scale, smoothing):
     """Replace exponentials by slope * (amount * softmax - t), for targets after smoothing and weights."""
     width = lanes(exps)
-    factor = target_sum * grad_scale / (sum_exp_rest + 1.0)
+    factor = prob_gradient_factor(target_sum, sum_exp_rest, grad_scale)
     for c in range(classes):
         target_prob = _target_prob(target, c, class_weight, smoothing)
-        store(
-            exps,
-            c * width,
-            soft_gradient(load(exps, c * width), target_prob, factor, sum_exp_rest, target_sum, grad_scale),
-        )
+        e = load(exps, c * width)
+        store(exps, c * width, prob_gradient(e, target_prob, factor, sum_exp_rest, target_sum, grad_scale))
 
 
 @inline
