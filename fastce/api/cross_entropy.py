@@ -151,7 +151,7 @@ def cross_entropy(
         softcap,
         where,
     )
-    return problem.solve(None, None)
+    return problem.solve(None, None)[0]
 
 
 def cross_entropy_and_grad(
@@ -244,5 +244,5 @@ def cross_entropy_and_grad(
         softcap,
         where,
     )
-    out = problem.grad_array(out)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    grad = problem.grad_array(out)
+    return LossAndGrad(problem.solve(grad, grad_output, out is None)[0], grad)

@@ -43,6 +43,7 @@ class _Last(threading.local):
 
     problem: LossCall | None = None
     loss: Any = None
+    total_weight = 0.0
     grad: Array | None = None
 
 
@@ -158,7 +159,7 @@ class CrossEntropyLoss:
         last.problem = None
         problem = LossCall(logits, target, **self._options)
         problem.remember()
-        last.loss = problem.solve(None, None)
+        last.loss, last.total_weight = problem.solve(None, None)
         last.problem = problem
         return last.loss
 
@@ -189,7 +190,7 @@ class CrossEntropyLoss:
                 z_part: Any = terms.astype(problem.dtype)[()]
             else:
                 total = float(terms.sum())
-                z_part = dtype(mean(total, problem.kept) if problem.reduction == "mean" else total)
+                z_part = dtype(mean(total, self._last.total_weight) if problem.reduction == "mean" else total)
             return LossParts(self._last.loss - z_part, z_part)
 
     def _last_problem(self) -> LossCall:
@@ -227,11 +228,13 @@ class CrossEntropyLoss:
         problem = last.problem
         if problem is None:
             raise RuntimeError("backward needs a loss first: call the object with logits and target, in this thread")
+        is_new = False
         if out is not None:
             grad = problem.grad_array(out)
         else:
-            if last.grad is None or not problem.fits(last.grad):
+            is_new = last.grad is None or not problem.fits(last.grad)
+            if last.grad is None or is_new:
                 last.grad = problem.grad_array()
             grad = last.grad
-        problem.backward(grad, grad_output)
+        problem.backward(grad, grad_output, is_new)
         return grad

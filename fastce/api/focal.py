@@ -13,7 +13,7 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
 from fastce.core.layout import Array, cast_to
 from fastce.core.loss import LossCall
-from fastce.core.validation import Reduction, as_number, as_weights, mean
+from fastce.core.validation import Reduction, as_number, as_weights
 
 
 def focal_loss(
@@ -95,7 +95,7 @@ def focal_loss(
     >>> fastce.focal_loss(logits, [0, 0], gamma=2.0, reduction="none").round(6)
     array([1.993605e+00, 2.000000e-06])
     """
-    return _Focal(logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction).solve(None, None)
+    return _Focal(logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction).solve(None, None)[0]
 
 
 def focal_loss_and_grad(
@@ -155,8 +155,8 @@ def focal_loss_and_grad(
     array([[-1.1125,  0.2992,  0.8133]])
     """
     problem = _Focal(logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction)
-    out = problem.grad_array(out)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    grad = problem.grad_array(out)
+    return LossAndGrad(problem.solve(grad, grad_output, out is None)[0], grad)
 
 
 class _Focal(LossCall):
@@ -188,15 +188,18 @@ class _Focal(LossCall):
             self.weight = cast_to(as_weights(alpha, (classes,), "alpha", "one per class"), self.dtype)
 
     def _fill(
-        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
+        self,
+        loss: Array | None,
+        grad: Array | None,
+        scale: float,
+        upstream: Array | None,
+        out_is_new: bool = False,
     ) -> tuple[float, float]:
         assert loss is not None and self.labels is not None
         if self.gamma == 0.0:
-            return super()._fill(loss, grad, scale, upstream)
+            return super()._fill(loss, grad, scale, upstream, out_is_new)
         self._own_labels()
-        kept = self._kept()
-        if self.reduction == "mean":
-            scale *= mean(1.0, kept)
+        scale, total_weight = self._divided(scale)
         labels = self.labels.reshape(self.shape)
         plain = LossCall(self.logits, labels, self.axis, None, None, self.ignore_index, 0.0, "none")
         if grad is not None:
@@ -212,7 +215,7 @@ class _Focal(LossCall):
                 slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
                 slope = (slope if upstream is None else slope * upstream).astype(self.dtype)
                 plain._fill(None, grad, 1.0, slope)
-        return dispatch.total(loss), kept
+        return dispatch.total(loss), total_weight
 
 
 def _ratio(x: Array) -> Array:

@@ -13,7 +13,7 @@ from fastce.core.elementary import dots, log
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
 from fastce.core.staging import Block, staged
-from fastce.core.validation import Reduction, mean
+from fastce.core.validation import Reduction
 
 
 def cross_entropy_from_probs(
@@ -75,7 +75,7 @@ def cross_entropy_from_probs(
     np.float64(0.35667494)
     """
     problem = _FromProbs(probs, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
-    return problem.solve(None, None)
+    return problem.solve(None, None)[0]
 
 
 def cross_entropy_from_probs_and_grad(
@@ -125,8 +125,8 @@ def cross_entropy_from_probs_and_grad(
     array([[-1.4286,  0.    ,  0.    ]])
     """
     problem = _FromProbs(probs, target, axis, weight, sample_weight, ignore_index, label_smoothing, reduction)
-    out = problem.grad_array(out)
-    return LossAndGrad(problem.solve(out, grad_output), out)
+    grad = problem.grad_array(out)
+    return LossAndGrad(problem.solve(grad, grad_output, out is None)[0], grad)
 
 
 class _FromProbs(LossCall):
@@ -139,19 +139,22 @@ class _FromProbs(LossCall):
     what = "probs"
 
     def _fill(
-        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
+        self,
+        loss: Array | None,
+        grad: Array | None,
+        scale: float,
+        upstream: Array | None,
+        out_is_new: bool = False,
     ) -> tuple[float, float]:
         assert loss is not None
         self._own_labels()
-        kept = self._kept()
-        if self.reduction == "mean":
-            scale *= mean(1.0, kept)
+        scale, total_weight = self._divided(scale)
         if self.logits.size:
             with np.errstate(all="ignore"):  # as in kernels: 0 / 0 where weights add up to 0, for one
                 self._fill_blocks(loss, grad, scale, upstream)
         else:
             loss.fill(0.0)
-        return dispatch.total(loss), kept
+        return dispatch.total(loss), total_weight
 
     def _fill_blocks(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
         weight = np.ones_like(loss) if self.sample_weight is None else self.sample_weight

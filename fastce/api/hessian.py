@@ -14,7 +14,7 @@ from fastce.core.layout import Array, as_real, cast_to
 from fastce.core.loss import LossCall
 from fastce.core.out import result_like, share_memory
 from fastce.core.staging import row_blocks, staged
-from fastce.core.validation import Reduction, as_number, mean, raise_label
+from fastce.core.validation import Reduction, as_number, raise_label
 
 _NO_LABEL = -(2**63)  # a label that is none, so that no other one is ignored
 
@@ -114,12 +114,12 @@ def cross_entropy_grad_and_hessian(
     """
     problem = _Diagonal(logits, target, axis, sample_weight)
     scale = as_number(hessian_scale, "hessian_scale")
-    out = problem.grad_array(out)
-    hessian = problem.hessian_array(hessian_out, out)
+    grad = problem.grad_array(out)
+    hessian = problem.hessian_array(hessian_out, grad)
     problem.check_labels()
     problem.diagonal(scale, hessian)
-    problem.solve(out, None)
-    return GradAndHessian(out, hessian)
+    problem.solve(grad, None, out is None)
+    return GradAndHessian(grad, hessian)
 
 
 class _Diagonal(LossCall):
@@ -236,7 +236,8 @@ def cross_entropy_hvp(
     slopes = problem.slopes()
     if problem.logits.size:
         for block in row_blocks(problem.axis, problem.dtype, (problem.logits, vector), result):
-            dispatch.run_hvp(*block.inputs, slopes[block.start : block.stop], block.out)
+            x, v = block.inputs
+            dispatch.run_hvp(x, v, slopes[block.start : block.stop], block.out)
     return result
 
 
@@ -251,8 +252,7 @@ class _Product(LossCall):
     def slopes(self) -> Array:
         """Return u a / D of each sample, or raise IndexError for a bad label."""
         self._own_labels()
-        kept = self._kept()
-        scale = mean(1.0, kept) if self.reduction == "mean" else 1.0
+        scale, _ = self._divided(1.0)
         with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
             slopes = self._amounts()
             if self.sample_weight is not None:

@@ -15,6 +15,8 @@ maximum, and with NaN, r is NaN and so is the result. An error is a number of ro
 result at most, beside the errors of `exp`, `log1p` and `tanh`; where it is not stated, terms of both signs may cancel.
 """
 
+from typing import Any, NamedTuple
+
 from fastce.kernels.codegen.jit import inline
 from fastce.kernels.simd.vecmath import exp, log1p, tanh
 from fastce.kernels.simd.vector import full_like, where
@@ -58,47 +60,56 @@ def z_slope(row_max, sum_exp_rest, z_loss):
 # --- class indices as targets ----------------------------------------------------
 
 
+class Sample(NamedTuple):
+    """What the loss and the gradient of a sample with the label y depend on."""
+
+    row_max: Any  # m
+    sum_exp_rest: Any  # r
+    at_label: Any  # x_y
+    label_weight: Any  # w_y
+
+
 @inline
-def index_loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss):
-    """Return the loss of a label y with the logit ``at_label`` and the weight ``label_weight``.
+def index_loss(sample, sum_below_max, smoothing, z_loss):
+    """Return the loss.
 
     Formula: a lse - sum_j t_j x_j + z lse^2, formed as
     (1 - e) w_y ((m - x_y) + log(1 + r)) + (e / C) (sum(w) log(1 + r) + sum_j w_j (m - x_j)) + z lse^2;
-    ``below_max`` is the last sum, and is not read where ``smoothing`` is None.
+    ``sum_below_max`` is the last sum, and is not read where ``smoothing`` is None.
     Error: 3 roundings without smoothing and z, however confident the sample: all terms have one sign.
-    Valid: all logits; weights of any sign.
+    Valid: all logits and weights.
     """
-    log_sum = log1p(sum_exp_rest)
-    loss = label_weight * ((row_max - at_label) + log_sum)
+    log_sum = log1p(sample.sum_exp_rest)
+    loss = sample.label_weight * ((sample.row_max - sample.at_label) + log_sum)
     if smoothing is not None:
-        keep, uniform_mass, spread_total = smoothing
-        loss = loss * keep + (log_sum * spread_total + below_max * uniform_mass)
-    return loss + z_term(row_max, log_sum, z_loss)
+        keep, uniform_mass, uniform_total = smoothing
+        loss = loss * keep + (log_sum * uniform_total + sum_below_max * uniform_mass)
+    return loss + z_term(sample.row_max, log_sum, z_loss)
 
 
 @inline
-def index_gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss):
-    """Return (what exponentials exp(x - m) are multiplied by, the gradient at the label y).
+def index_gradient(sample, smoothing, z_loss):
+    """Return (factor of the exponentials exp(x - m), gradient at the label y).
 
     Formula: ((a + 2 z lse) / (1 + r), (a + 2 z lse) p_y - t_y). Where p_y and t_y / a both exceed 1/2, the second
     is formed as (a + 2 z lse - t_y) - (a + 2 z lse) r / (1 + r), to avoid cancellation.
-    Valid: all logits; weights of any sign.
+    Valid: all logits and weights.
     """
+    row_max, sum_exp_rest, at_label, label_weight = sample
     target_sum = target_at_label = label_weight
     target_elsewhere = full_like(row_max, 0.0)  # a - t_y
     if smoothing is not None:
-        keep, uniform_mass, spread_total = smoothing
-        target_sum = label_weight * keep + spread_total
+        keep, uniform_mass, uniform_total = smoothing
+        target_sum = label_weight * keep + uniform_total
         target_at_label = label_weight * (keep + uniform_mass)
-        target_elsewhere = full_like(row_max, spread_total) - label_weight * uniform_mass
+        target_elsewhere = full_like(row_max, uniform_total) - label_weight * uniform_mass
     slope = z_slope(row_max, sum_exp_rest, z_loss)
     target_sum = target_sum + slope
     target_elsewhere = target_elsewhere + slope
     factor = target_sum / (sum_exp_rest + 1.0)
     is_close = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > target_sum)
-    return factor, where(
-        is_close, target_elsewhere - factor * sum_exp_rest, exp(at_label - row_max) * factor - target_at_label
-    )
+    close = target_elsewhere - factor * sum_exp_rest
+    return factor, where(is_close, close, exp(at_label - row_max) * factor - target_at_label)
 
 
 @inline
@@ -130,13 +141,13 @@ def smoothed_target(target, smoothing):
 
 
 @inline
-def target_times_gap(target_prob, gap):
+def target_term(target_prob, below_max):
     """Return one class's part of the loss.
 
-    Formula: t (m - x), and 0 where t = 0, even of an infinite ``gap`` = m - x.
+    Formula: t (m - x), with ``below_max`` = m - x; 0 where t = 0, even if m - x is infinite.
     Error: 1 rounding.
     """
-    return where(target_prob == 0.0, full_like(gap, 0.0), target_prob * gap)
+    return where(target_prob == 0.0, full_like(below_max, 0.0), target_prob * below_max)
 
 
 @inline

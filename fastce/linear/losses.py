@@ -15,6 +15,7 @@ from fastce.core.elementary import exp, log1p
 from fastce.core.layout import Array
 from fastce.core.staging import STAGED_ELEMENTS
 from fastce.core.workers import Workers, parts
+from fastce.kernels.ops.cross_entropy import NO_OPTIONS, SUM, Options, Scaling
 from fastce.linear.layer import Backward, Layer
 
 
@@ -78,9 +79,10 @@ def _run_hard(x: Array, samples: Samples, terms: Terms, with_grad: bool, rows: s
     """Run the fused kernel, whose arguments only this function knows."""
     _, labels, upstream, loss = samples
     factors = None if upstream is None else np.stack([np.ones_like(upstream[rows]), upstream[rows]])
-    options = terms.class_weight, factors, terms.smoothing, terms.z_loss or None, terms.scale
+    options = Options(terms.class_weight, factors, terms.smoothing, terms.z_loss or None)
+    scaling = Scaling(terms.scale, is_mean=False)
     grad = x[rows] if with_grad else None
-    dispatch.run_index_targets(x[rows], labels[rows], terms.ignore_index, *options, False, None, loss[rows], grad)
+    dispatch.run_index_targets(x[rows], labels[rows], terms.ignore_index, options, scaling, None, loss[rows], grad)
 
 
 # --- tiles of classes ----------------------------------------------------------
@@ -134,8 +136,7 @@ class Merged:
         def work(rows: slice) -> None:
             if self.terms.softcap is not None:
                 dispatch.run_logit_transform(x[rows], 1.0, self.terms.softcap, x[rows])
-            options = None, None, None, None, 1.0, False
-            dispatch.run_index_targets(x[rows], first[rows], -1, *options, found[:, rows], losses[rows], None)
+            dispatch.run_index_targets(x[rows], first[rows], -1, NO_OPTIONS, SUM, found[:, rows], losses[rows], None)
 
         workers.run(work, x)
         rows, columns = _in_tile(self.labels, classes)

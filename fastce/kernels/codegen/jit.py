@@ -87,9 +87,16 @@ def _numba_type(argument: object) -> types.Type:
         return types.none
     if isinstance(argument, np.ndarray):
         return types.Array(numba.from_dtype(argument.dtype), argument.ndim, "A")
+    if _has_fields(argument):  # the cached kernel names the class, which has to be importable
+        return types.BaseTuple.from_types(tuple(map(_numba_type, argument)), type(argument))  # type: ignore[call-overload]
     if isinstance(argument, tuple):
         return types.UniTuple(types.float64, len(argument))
     return {bool: types.boolean, int: types.intp, float: types.float64}[type(argument)]
+
+
+def _has_fields(argument: object) -> bool:
+    """Tell whether an argument is a NamedTuple."""
+    return hasattr(argument, "_fields")
 
 
 class Kernel:
@@ -97,6 +104,7 @@ class Kernel:
 
     ``kernel(parallel, args)`` runs it. The first argument is an array whose dtype and
     dimensions settle those of all others; an argument that is None drops its branches from the compiled code.
+    So does a field of a NamedTuple, in helpers that take the field as an argument of their own.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -104,6 +112,7 @@ class Kernel:
         self.function = function
         self._sources = cache.sources(function.__module__)
         self._entries: dict[Any, Any] = {}
+        self._with_fields: tuple[int, ...] = ()  # positions of the arguments that are NamedTuples
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one variant, compiled first where these types are new."""
@@ -112,7 +121,11 @@ class Kernel:
     def entry(self, parallel: bool, args: tuple[Any, ...]) -> Callable[..., Any]:
         """Return one variant's entry point for arguments of these types."""
         x = args[0]
+        if not self._entries:
+            self._with_fields = tuple(i for i, argument in enumerate(args) if _has_fields(argument))
         key = (parallel, x.dtype.num, x.ndim, *map(type, args))
+        for i in self._with_fields:
+            key += (*map(type, args[i]),)
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = self._compile(parallel, args)

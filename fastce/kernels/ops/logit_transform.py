@@ -1,7 +1,6 @@
-"""Drivers of logit_scale and softcap: what acts on the logits before the softmax, and back.
+"""Kernels of logit_scale and softcap: the transform x' of the logits before the softmax, and its chain rule.
 
-With scale s and cap c, x' = c tanh(s x / c), or s x without a cap; a gradient with respect to
-x' is brought back by dx'/dx = s (1 - tanh(s x / c)^2), or s. Element by element on rows.
+``formulas.transform_logits`` has x' and dx'/dx. The kernels go through rows element by element.
 """
 
 from numba import prange

@@ -21,9 +21,9 @@ from numba import prange
 
 from fastce.kernels.codegen.jit import block, inline, kernel
 from fastce.kernels.rows import short_rows, tiles
-from fastce.kernels.rows.long_rows import VALUES
+from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.rows.samples import label_at, labels_at
-from fastce.kernels.rows.short_rows import KEPT
+from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.simd.memory import (
     gather,
@@ -161,13 +161,13 @@ def _order(p, exps, classes, row_max, label):
 
 @kernel
 def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
-    """``x`` is (N, C) with contiguous rows of at most `KEPT` classes, so that every lane has one."""
+    """``x`` is (N, C) with contiguous rows of at most `EXP_VALUES` classes, so that every lane has one."""
     count, classes = x.shape
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
         n = min(width, count - start)
-        exps, maxima, labels = scratch(x, KEPT), scratch(x, 1), scratch(lane_index(x), 1)
+        exps, maxima, labels = scratch(x, EXP_VALUES), scratch(x, 1), scratch(lane_index(x), 1)
         gaps, firsts, ranks = scratch(x, 16), scratch(x, 16), scratch(x, 16)
         store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
         row_max, sum_exp_rest, _ = short_rows.stats(x, start, n, exps, None, labels, None, None)
@@ -177,7 +177,7 @@ def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, ra
             label = load_one(labels, r)
             if label >= 0:
                 p = row(x, start + r)
-                row_exps, one_max = offset(exps, r * short_rows.stride(x)), full_like(x, load_one(maxima, r))
+                row_exps, one_max = offset(exps, r * short_rows.exp_step(x)), full_like(x, load_one(maxima, r))
                 gap, first, ahead = _order(p, row_exps, classes, one_max, label)
                 store(gaps, r * width, gap)
                 store(firsts, r * width, first)
@@ -259,7 +259,7 @@ def _sums_and_next_max(p, start, shift):
     The next block comes from memory while this one's exponentials keep the core busy.
     """
     width = lanes(p)
-    size = VALUES * width
+    size = PLAIN_SUM * width
     a = b = gaps_a = gaps_b = full_like(p, 0.0)
     below = 0
     top_a = top_b = full_like(p, -np.inf)
@@ -308,7 +308,7 @@ def _stats(p, classes, label):
     maximum and with NaN anywhere; ``gaps`` sums e (maximum - x). Memory is read once: the
     maximum looks one block ahead, and when it grows, the sums are rescaled.
     """
-    size = VALUES * lanes(p)
+    size = PLAIN_SUM * lanes(p)
     bound = full_like(p, load_one(p, label))
     row_max = _max(p, 0, min(size, classes))
     sum_exp_rest = gaps = comp = gaps_comp = 0.0
@@ -388,7 +388,7 @@ def _row(p, classes, label):
 def score_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
     """``x`` is (N, C) with contiguous rows, as many together as in ``short_rows``."""
     count, classes = x.shape
-    per_block = short_rows.together(x)
+    per_block = short_rows.rows_a_block(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
