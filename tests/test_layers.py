@@ -12,6 +12,7 @@ TESTS = Path(__file__).parent
 FLOORS = [  # from the ground up
     "kernels/codegen",
     "kernels/simd",
+    "kernels/formulas",
     "kernels/rows",
     "kernels/ops",
     "dispatch",

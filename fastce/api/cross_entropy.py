@@ -156,7 +156,7 @@ def cross_entropy(
         normalizer=normalizer,
         where=where,
     )
-    return call.solve(None, None)
+    return call.solve(None, None)[0]
 
 
 def cross_entropy_and_grad(
@@ -255,4 +255,4 @@ def cross_entropy_and_grad(
         where=where,
     )
     grad = call.grad_array(out)
-    return LossAndGrad(call.solve(grad, grad_output), grad)
+    return LossAndGrad(call.solve(grad, grad_output, out is None)[0], grad)

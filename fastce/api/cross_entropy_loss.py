@@ -44,6 +44,7 @@ class _Last(threading.local):
 
     call: LossCall | None = None
     loss: Any = None
+    total_weight = 0.0
     grad: Array | None = None
 
 
@@ -159,7 +160,7 @@ class CrossEntropyLoss:
         last.call = None
         call = LossCall().bind(logits, target, **self._options)
         call.remember()
-        last.loss = call.solve(None, None)
+        last.loss, last.total_weight = call.solve(None, None)
         last.call = call
         return last.loss
 
@@ -189,7 +190,7 @@ class CrossEntropyLoss:
                 z_part: Any = terms.astype(call.dtype)[()]
             else:
                 total = float(terms.sum())
-                z_part = dtype(mean(total, call.kept) if call.reduction == "mean" else total)
+                z_part = dtype(mean(total, self._last.total_weight) if call.reduction == "mean" else total)
             return LossParts(self._last.loss - z_part, z_part)
 
     def _last_call(self) -> LossCall:
@@ -228,11 +229,13 @@ class CrossEntropyLoss:
         call = last.call
         if call is None:
             raise RuntimeError("backward needs a loss first: call the object with logits and target, in this thread")
+        is_new = False
         if out is not None:
             grad = call.grad_array(out)
         else:
-            if last.grad is None or not call.fits(last.grad):
+            is_new = last.grad is None or not call.fits(last.grad)
+            if last.grad is None or is_new:
                 last.grad = call.grad_array()
             grad = last.grad
-        call.backward(grad, grad_output)
+        call.backward(grad, grad_output, is_new)
         return grad

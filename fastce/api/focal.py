@@ -13,7 +13,7 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
 from fastce.core.layout import Array, cast_to
 from fastce.core.loss import LossCall
-from fastce.core.reduction import Reduction, mean
+from fastce.core.reduction import Reduction
 from fastce.core.validation import as_number, as_weights
 
 
@@ -100,7 +100,7 @@ def focal_loss(
     call = _FocalCall().bind(
         logits, target, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction
     )
-    return call.focus(gamma, alpha).solve(None, None)
+    return call.focus(gamma, alpha).solve(None, None)[0]
 
 
 def focal_loss_and_grad(
@@ -164,7 +164,7 @@ def focal_loss_and_grad(
         logits, target, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction
     )
     grad = call.focus(gamma, alpha).grad_array(out)
-    return LossAndGrad(call.solve(grad, grad_output), grad)
+    return LossAndGrad(call.solve(grad, grad_output, out is None)[0], grad)
 
 
 class _FocalCall(LossCall):
@@ -187,15 +187,18 @@ class _FocalCall(LossCall):
         return self
 
     def _fill(
-        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
+        self,
+        loss: Array | None,
+        grad: Array | None,
+        scale: float,
+        upstream: Array | None,
+        out_is_new: bool = False,
     ) -> tuple[float, float]:
         assert loss is not None and self.labels is not None
         if self.gamma == 0.0:
-            return super()._fill(loss, grad, scale, upstream)
+            return super()._fill(loss, grad, scale, upstream, out_is_new)
         self._own_labels()
-        kept = self._kept()
-        if self.reduction == "mean":
-            scale *= mean(1.0, kept)
+        scale, total_weight = self._divided(scale)
         labels = self.labels.reshape(self.shape)
         plain = LossCall().bind(self.logits, labels, axis=self.axis, ignore_index=self.ignore_index, reduction="none")
         if grad is not None:
@@ -211,7 +214,7 @@ class _FocalCall(LossCall):
                 slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
                 slope = (slope if upstream is None else slope * upstream).astype(self.dtype)
                 plain._fill(None, grad, 1.0, slope)
-        return dispatch.total(loss), kept
+        return dispatch.total(loss), total_weight
 
 
 def _ratio(x: Array) -> Array:

@@ -12,7 +12,7 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import dots, log
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
-from fastce.core.reduction import Reduction, mean
+from fastce.core.reduction import Reduction
 from fastce.core.staging import Block, staged
 
 
@@ -82,7 +82,7 @@ def cross_entropy_from_probs(
         label_smoothing=label_smoothing,
         reduction=reduction,
     )
-    return call.solve(None, None)
+    return call.solve(None, None)[0]
 
 
 def cross_entropy_from_probs_and_grad(
@@ -144,7 +144,7 @@ def cross_entropy_from_probs_and_grad(
         reduction=reduction,
     )
     grad = call.grad_array(out)
-    return LossAndGrad(call.solve(grad, grad_output), grad)
+    return LossAndGrad(call.solve(grad, grad_output, out is None)[0], grad)
 
 
 class _FromProbsCall(LossCall):
@@ -157,19 +157,22 @@ class _FromProbsCall(LossCall):
     input_name = "probs"
 
     def _fill(
-        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
+        self,
+        loss: Array | None,
+        grad: Array | None,
+        scale: float,
+        upstream: Array | None,
+        out_is_new: bool = False,
     ) -> tuple[float, float]:
         assert loss is not None
         self._own_labels()
-        kept = self._kept()
-        if self.reduction == "mean":
-            scale *= mean(1.0, kept)
+        scale, total_weight = self._divided(scale)
         if self.logits.size:
             with np.errstate(all="ignore"):  # as in kernels: 0 / 0 where weights add up to 0, for one
                 self._fill_blocks(loss, grad, scale, upstream)
         else:
             loss.fill(0.0)
-        return dispatch.total(loss), kept
+        return dispatch.total(loss), total_weight
 
     def _fill_blocks(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
         """Write losses and gradient, a block of rows at a time."""

@@ -13,7 +13,7 @@ from fastce.core.elementary import dots
 from fastce.core.layout import Array, cast_to
 from fastce.core.loss import LossCall
 from fastce.core.out import result_like, share_memory
-from fastce.core.reduction import Reduction, mean
+from fastce.core.reduction import Reduction
 from fastce.core.staging import row_blocks, staged
 from fastce.core.targets import raise_label
 from fastce.core.validation import INT64_MIN, as_number, as_real
@@ -121,7 +121,7 @@ def cross_entropy_grad_and_hessian(
     hessian = call.hessian_array(hessian_out, grad)
     call.check_labels()
     call.write_hessian_diag(scale, hessian)  # first, as the gradient may replace the logits
-    call.solve(grad, None)
+    call.solve(grad, None, out is None)
     return GradAndHessian(grad, hessian)
 
 
@@ -242,7 +242,8 @@ def cross_entropy_hvp(
     factors = call.factors()
     if call.logits.size:
         for block in row_blocks(call.axis, call.dtype, (call.logits, vector), result):
-            dispatch.run_hvp(*block.inputs, factors[block.start : block.stop], block.out)
+            x, vectors = block.inputs
+            dispatch.run_hvp(x, vectors, factors[block.start : block.stop], block.out)
     return result
 
 
@@ -252,8 +253,7 @@ class _HvpCall(LossCall):
     def factors(self) -> Array:
         """Return the factor u a / D of each sample, or raise IndexError for a bad label."""
         self._own_labels()
-        kept = self._kept()
-        scale = mean(1.0, kept) if self.reduction == "mean" else 1.0
+        scale, _ = self._divided(1.0)
         with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
             factors = self._target_sums()
             if self.sample_weight is not None:

@@ -1,4 +1,4 @@
-"""What all cross-entropies share: checked arguments, the loop over blocks, the reduction."""
+"""The core of all cross-entropies: checked arguments, the loop over blocks, the reduction."""
 
 import math
 from collections import deque
@@ -27,11 +27,12 @@ from fastce.core.validation import (
     as_weights,
     normalize_axis,
 )
+from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, SUM, Options, Scaling
 
-SPARE_FROM, SPARE_TO = 1 << 15, 1 << 23  # bytes of room for losses that waits for the next call
-_loss_buffers: deque[Array] = deque(
-    maxlen=1
-)  # its pages would have to be made anew, which takes as long as a narrow gradient
+# Module state: the last call's buffer for losses, kept for the next one. Its pages are mapped already: mapping new
+# ones takes as long as a narrow gradient.
+_loss_buffers: deque[Array] = deque(maxlen=1)
+MIN_KEPT_BYTES, MAX_KEPT_BYTES = 1 << 15, 1 << 23  # of a buffer that is kept
 
 
 class LossCall:
@@ -43,7 +44,6 @@ class LossCall:
     input_name = "logits"
     given_names = ("target", "weight", "sample_weight", "where")  # of the arrays in ``given``
     is_matrix = False  # kernels take logits and labels as they are
-    out_is_new = False
     labels: Array | None = None
     weight: Array | None = None
     sample_weight: Array | None = None
@@ -52,7 +52,7 @@ class LossCall:
     z_loss: float | None = None
     logit_transform: tuple[float, float | None] | None = None
     mask: Array | None = None
-    found: Array | None = None
+    saved_stats: Array | None = None  # see `remember`
 
     def bind(
         self,
@@ -118,28 +118,27 @@ class LossCall:
         return target
 
     def _as_mask(self, where: Array) -> Array:
-        """Return the mask in the shape of the logits; samples without a class are ignored from here on."""
+        """Return the mask in the shape of the logits, and ignore samples without a class."""
         mask = as_mask(where, self.logits.shape)
-        counts = mask.any(axis=self.axis).reshape(-1)
+        valid = mask.any(axis=self.axis).reshape(-1)
         if self.labels is not None:
-            self.labels = np.where(counts, self.labels, self.ignore_index)
-            counts = self.labels != self.ignore_index
-        if not counts.all() and (self.labels is None or self.smoothing is not None):
-            weights = np.ones(counts.size, self.dtype) if self.sample_weight is None else self.sample_weight
-            self.sample_weight = np.where(counts, weights, self.dtype.type(0))
+            self.labels = np.where(valid, self.labels, self.ignore_index)
+            valid = self.labels != self.ignore_index
+        if not valid.all() and (self.labels is None or self.smoothing is not None):
+            weights = np.ones(valid.size, self.dtype) if self.sample_weight is None else self.sample_weight
+            self.sample_weight = np.where(valid, weights, self.dtype.type(0))
         return mask
 
     def _own_labels(self) -> None:
-        """Copy the labels, for NumPy to index with: another thread may change the caller's after they are checked.
+        """Copy the labels, as NumPy will index with them: another thread may change the caller's after the check.
 
-        Kernels do without; see ``kernels.samples``.
+        Kernels need no copy; see ``kernels.rows.samples``.
         """
         if self.labels is not None:
             self.labels = self.labels.copy()
 
     def grad_array(self, out: object = None) -> Array:
-        """Return ``out`` if the gradient can be written there, or for None a new array."""
-        self.out_is_new = out is None
+        """Return ``out`` if the gradient can be written there, or a new array for None."""
         if self.is_matrix:
             if out is None:
                 return np.empty(self.logits.shape, self.dtype)
@@ -154,88 +153,118 @@ class LossCall:
         return not any(x is not None and np.may_share_memory(out, x) for x in (self.logits, *self.given))
 
     def remember(self) -> None:
-        """Have `solve` keep every sample's maximum and sum, for `lse` and a gradient without a second forward."""
-        self.found = np.full((2, math.prod(self.shape)), np.nan, self.dtype)
+        """Have `solve` save the statistics of every sample, for `lse` and `backward`."""
+        self.saved_stats = np.full((2, math.prod(self.shape)), np.nan, self.dtype)
 
     def lse(self) -> Array:
-        """Return the log-sum-exp of every sample after `solve`, NaN for samples that were not looked at."""
-        assert self.found is not None
-        top, rest = self.found
+        """Return the log-sum-exp of every sample after `remember` and `solve`, NaN for ignored samples."""
+        assert self.saved_stats is not None
+        row_max, sum_exp_rest = self.saved_stats
         with np.errstate(all="ignore"):
-            lse = np.asarray(top + log1p(rest)).reshape(self.shape)
-        if self.mask is not None:  # such samples have zeros for logits
-            unseen = ~self.mask.any(axis=self.axis)
+            lse = np.asarray(row_max + log1p(sum_exp_rest)).reshape(self.shape)
+        if self.mask is not None:  # kernels saw zeros in place of the logits of ignored samples
+            ignored = ~self.mask.any(axis=self.axis)
             if self.labels is not None:
-                unseen |= (self.labels == self.ignore_index).reshape(self.shape)
-            lse = np.where(unseen, lse.dtype.type(np.nan), lse)
+                ignored |= (self.labels == self.ignore_index).reshape(self.shape)
+            lse = np.where(ignored, lse.dtype.type(np.nan), lse)
         return lse
 
-    def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
-        """Return the reduced loss; write the gradient where an array for it is given."""
+    def solve(
+        self, grad: Array | None, grad_output: npt.ArrayLike | None, out_is_new: bool = False
+    ) -> tuple[Any, float]:
+        """Return (reduced loss, total weight); write the gradient to ``grad``, unless that is None.
+
+        ``out_is_new`` says that ``grad`` has never been written to.
+        """
         scale, upstream = 1.0, None
-        if grad_output is not None:  # asked here, as a call takes a hundredth of a small loss
+        if grad_output is not None:  # checked here: a call takes a hundredth of a small loss
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
         loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
-        total, kept = self._fill(loss, grad, scale, upstream)
-        self.kept = kept
+        total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
         if self.reduction == "none":
-            return loss.reshape(self.shape)[()]
+            return loss.reshape(self.shape)[()], total_weight
         _return_buffer(loss)
-        return as_loss(mean(total, kept) if self.reduction == "mean" else total, self.dtype)
+        return as_loss(mean(total, total_weight) if self.reduction == "mean" else total, self.dtype), total_weight
 
-    def backward(self, grad: Array, grad_output: npt.ArrayLike | None) -> None:
+    def backward(self, grad: Array, grad_output: npt.ArrayLike | None, out_is_new: bool = False) -> None:
         """Write the gradient after `remember` and `solve`."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        self._fill(None, grad, scale, upstream)
+        self._fill(None, grad, scale, upstream, out_is_new)
 
     def _fill(
-        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None
+        self,
+        loss: Array | None,
+        grad: Array | None,
+        scale: float,
+        upstream: Array | None,
+        out_is_new: bool = False,
     ) -> tuple[float, float]:
-        """Compute the losses of all samples, and the gradient; return the sum of losses and what means divide by."""
+        """Write the losses of all samples, and the gradient; return (sum of the losses, total weight).
+
+        Where one kernel does it all, it checks the labels and divides by their weight too: `_divided` in one pass.
+        """
         inputs = (self.logits,) if self.labels is not None else (self.logits, self.target)
-        views = self._views(inputs, grad)
+        views = self._views(inputs, grad, out_is_new)
+        options = self._options(upstream)
         if views is not None and self.labels is not None and self.normalizer is None:
-            options = self.weight, self._sample_factors(upstream), self.smoothing, self.z_loss, scale
-            position, kept, total = dispatch.run_index_targets(
+            is_mean = self.reduction == "mean"
+            if scale == 1.0:
+                scaling = MEAN if is_mean else SUM
+            else:
+                scaling = Scaling(scale, is_mean)
+            position, total_weight, total = dispatch.run_index_targets(
                 views[0][0],
                 self.labels,
                 self.ignore_index,
-                *options,
-                self.reduction == "mean",
-                self.found,
+                options,
+                scaling,
+                self.saved_stats,
                 loss,
                 views[1],
-                self.out_is_new,
+                out_is_new,
             )
             if position >= 0:
                 self._raise_label(position)
-            return total, kept
-        kept = self._kept()
-        if self.reduction == "mean":
-            scale *= mean(1.0, kept)
-            if not kept and self.labels is not None and np.all(self.labels == self.ignore_index):
-                scale = 0.0  # gradients of ignored samples are 0, whatever the mean of nothing is
+            return total, total_weight
+        scale, total_weight = self._divided(scale)
         if not self.logits.size:
             if loss is not None:
                 loss.fill(0.0)
-            return 0.0, kept
+            return 0.0, total_weight
         parts = self._parts(inputs, grad) if views is None else (Block(0, math.prod(self.shape), *views),)
-        factors = self._sample_factors(upstream)
         for block in parts:
-            self._run(block, loss, scale, factors)
-        return 0.0 if loss is None else dispatch.total(loss), kept
+            self._run(block, loss, scale, options, out_is_new)
+        return 0.0 if loss is None else dispatch.total(loss), total_weight
 
-    def _views(self, inputs: Sequence[Array], grad: Array | None) -> tuple[Sequence[Array], Array | None] | None:
+    def _divided(self, scale: float) -> tuple[float, float]:
+        """Check the labels; return (``scale`` over the total weight for means, total weight)."""
+        total_weight = self._total_weight()
+        if self.reduction == "mean":
+            scale *= mean(1.0, total_weight)
+            if not total_weight and self.labels is not None and np.all(self.labels == self.ignore_index):
+                scale = 0.0  # gradients of ignored samples are 0, although the mean of nothing is NaN
+        return scale, total_weight
+
+    def _views(
+        self, inputs: Sequence[Array], grad: Array | None, out_is_new: bool
+    ) -> tuple[Sequence[Array], Array | None] | None:
         """Return `kernel_views`, or None where the logits have to be changed first or there are none."""
         if self.logit_transform is not None or self.mask is not None or not self.logits.size:
             return None
-        if self.is_matrix and (grad is None or self.out_is_new or (grad.dtype is self.dtype and grad.flags.carray)):
+        if self.is_matrix and (grad is None or out_is_new or (grad.dtype is self.dtype and grad.flags.carray)):
             return inputs, grad
         return kernel_views(self.axis, self.dtype, inputs, grad)
 
+    def _options(self, upstream: Array | None) -> Options:
+        """Return the options of the kernels."""
+        weight, smoothing, z_loss = self.weight, self.smoothing, self.z_loss
+        if weight is None and smoothing is None and z_loss is None and self.sample_weight is None and upstream is None:
+            return NO_OPTIONS  # making a tuple takes a tenth of a small loss
+        return Options(weight, self._sample_factors(upstream), smoothing, z_loss)
+
     def _sample_factors(self, upstream: Array | None) -> Array | None:
-        """Return what every sample's loss and gradient are multiplied by, of shape (2, N), or None."""
+        """Return the factors of every sample's loss and gradient, of shape (2, N), or None where all are 1."""
         if self.sample_weight is None and upstream is None:
             return None
         factors = np.ones((2, math.prod(self.shape)), self.dtype)
@@ -246,26 +275,29 @@ class LossCall:
                 factors[1] *= upstream
         return factors
 
-    def _run(self, block: Block, loss: Array | None, scale: float, factors: Array | None) -> None:
-        """Launch the kernel on a block, whose gradient is divided by nothing more."""
+    def _run(self, block: Block, loss: Array | None, scale: float, options: Options, out_is_new: bool) -> None:
+        """Write the losses and gradient of a block; ``scale`` is divided by the total weight already."""
 
         def part(values: Any) -> Any:
             return None if values is None else values[..., block.start : block.stop]
 
-        found = None if self.found is None else np.ascontiguousarray(part(self.found))
-        weight, smoothing = self.weight, self.smoothing
-        if self.mask is not None and len(block.inputs) > 1:
-            weight = smoothing = None  # they are in the targets already
-        rest = weight, part(factors), smoothing, self.z_loss, scale
-        if len(block.inputs) > 1:
-            dispatch.run_prob_targets(*block.inputs, *rest, found, part(loss), block.out, out_is_new=self.out_is_new)
+        x, *targets = block.inputs
+        stats = None if self.saved_stats is None else np.ascontiguousarray(part(self.saved_stats))
+        if options.sample_factors is not None:
+            options = options._replace(sample_factors=part(options.sample_factors))
+        if self.mask is not None and targets:  # which have smoothing and class weights in them
+            options = options._replace(class_weight=None, smoothing=None)
+        if targets:
+            dispatch.run_prob_targets(x, targets[0], options, scale, stats, part(loss), block.out, out_is_new)
         else:
-            options = (*rest, False, found, part(loss), block.out, self.out_is_new)
-            position, _, _ = dispatch.run_index_targets(block.inputs[0], part(self.labels), self.ignore_index, *options)
+            scaling = Scaling(scale, is_mean=False)
+            position, _, _ = dispatch.run_index_targets(
+                x, part(self.labels), self.ignore_index, options, scaling, stats, part(loss), block.out, out_is_new
+            )
             if position >= 0:  # another thread has changed it since it was checked
                 self._raise_label(block.start + position)
-        if found is not None:
-            part(self.found)[...] = found
+        if stats is not None:
+            part(self.saved_stats)[...] = stats
 
     def _parts(self, inputs: Sequence[Array], grad: Array | None) -> Iterator[Block]:
         """Yield blocks of rows; a buffer holds transformed or masked logits, and then their gradient."""
@@ -280,11 +312,11 @@ class LossCall:
             mask = None
             if self.mask is not None:
                 mask = rows_of(self.mask, self.axis, block.start, block.stop)
-                counts = mask.any(axis=1, keepdims=True)
+                valid = mask.any(axis=1, keepdims=True)
                 if self.labels is not None:
-                    counts &= (self.labels[block.start : block.stop] != self.ignore_index)[:, np.newaxis]
-                np.copyto(buffer, -np.inf, where=~mask & counts)
-                np.copyto(buffer, 0.0, where=~counts)
+                    valid &= (self.labels[block.start : block.stop] != self.ignore_index)[:, np.newaxis]
+                np.copyto(buffer, -np.inf, where=~mask & valid)
+                np.copyto(buffer, 0.0, where=~valid)
                 with np.errstate(all="ignore"):
                     targets = self._masked_targets(block, mask)
             yield Block(block.start, block.stop, (buffer, *targets), None if block.out is None else buffer)
@@ -292,13 +324,13 @@ class LossCall:
                 dispatch.run_logit_transform_vjp(x, scale, cap, buffer, block.out)
                 if mask is not None:
                     np.copyto(block.out, 0, where=~mask)
-                if self.labels is not None and cap is not None:  # the slope of NaN is NaN, in ignored samples too
+                if self.labels is not None and cap is not None:  # the cap's slope at NaN is NaN, in ignored samples too
                     block.out[self.labels[block.start : block.stop] == self.ignore_index] = 0
 
     def _masked_targets(self, block: Block, mask: Array) -> list[Array]:
-        """Return the targets of a block as class probabilities after smoothing and weights, of the classes there are.
+        """Return the targets of a block as class probabilities after smoothing and weights, over unmasked classes.
 
-        Class indices without smoothing stay what they are.
+        There are none for class indices without smoothing, which kernels take as they are.
         """
         keep = 1.0 if self.smoothing is None else self.smoothing[0]
         if self.labels is None:
@@ -314,32 +346,32 @@ class LossCall:
             targets += (1.0 - keep) / np.maximum(mask.sum(axis=1, keepdims=True), 1).astype(self.dtype)
         np.copyto(targets, 0.0, where=~mask)
         if self.labels is not None:
-            targets[rows, labels[rows]] += keep  # of a class that is not there as well, which costs +inf
+            targets[rows, labels[rows]] += keep  # of a masked label too, whose loss is +inf
         if self.weight is not None:
             targets *= self.weight
         return [targets]
 
-    def _kept(self) -> float:
-        """Return the weight of the samples that count, or raise IndexError for a bad label."""
+    def _total_weight(self) -> float:
+        """Return the total weight of the samples that are not ignored, or the normalizer; check the labels."""
         classes = self.logits.shape[self.axis]
-        kept = float(self.logits.size // max(classes, 1))
+        total_weight = float(self.logits.size // max(classes, 1))
         if self.labels is not None:
-            each = None if self.sample_weight is None else self.sample_weight[np.newaxis]
-            weights = [None if w is None else cast_to(w, np.float64) for w in (self.weight, each)]
-            position, kept = dispatch.scan_labels(self.labels, classes, self.ignore_index, *weights)
+            factors = None if self.sample_weight is None else self.sample_weight[np.newaxis]
+            weights = [None if w is None else cast_to(w, np.float64) for w in (self.weight, factors)]
+            position, total_weight = dispatch.scan_labels(self.labels, classes, self.ignore_index, *weights)
             if position >= 0:
                 self._raise_label(position)
         elif self.sample_weight is not None and classes:
-            kept = dispatch.total(self.sample_weight)
-        return kept if self.normalizer is None else self.normalizer
+            total_weight = dispatch.total(self.sample_weight)
+        return total_weight if self.normalizer is None else self.normalizer
 
     def _class_weights(self) -> Array:
-        """Return the class weight of each label, 1 for ignored ones."""
+        """Return the class weight of each label, 1 for ignored samples."""
         assert self.labels is not None
         weights = np.ones(self.labels.size)
         if self.weight is not None:
-            kept = self.labels != self.ignore_index
-            weights[kept] = self.weight[self.labels[kept]]
+            valid = self.labels != self.ignore_index
+            weights[valid] = self.weight[self.labels[valid]]
         return weights
 
     def _raise_label(self, position: int) -> None:
@@ -347,29 +379,29 @@ class LossCall:
 
 
 def _take_buffer(count: int, dtype: np.dtype[Any]) -> Array:
-    """Return room for losses that no caller gets to see."""
-    if SPARE_FROM <= count * dtype.itemsize <= SPARE_TO:
+    """Return a buffer for losses, the last call's where that fits."""
+    if MIN_KEPT_BYTES <= count * dtype.itemsize <= MAX_KEPT_BYTES:
         try:
-            room = _loss_buffers.pop()
+            buffer = _loss_buffers.pop()
         except IndexError:  # there is none, or another thread has it
             pass
         else:
-            if room.dtype is dtype and room.size >= count:
-                return room[:count]
+            if buffer.dtype is dtype and buffer.size >= count:
+                return buffer[:count]
     return np.empty(count, dtype)
 
 
-def _return_buffer(room: Array) -> None:
-    """Leave room to the next call, unless it is small or huge."""
-    if SPARE_FROM <= room.nbytes <= SPARE_TO:
-        _loss_buffers.append(room if room.base is None else room.base)
+def _return_buffer(buffer: Array) -> None:
+    """Keep a buffer for the next call, unless it is small or huge."""
+    if MIN_KEPT_BYTES <= buffer.nbytes <= MAX_KEPT_BYTES:
+        _loss_buffers.append(buffer if buffer.base is None else buffer.base)
 
 
-def smoothing_terms(amount: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
-    """Return what the kernels take for label smoothing."""
-    if not amount or not classes:
+def smoothing_terms(smoothing: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
+    """Return (1 - e, e / C, e / C * sum(w)) of label smoothing e, which kernels take; None if e is 0."""
+    if not smoothing or not classes:
         return None
-    spread = amount / classes
+    uniform_mass = smoothing / classes
     with np.errstate(all="ignore"):
         total = classes if weight is None else float(np.sum(weight, dtype=np.float64))
-    return 1.0 - amount, spread, spread * total
+    return 1.0 - smoothing, uniform_mass, uniform_mass * total

@@ -15,6 +15,7 @@ from fastce.core.elementary import exp, log1p
 from fastce.core.layout import Array
 from fastce.core.staging import STAGED_ELEMENTS
 from fastce.core.workers import Workers, parts
+from fastce.kernels.ops.cross_entropy import NO_OPTIONS, SUM, Options, Scaling
 from fastce.linear.layer import Backward, Layer
 
 Smoothing = tuple[float, float, float]  # (1 - e, e / C, e / C * sum(w)), as kernels take it
@@ -81,9 +82,10 @@ def _run_kernel(x: Array, samples: Samples, terms: LossOptions, rows: slice, *, 
     """Run the fused kernel on some rows."""
     labels, upstream, loss = samples.labels, samples.upstream, samples.loss
     factors = None if upstream is None else np.stack([np.ones_like(upstream[rows]), upstream[rows]])
-    options = terms.class_weight, factors, terms.smoothing, terms.z_loss or None, terms.grad_scale
+    options = Options(terms.class_weight, factors, terms.smoothing, terms.z_loss or None)
+    scaling = Scaling(terms.grad_scale, is_mean=False)
     grad = x[rows] if with_grad else None
-    dispatch.run_index_targets(x[rows], labels[rows], terms.ignore_index, *options, False, None, loss[rows], grad)
+    dispatch.run_index_targets(x[rows], labels[rows], terms.ignore_index, options, scaling, None, loss[rows], grad)
 
 
 # --- tiles of classes ----------------------------------------------------------
@@ -137,8 +139,9 @@ class RowStats:
         def work(rows: slice) -> None:
             if self.options.softcap is not None:
                 dispatch.run_logit_transform(x[rows], 1.0, self.options.softcap, x[rows])
-            options = None, None, None, None, 1.0, False
-            dispatch.run_index_targets(x[rows], any_label[rows], -1, *options, stats[:, rows], losses[rows], None)
+            dispatch.run_index_targets(
+                x[rows], any_label[rows], -1, NO_OPTIONS, SUM, stats[:, rows], losses[rows], None
+            )
 
         workers.run(work, x)
         rows, columns = _in_tile(self.labels, classes)

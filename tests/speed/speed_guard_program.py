@@ -100,11 +100,11 @@ entry = Kernel.entry
 @contextlib.contextmanager
 def entries(replaced):
     """Have kernels started by what ``replaced`` returns, which is called as ``Kernel.entry``."""
-    dispatch._known.clear()
+    dispatch._entries.clear()
     Kernel.entry = replaced
     yield
     Kernel.entry = entry
-    dispatch._known.clear()
+    dispatch._entries.clear()
 
 
 def twins():

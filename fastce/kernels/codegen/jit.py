@@ -91,16 +91,24 @@ def _numba_type(argument: object) -> types.Type:
         return types.none
     if isinstance(argument, np.ndarray):
         return types.Array(numba.from_dtype(argument.dtype), argument.ndim, "A")
+    if _has_fields(argument):  # the cached kernel names the class, which has to be importable
+        return types.BaseTuple.from_types(tuple(map(_numba_type, argument)), type(argument))  # type: ignore[call-overload]
     if isinstance(argument, tuple):
         return types.UniTuple(types.float64, len(argument))
     return {bool: types.boolean, int: types.intp, float: types.float64}[type(argument)]
+
+
+def _has_fields(argument: object) -> bool:
+    """Tell whether an argument is a NamedTuple."""
+    return hasattr(argument, "_fields")
 
 
 class Kernel:
     """A kernel's Python function and the entry points of its compiled variants.
 
     ``kernel(parallel, args)`` runs it. The first argument is an array. Its dtype and its number of dimensions
-    determine those of all other arrays. Numba prunes the branches of an argument that is None.
+    determine those of all other arrays. Numba prunes the branches of an argument that is
+    None, and of a field of a NamedTuple that is None, in helpers that take the field as an argument of their own.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -108,6 +116,7 @@ class Kernel:
         self.function = function
         self._sources = cache.sources(function.__module__)
         self._entries: dict[Any, Any] = {}
+        self._with_fields: tuple[int, ...] = ()  # positions of the arguments that are NamedTuples
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one variant; compile it first if these types of arguments are new."""
@@ -116,7 +125,11 @@ class Kernel:
     def entry(self, parallel: bool, args: tuple[Any, ...]) -> Callable[..., Any]:
         """Return the entry point of one variant for arguments of these types."""
         x = args[0]
+        if not self._entries:
+            self._with_fields = tuple(i for i, argument in enumerate(args) if _has_fields(argument))
         key = (parallel, x.dtype.num, x.ndim, *map(type, args))
+        for i in self._with_fields:
+            key += (*map(type, args[i]),)
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = self._compile(parallel, args)

@@ -1,4 +1,4 @@
-"""Drivers of cross-entropy with class indices: the loss and, where ``grad`` is given, the gradient.
+"""Kernels of cross-entropy with class indices as targets: the loss and, where ``grad`` is given, the gradient.
 
 For sample i with label y, class weights w, sample weight u, upstream gradient g and label
 smoothing e over C classes, with t_j = w_j ((1 - e) [j = y] + e / C) and a = sum_j t_j:
@@ -6,30 +6,29 @@ smoothing e over C classes, with t_j = w_j ((1 - e) [j = y] + e / C) and a = sum
     loss_i  = u (a lse - sum_j t_j x_j + z lse^2)
     grad_ij = u g scale ((a + 2 z lse) p_j - t_j)
 
-Both are formed from rest, the sum of all exponentials but the greatest, as sums of terms of
-one sign, so that they keep full relative precision however confident the sample.
+``formulas`` has both as sums of terms of one sign, which keep full relative precision however confident the sample.
 
-``class_weight`` is w or None, ``sample_factors`` (u, u g) of shape (2, N) or None; ``smoothing`` is
-None or (1 - e, e / C, e / C * sum(w)); ``z_loss`` is z or None. A label equal to ``ignore_index``
-gives loss 0 and gradient 0, whatever the logits, as does one that another thread puts out of
-range after the check. ``grad`` may be ``x`` itself.
+A label equal to ``ignore_index`` gives loss 0 and gradient 0, whatever the logits. So does a label that another thread
+puts out of range after the check. ``grad`` may be ``x`` itself.
 
-All but ``hard_split`` return (position of the first label out of range or -1, weight of the
-kept samples, sum of the losses). With ``is_mean`` the gradient is divided by that weight.
-After a label out of range nothing has been written. ``saved_stats``, of shape (2, N) or None, is
-where maxima and rests are left, NaN for ignored samples; without ``loss`` they are taken from
-there where that saves anything.
+All but ``hard_split`` return (position of the first label out of range or -1, total weight of the samples that are
+not ignored, sum of the losses). After a label out of range nothing has been written. ``saved_stats``, of shape (2, N)
+or None, receives the maxima and ``sum_exp_rest`` of all samples, NaN for ignored ones. Without ``loss`` they are read
+from there instead, where that saves a pass over the logits.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
-from fastce.kernels.rows import columns, long_rows, short_rows, tiles
-from fastce.kernels.rows.columns import ROOM
+from fastce.kernels.formulas import Sample, index_gradient, index_loss, smoothing_term
+from fastce.kernels.rows import columns, long_rows, row_formulas, short_rows, tiles
+from fastce.kernels.rows.columns import ROOM, GradientTerms
 from fastce.kernels.rows.long_rows import MAXIMA
-from fastce.kernels.rows.samples import label_at, labels_at, next_kept, scan, total_of
-from fastce.kernels.rows.short_rows import KEPT
+from fastce.kernels.rows.samples import label_at, labels_at, next_valid, scan, total_of
+from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write
@@ -48,8 +47,35 @@ from fastce.kernels.simd.memory import (
     store_n,
     store_one,
 )
-from fastce.kernels.simd.vecmath import exp, log1p
 from fastce.kernels.simd.vector import bits, full_like, get_lane, lane_index, lanes, set_lane, where
+
+
+class Options(NamedTuple):
+    """What makes a loss other than plain cross-entropy; None where an option is not used."""
+
+    class_weight: Any  # w, in the dtype of the computation
+    sample_factors: Any  # (u, u g), of shape (2, N)
+    smoothing: tuple[float, float, float] | None  # (1 - e, e / C, e / C * sum(w))
+    z_loss: float | None  # z
+
+
+class Scaling(NamedTuple):
+    """A factor of all gradients, which the kernel divides by the total weight for means."""
+
+    factor: float
+    is_mean: bool
+
+
+NO_OPTIONS = Options(None, None, None, None)
+MEAN, SUM = Scaling(1.0, True), Scaling(1.0, False)
+
+
+@inline
+def scale_of(scaling, total_weight):
+    """Return the factor of all gradients."""
+    if scaling.is_mean:
+        return scaling.factor / total_weight
+    return scaling.factor
 
 
 @inline
@@ -63,68 +89,120 @@ def sample_scales(like, sample_factors, scale, start, n):
 
 
 @inline
-def _loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss):
-    """Return a lse - sum_j t_j x_j + z lse^2."""
-    log_sum = log1p(sum_exp_rest)
-    loss = label_weight * ((row_max - at_label) + log_sum)
-    if smoothing is not None:
-        keep, uniform_mass, spread_total = smoothing
-        loss = loss * keep + (log_sum * spread_total + below_max * uniform_mass)
-    return loss + z_term(row_max, log_sum, z_loss)
-
-
-@inline
-def z_term(row_max, log_sum, z_loss):
-    """Return z lse^2, or 0 where there is no z."""
-    if z_loss is None:
-        return full_like(row_max, 0.0)
-    lse = row_max + log_sum
-    return lse * lse * z_loss
-
-
-@inline
-def z_slope(row_max, sum_exp_rest, z_loss):
-    """Return the derivative of z lse^2 with respect to the lse, or 0 where there is no z."""
-    if z_loss is None:
-        return full_like(row_max, 0.0)
-    return (row_max + log1p(sum_exp_rest)) * (z_loss + z_loss)
-
-
-@inline
-def _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss):
-    """Return (a / sum, a p_y - t_y): what exponentials are multiplied by, and the label's gradient.
-
-    The slope of z lse^2 is part of a. Where both the label's softmax and its target are nearer
-    to all than to nothing, what they lack is compared: (a - t_y) - a rest / sum.
-    """
-    target_sum = target_at_label = label_weight
-    target_elsewhere = full_like(row_max, 0.0)  # a - t_y
-    if smoothing is not None:
-        keep, uniform_mass, spread_total = smoothing
-        target_sum = label_weight * keep + spread_total
-        target_at_label = label_weight * (keep + uniform_mass)
-        target_elsewhere = full_like(row_max, spread_total) - label_weight * uniform_mass
-    grad_scale = z_slope(row_max, sum_exp_rest, z_loss)
-    target_sum = target_sum + grad_scale
-    target_elsewhere = target_elsewhere + grad_scale
-    factor = target_sum / (sum_exp_rest + 1.0)
-    near = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > target_sum)
-    return factor, where(
-        near, target_elsewhere - factor * sum_exp_rest, exp(at_label - row_max) * factor - target_at_label
-    )
+def gradient_terms(sample, grad_scale, smoothing, z_loss):
+    """Return (factor of the exponentials, gradient at the label, smoothing term, not used without smoothing)."""
+    factor, at_label = index_gradient(sample, smoothing, z_loss)
+    return factor * grad_scale, at_label * grad_scale, smoothing_term(grad_scale, smoothing)
 
 
 @inline
 def save_stats(saved_stats, start, n, row_max, sum_exp_rest):
-    """Leave the maxima and rests of ``n`` samples in ``saved_stats``, unless that is None."""
+    """Write the statistics of ``n`` samples to ``saved_stats``, unless that is None."""
     if saved_stats is not None:
         store_n(row(saved_stats, 0), start, n, row_max)
         store_n(row(saved_stats, 1), start, n, sum_exp_rest)
 
 
 @inline
+def _weights_at(like, labels, class_weight):
+    """Return the class weights of the labels in the lanes of ``labels``, none of which is negative."""
+    if class_weight is None:
+        return full_like(like, 1.0)
+    return gather(row(class_weight, 0), labels)
+
+
+@inline
+def _weight_at(like, label, class_weight):
+    """Return the class weight of one label in all lanes."""
+    if class_weight is None:
+        return full_like(like, 1.0)
+    return full_like(like, class_weight[label])
+
+
+# --- tiles -----------------------------------------------------------------------
+
+
+@kernel
+def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, grad):
+    """``x`` is (N, C) with contiguous rows of few classes."""
+    class_weight, sample_factors, smoothing, z_loss = options
+    count, classes = x.shape
+    position, total_weight = scan(target, classes, ignore_index, class_weight, sample_factors)
+    if position >= 0:
+        return position, total_weight, 0.0
+    scale = scale_of(scaling, total_weight)
+    width = lanes(x)
+    for b in prange(-(-count // width)):
+        start = b * width
+        n = min(width, count - start)
+        tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
+        tiles.prefetch_for_write(grad, start, n)
+        tiles.load_tile(x, start, n, tile)
+        labels = labels_at(target, start, n, ignore_index, classes, x)
+        narrow = narrow_labels(labels, x)
+        valid, readable = narrow >= 0, where(labels >= 0, labels, 0)
+        label_weight = _weights_at(x, readable, class_weight)
+        row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
+        sample = Sample(row_max, sum_exp_rest, gather(tile, readable * width + lane_index(x)), label_weight)
+        save_stats(saved_stats, start, n, where(valid, row_max, np.nan), sum_exp_rest)
+        weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
+        if grad is not None:
+            factor, at_label, uniform = gradient_terms(sample, grad_scale, smoothing, z_loss)
+            uniform = static_if_present(smoothing, uniform)
+            tiles.write_gradient(exps, classes, factor, narrow, at_label, class_weight, uniform)
+            tiles.store_tile(grad, start, n, exps)
+        if loss is not None:  # last: only this store depends on the logarithm
+            sum_below_max = _tile_sum_below_max(tile, classes, row_max, class_weight, smoothing)
+            value = weight * index_loss(sample, sum_below_max, smoothing, z_loss)
+            store_n(row(loss, start), 0, n, where(valid, value, 0.0))
+    return position, total_weight, total_of(loss)
+
+
+@inline
+def _tile_sum_below_max(tile, classes, row_max, class_weight, smoothing):
+    """Return ``tiles.sum_below_max``, which only smoothing needs."""
+    if smoothing is None:
+        return full_like(tile, 0.0)
+    return tiles.sum_below_max(tile, class_weight, classes, row_max)
+
+
+# --- short rows ------------------------------------------------------------------
+
+
+@kernel
+def hard_short_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad):
+    """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
+    class_weight, sample_factors, smoothing, z_loss = options
+    count, classes = x.shape
+    position, total_weight = scan(target, classes, ignore_index, class_weight, sample_factors)
+    if position >= 0:
+        return position, total_weight, 0.0
+    scale = scale_of(scaling, total_weight)
+    per_block = short_rows.rows_a_block(x)
+    for b in prange((count + per_block - 1) // per_block):
+        start = b * per_block
+        n = min(per_block, count - start)
+        labels, exps = scratch(lane_index(x), 1), scratch(x, EXP_VALUES)
+        store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
+        at_label, valid, label_weight = _at_labels(x, labels, start, n, class_weight)
+        row_max, sum_exp_rest, sum_below_max = short_rows.stats(
+            x, start, n, static_if_present(grad, exps), grad, labels, class_weight, smoothing
+        )
+        sample = Sample(row_max, sum_exp_rest, at_label, label_weight)
+        save_stats(saved_stats, start, n, where(valid != 0.0, row_max, np.nan), sum_exp_rest)
+        weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
+        value = weight * index_loss(sample, sum_below_max, smoothing, z_loss)
+        if loss is not None:
+            store_n(row(loss, start), 0, n, where(valid != 0.0, value, 0.0))
+        if grad is not None:
+            terms = gradient_terms(sample, grad_scale, smoothing, z_loss)
+            _write_gradients(grad, start, n, labels, exps, terms, class_weight, smoothing)
+    return position, total_weight, total_of(loss)
+
+
+@inline
 def _at_labels(x, labels, start, n, class_weight):
-    """Return the labels' logits and weights of ``n`` rows, and 1 for those that are not ignored."""
+    """Return (logit at the label, 1 for samples that are not ignored, weight of the label) of ``n`` rows."""
     at_label = valid = full_like(x, 0.0)
     label_weight = full_like(x, 1.0)
     for r in range(n):
@@ -137,141 +215,74 @@ def _at_labels(x, labels, start, n, class_weight):
     return at_label, valid, label_weight
 
 
-@kernel
-def hard_short_rows(
-    x,
-    target,
-    ignore_index,
-    class_weight,
-    sample_factors,
-    smoothing,
-    z_loss,
-    scale,
-    is_mean,
-    saved_stats,
-    loss,
-    grad,
-):
-    """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
-    count, classes = x.shape
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
-    if position >= 0:
-        return position, denominator, 0.0
-    if is_mean:
-        scale = scale / denominator
-    per_block = short_rows.together(x)
-    for b in prange((count + per_block - 1) // per_block):
-        start = b * per_block
-        n = min(per_block, count - start)
-        labels, exps = scratch(lane_index(x), 1), scratch(x, KEPT)
-        store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
-        at_label, valid, label_weight = _at_labels(x, labels, start, n, class_weight)
-        row_max, sum_exp_rest, below_max = short_rows.stats(
-            x, start, n, static_if_present(grad, exps), grad, labels, class_weight, smoothing
-        )
-        save_stats(saved_stats, start, n, where(valid != 0.0, row_max, np.nan), sum_exp_rest)
-        weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
-        value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss)
-        if loss is not None:
-            store_n(row(loss, start), 0, n, where(valid != 0.0, value, 0.0))
-        if grad is not None:
-            factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
-            factor = factor * grad_scale
-            label_gradient = label_gradient * grad_scale
-            for r in range(n):
-                q = row(grad, start + r)
-                label = load_one(labels, r)
-                if label < 0:
-                    write(q, classes, False, long_rows.zero, (row_max,))
-                else:
-                    e = offset(exps, r * short_rows.stride(x))
-                    smoothing_term = static_if_present(smoothing, get_lane(_smoothing_term(grad_scale, smoothing), r))
-                    terms = (e, get_lane(factor, r), class_weight, smoothing_term)
-                    write(q, classes, False, short_rows.gradient, terms)
-                    store_one(q, label, get_lane(label_gradient, r))
-    return position, denominator, total_of(loss)
-
-
 @inline
-def _smoothing_term(grad_scale, smoothing):
-    """Return what smoothing takes off all gradients of a row, before class weights."""
-    if smoothing is None:
-        return grad_scale
-    return grad_scale * smoothing[1]
+def _write_gradients(grad, start, n, labels, exps, terms, class_weight, smoothing):
+    """Write the gradients of ``n`` short rows, whose exponentials are in ``exps``, from their `gradient_terms`."""
+    classes = grad.shape[1]
+    factor, at_label, uniform = terms
+    for r in range(n):
+        q = row(grad, start + r)
+        label = load_one(labels, r)
+        if label < 0:
+            write(q, classes, False, row_formulas.zero, (factor,))
+        else:
+            e = offset(exps, r * short_rows.exp_step(grad))
+            uniform_r = static_if_present(smoothing, get_lane(uniform, r))
+            write(q, classes, False, short_rows.gradient, (e, get_lane(factor, r), class_weight, uniform_r))
+            store_one(q, label, get_lane(at_label, r))
+
+
+# --- long rows -------------------------------------------------------------------
 
 
 @kernel
-def hard_rows(
-    x,
-    target,
-    ignore_index,
-    class_weight,
-    sample_factors,
-    smoothing,
-    z_loss,
-    scale,
-    is_mean,
-    saved_stats,
-    loss,
-    grad,
-    per_block,
-    streamed,
-    chunked,
-    store_exp,
-):
-    """``x`` is (N, C) with contiguous rows, of which a thread takes ``per_block`` at a time."""
+def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad, plan):
+    """``x`` is (N, C) with contiguous rows; ``plan`` is a `long_rows.RowPlan`."""
+    class_weight, sample_factors, smoothing, z_loss = options
+    rows_a_block, streamed, static_chunked, static_store_exp = plan
     count, classes = x.shape
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
+    position, total_weight = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
-        return position, denominator, 0.0
-    if is_mean:
-        scale = scale / denominator
-    for b in prange((count + per_block - 1) // per_block):
-        start = b * per_block
-        stop = min(start + per_block, count)
-        block_maxima, next_block_maxima, wide = (
-            scratch(x, MAXIMA),
-            scratch(x, MAXIMA),
-            long_rows.static_exp_buffer(store_exp, b),
-        )
-        following, next_label = next_kept(target, start, stop, ignore_index, classes)
+        return position, total_weight, 0.0
+    scale = scale_of(scaling, total_weight)
+    for b in prange((count + rows_a_block - 1) // rows_a_block):
+        start = b * rows_a_block
+        stop = min(start + rows_a_block, count)
+        maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
+        buffer = long_rows.static_exp_buffer(static_store_exp, b)
+        next_row, next_label = next_valid(target, start, stop, ignore_index, classes)
         next_max = long_rows.no_class(x)
         if saved_stats is None or loss is not None:
-            next_max = long_rows.look_at(x, following, stop, block_maxima, chunked)
+            next_max = long_rows.first_max(x, next_row, stop, maxima_cur, static_chunked)
         for i in range(start, stop):
-            if i < following:
+            if i < next_row:
                 _write_ignored(x, i, saved_stats, loss, grad, streamed)
             else:
                 label = next_label
-                following, next_label = next_kept(target, i + 1, stop, ignore_index, classes)
-                exps = long_rows.exp_buffer(store_exp, wide, grad, i)
+                next_row, next_label = next_valid(target, i + 1, stop, ignore_index, classes)
+                exps = long_rows.exps_of(static_store_exp, buffer, grad, i)
                 if saved_stats is not None and loss is None:
-                    one_max, one_rest = np.float64(saved_stats[0, i]), np.float64(saved_stats[1, i])
+                    row_max, sum_exp_rest = np.float64(saved_stats[0, i]), np.float64(saved_stats[1, i])
                 else:
-                    ahead = following if following < stop else i
-                    one_max, one_rest, next_max = long_rows.stats_of(
-                        x, i, ahead, next_max, block_maxima, next_block_maxima, exps, chunked
+                    peek_row = next_row if next_row < stop else i
+                    row_max, sum_exp_rest, next_max = long_rows.stats_and_next_max(
+                        x, i, peek_row, next_max, maxima_cur, maxima_next, exps, static_chunked
                     )
-                    block_maxima, next_block_maxima = next_block_maxima, block_maxima
-                _write_row(
-                    x,
-                    i,
-                    label,
-                    one_max,
-                    one_rest,
-                    class_weight,
-                    sample_factors,
-                    smoothing,
-                    z_loss,
-                    scale,
-                    saved_stats,
-                    loss,
-                    grad,
-                    streamed,
-                    static_if_present(loss, exps),
-                )
+                    maxima_cur, maxima_next = maxima_next, maxima_cur
+                sample = _sample_at(x, label, row_max, sum_exp_rest, load_one(row(x, i), label), class_weight)
+                save_stats(saved_stats, i, 1, sample.row_max, sample.sum_exp_rest)
+                weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
+                if loss is not None:
+                    sum_below_max = _row_sum_below_max(x, i, row_max, class_weight, smoothing)
+                    value = weight * index_loss(sample, sum_below_max, smoothing, z_loss)
+                    store_one(row(loss, i), 0, get_lane(value, 0))
+                if grad is not None:
+                    exp_source = row_formulas.static_exp_source(static_if_present(loss, exps), row(x, i), row_max)
+                    terms = gradient_terms(sample, grad_scale, smoothing, z_loss)
+                    _write_gradient(row(grad, i), classes, streamed, exp_source, terms, class_weight, smoothing)
+                    store_one(row(grad, i), label, get_lane(terms[1], 0))
         stream_fence(streamed)
-    return position, denominator, total_of(loss)
+    return position, total_weight, total_of(loss)
 
 
 @inline
@@ -281,200 +292,121 @@ def _write_ignored(x, i, saved_stats, loss, grad, streamed):
     if loss is not None:
         store_one(row(loss, i), 0, 0.0)
     if grad is not None:
-        write(row(grad, i), x.shape[1], streamed, long_rows.zero, (full_like(x, 0.0),))
+        write(row(grad, i), x.shape[1], streamed, row_formulas.zero, (full_like(x, 0.0),))
 
 
 @inline
-def _write_row(
-    x,
-    i,
-    label,
-    one_max,
-    one_rest,
-    class_weight,
-    sample_factors,
-    smoothing,
-    z_loss,
-    scale,
-    saved_stats,
-    loss,
-    grad,
-    streamed,
-    exps,
-):
-    """Write the loss and gradient of one row, of exponentials unless those are None."""
-    p, classes = row(x, i), x.shape[1]
-    row_max, sum_exp_rest, at_label, label_weight = (
-        full_like(x, one_max),
-        full_like(x, one_rest),
-        full_like(x, load_one(p, label)),
-        full_like(x, 1.0),
+def _sample_at(like, label, row_max, sum_exp_rest, at_label, class_weight):
+    """Return one sample in all lanes."""
+    return Sample(
+        full_like(like, row_max),
+        full_like(like, sum_exp_rest),
+        full_like(like, at_label),
+        _weight_at(like, label, class_weight),
     )
-    if class_weight is not None:
-        label_weight = full_like(x, class_weight[label])
-    save_stats(saved_stats, i, 1, row_max, sum_exp_rest)
-    weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
-    if loss is not None:
-        gaps = row_max
-        if smoothing is not None:
-            gaps = full_like(x, long_rows.sum_below_max(p, class_weight, classes, one_max))
-        value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, gaps, smoothing, z_loss)
-        store_one(row(loss, i), 0, get_lane(value, 0))
-    if grad is not None:
-        factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
-        q, factor = row(grad, i), get_lane(factor * grad_scale, 0)
-        smoothing_term = static_if_present(smoothing, get_lane(_smoothing_term(grad_scale, smoothing), 0))
-        exp_source = long_rows.static_exp_source(exps, p, one_max)
-        write(q, classes, streamed, long_rows.gradient, (*exp_source, factor, class_weight, smoothing_term))
-        store_one(q, label, get_lane(label_gradient * grad_scale, 0))
+
+
+@inline
+def _row_sum_below_max(x, i, row_max, class_weight, smoothing):
+    """Return ``long_rows.sum_below_max`` of row ``i``, which only smoothing needs."""
+    if smoothing is None:
+        return full_like(x, 0.0)
+    return full_like(x, long_rows.sum_below_max(row(x, i), class_weight, x.shape[1], row_max))
+
+
+@inline
+def _write_gradient(q, classes, streamed, exp_source, terms, class_weight, smoothing):
+    """Write the gradient of one row, or of a chunk, from its `gradient_terms`, as if there were no label."""
+    factor, _, uniform = terms
+    uniform_0 = static_if_present(smoothing, get_lane(uniform, 0))
+    write(q, classes, streamed, row_formulas.gradient, (*exp_source, get_lane(factor, 0), class_weight, uniform_0))
+
+
+# --- columns ---------------------------------------------------------------------
 
 
 @kernel
-def hard_tiles(
-    x, target, ignore_index, class_weight, sample_factors, smoothing, z_loss, scale, is_mean, saved_stats, loss, grad
-):
-    """``x`` is (N, C) with contiguous rows of few classes."""
-    count, classes = x.shape
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
-    if position >= 0:
-        return position, denominator, 0.0
-    if is_mean:
-        scale = scale / denominator
-    width = lanes(x)
-    for b in prange(-(-count // width)):
-        start = b * width
-        n = min(width, count - start)
-        tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
-        tiles.prefetch_for_write(grad, start, n)
-        tiles.load_tile(x, start, n, tile)
-        labels = labels_at(target, start, n, ignore_index, classes, x)
-        marks = narrow_labels(labels, x)
-        valid, readable = marks >= 0, where(labels >= 0, labels, 0)
-        label_weight = full_like(x, 1.0)
-        if class_weight is not None:
-            label_weight = gather(row(class_weight, 0), readable)
-        row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
-        at_label = gather(tile, readable * width + lane_index(x))
-        save_stats(saved_stats, start, n, where(valid, row_max, np.nan), sum_exp_rest)
-        weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
-        if grad is not None:
-            factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
-            smoothing_term = static_if_present(smoothing, _smoothing_term(grad_scale, smoothing))
-            tiles.write_gradient(
-                exps, classes, factor * grad_scale, marks, label_gradient * grad_scale, class_weight, smoothing_term
-            )
-            tiles.store_tile(grad, start, n, exps)
-        if loss is not None:  # last: nothing waits for the logarithm but the store
-            below_max = full_like(x, 0.0)
-            if smoothing is not None:
-                below_max = tiles.sum_below_max(tile, class_weight, classes, row_max)
-            value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, below_max, smoothing, z_loss)
-            store_n(row(loss, start), 0, n, where(valid, value, 0.0))
-    return position, denominator, total_of(loss)
-
-
-@kernel
-def hard_columns(
-    x,
-    target,
-    ignore_index,
-    class_weight,
-    sample_factors,
-    smoothing,
-    z_loss,
-    scale,
-    is_mean,
-    saved_stats,
-    loss,
-    grad,
-    panel,
-    streamed,
-):
-    """``x`` is (outer, C, inner); panels are ``panel`` values wide."""
+def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, grad, plan):
+    """``x`` is (outer, C, inner); ``plan`` is a `columns.ColumnPlan`."""
+    class_weight, sample_factors, smoothing, z_loss = options
+    panel_width, streamed = plan
     classes = x.shape[1]
-    position, denominator = scan(target, classes, ignore_index, class_weight, sample_factors)
+    position, total_weight = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
-        return position, denominator, 0.0
-    if is_mean:
-        scale = scale / denominator
+        return position, total_weight, 0.0
+    scale = scale_of(scaling, total_weight)
     width = lanes(x)
-    step = columns.class_step(x)
-    for b in prange(columns.block_count(x, panel)):
-        start, n, lead = columns.block_range(x, b, panel)
-        maxima, sum_exp_rests, terms = (
-            scratch_from(x, ROOM, lead),
-            scratch_from(x, ROOM, lead),
-            scratch_from(x, ROOM, lead),
-        )
-        marks, smoothing_terms = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
-        p = columns.origin(x, start)
+    for b in prange(columns.panel_count(x, panel_width)):
+        start, n, lead = columns.panel_range(x, b, panel_width)
+        maxima, sum_exp_rests = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
+        factors, narrow_labels_ = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
+        smoothing_terms = scratch_from(x, ROOM, lead)
+        panel = columns.panel_at(x, start)
         if loss is not None:
-            columns.stats(p, step, classes, n, lead, maxima, sum_exp_rests)
+            columns.stats(panel, classes, n, lead, maxima, sum_exp_rests)
         elif saved_stats is not None:
             for j in range(0, n, width):
                 store(maxima, j, load_n(row(saved_stats, 0), start + j, n - j, 0.0))
                 store(sum_exp_rests, j, load_n(row(saved_stats, 1), start + j, n - j, 0.0))
-        if smoothing is not None:
-            columns.sums_below_max(p, step, class_weight, classes, n, maxima, terms)
+        # sums below the maxima and factors share memory, sums of exponentials and gradients at the labels too
+        _column_sums_below_max(panel, classes, n, maxima, factors, class_weight, smoothing)
         for j in range(0, n, width):
-            row_max, sum_exp_rest = load(maxima, j), load(sum_exp_rests, j)
             labels = labels_at(target, start + j, n - j, ignore_index, classes, x)
-            mark = narrow_labels(labels, x)
-            valid = mark >= 0
-            at_label = gather(offset(p, j), where(labels >= 0, labels * step + lane_index(x), 0))
-            label_weight = full_like(x, 1.0)
-            if class_weight is not None:
-                label_weight = gather(row(class_weight, 0), where(labels >= 0, labels, 0))
+            narrow = narrow_labels(labels, x)
+            valid = narrow >= 0
+            at_label = gather(offset(panel.first, j), where(labels >= 0, labels * panel.step + lane_index(x), 0))
+            label_weight = _weights_at(x, where(labels >= 0, labels, 0), class_weight)
+            sample = Sample(load(maxima, j), load(sum_exp_rests, j), at_label, label_weight)
             weight, grad_scale = sample_scales(x, sample_factors, scale, start + j, n - j)
-            save_stats(saved_stats, start + j, n - j, where(valid, row_max, np.nan), sum_exp_rest)
-            value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, load(terms, j), smoothing, z_loss)
+            save_stats(saved_stats, start + j, n - j, where(valid, sample.row_max, np.nan), sample.sum_exp_rest)
+            value = weight * index_loss(sample, load(factors, j), smoothing, z_loss)
             if loss is not None:
                 store_n(row(loss, start + j), 0, n - j, where(valid, value, 0.0))
             if grad is not None:
-                factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, smoothing, z_loss)
-                store(terms, j, factor * grad_scale)
-                store(sum_exp_rests, j, label_gradient * grad_scale)
-                store(marks, j, bits(mark))
-                store(smoothing_terms, j, _smoothing_term(grad_scale, smoothing))
+                factor, at_label, uniform = gradient_terms(sample, grad_scale, smoothing, z_loss)
+                store(factors, j, factor)
+                store(sum_exp_rests, j, at_label)
+                store(narrow_labels_, j, bits(narrow))
+                store(smoothing_terms, j, uniform)
         if grad is not None:
-            q, q_step = columns.origin(grad, start), columns.class_step(grad)
-            options = (maxima, terms, marks, sum_exp_rests, class_weight, static_if_present(smoothing, smoothing_terms))
-            columns.write(p, step, q, q_step, classes, n, streamed, columns.gradient, options)
+            uniforms = static_if_present(smoothing, smoothing_terms)
+            terms = GradientTerms(maxima, factors, narrow_labels_, sum_exp_rests, uniforms)
+            out = columns.panel_at(grad, start)
+            columns.write(panel, out, classes, n, streamed, columns.gradient, (terms, class_weight))
             stream_fence(streamed)
-    return position, denominator, total_of(loss)
+    return position, total_weight, total_of(loss)
+
+
+@inline
+def _column_sums_below_max(panel, classes, n, maxima, results, class_weight, smoothing):
+    """Write ``columns.sums_below_max``, which only smoothing needs."""
+    if smoothing is not None:
+        columns.sums_below_max(panel, class_weight, classes, n, maxima, results)
+
+
+# --- few rows of very many classes -----------------------------------------------
 
 
 @kernel
-def pick_labels(x, target, ignore_index, at_labels):
-    """Write the logits at the labels, 0 for ignored samples."""
+def pick_labels(x, target, ignore_index, labels, at_labels):
+    """Write the labels, -1 for ignored samples, and the logits at the labels, 0 for ignored samples."""
     for i in range(x.shape[0]):
         label = label_at(target, i, ignore_index, x.shape[1])
+        labels[i] = label
         at_labels[i] = load_one(row(x, i), label) if label >= 0 else 0.0
 
 
 @kernel
-def hard_split(
-    x,
-    target,
-    ignore_index,
-    class_weight,
-    sample_factors,
-    z_loss,
-    scale,
-    loss,
-    grad,
-    streamed,
-    saved_stats,
-    at_labels,
-):
-    """``x`` is (N, C) with contiguous long rows whose (maximum, rest) are in ``saved_stats``.
+def hard_split(x, labels, at_labels, stats, options, scale, loss, grad, streamed):
+    """``x`` is (N, C) with contiguous long rows, whose maxima and ``sum_exp_rest`` are in ``stats``.
 
-    The logits at the labels come in ``at_labels``: another thread may have overwritten them.
-    There is no label smoothing.
+    ``pick_labels`` has written ``labels`` and ``at_labels``. It ran first because ``grad`` may be ``x``: one task may
+    overwrite the logit at a label that another task has yet to read. There is no label smoothing.
     """
+    class_weight, sample_factors, smoothing, z_loss = options
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, classes = chunk_of(x, task)
-        label = label_at(target, i, ignore_index, x.shape[1])
+        label = labels[i]
         q = row(x, i)
         if grad is not None:
             q = offset(row(grad, i), start)
@@ -482,23 +414,17 @@ def hard_split(
             if start == 0 and loss is not None:
                 store_one(row(loss, i), 0, 0.0)
             if grad is not None:
-                write(q, classes, streamed, long_rows.zero, (full_like(x, 0.0),))
+                write(q, classes, streamed, row_formulas.zero, (full_like(x, 0.0),))
         else:
-            row_max = full_like(x, saved_stats[0, i])
-            sum_exp_rest = full_like(x, saved_stats[1, i])
-            at_label = full_like(x, at_labels[i])
-            label_weight = full_like(x, 1.0)
-            if class_weight is not None:
-                label_weight = full_like(x, class_weight[label])
+            sample = _sample_at(x, label, stats[0, i], stats[1, i], at_labels[i], class_weight)
             weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
             if start == 0 and loss is not None:
-                value = weight * _loss(row_max, sum_exp_rest, at_label, label_weight, row_max, None, z_loss)
+                value = weight * index_loss(sample, sample.row_max, smoothing, z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))
             if grad is not None:
-                factor, label_gradient = _gradient(row_max, sum_exp_rest, at_label, label_weight, None, z_loss)
-                p = offset(row(x, i), start)
-                terms = (p, saved_stats[0, i], get_lane(factor * grad_scale, 0), None, None)
-                write(q, classes, streamed, long_rows.gradient, terms)
+                exp_source = (offset(row(x, i), start), stats[0, i])
+                terms = gradient_terms(sample, grad_scale, smoothing, z_loss)
+                _write_gradient(q, classes, streamed, exp_source, terms, class_weight, smoothing)
                 if start <= label < start + classes:
-                    store_one(q, label - start, get_lane(label_gradient * grad_scale, 0))
+                    store_one(q, label - start, get_lane(terms[1], 0))
         stream_fence(streamed)

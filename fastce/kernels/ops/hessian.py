@@ -1,22 +1,20 @@
-"""Drivers of second derivatives of cross-entropy: the Hessian's diagonal, and its product with a vector.
+"""Kernels of second derivatives of cross-entropy: the Hessian's diagonal, and its product with a vector.
 
-For p = softmax(x) and one coefficient s a sample:
+For p = softmax(x) and one factor s a sample:
 
     diagonal    s p (1 - p)
     product     s p (v - sum_j p_j v_j)
 
-With e = exp(x - maximum) and rest as in ``long_rows``, 1 - p = ((1 - e) + rest) / (1 + rest), which
-loses nothing: either e is the greatest class's 1, or rest is at least e. In the product, v is
-measured from its value at the greatest class, so that what all of a confident sample's
-classes share never has to cancel.
+In the product, v is measured from ``centre``, its value at the greatest class: see ``formulas.hessian_vector_product``.
 """
 
 import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import block, inline, kernel
-from fastce.kernels.rows import long_rows, tiles
-from fastce.kernels.rows.long_rows import VALUES
+from fastce.kernels.formulas import hessian_diagonal, hessian_vector_product
+from fastce.kernels.rows import long_rows, row_formulas, tiles
+from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.rows.samples import scaled
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import write
@@ -27,11 +25,11 @@ from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, re
 
 @inline
 def _diagonal(j, n, p, row_max, sum_exp_rest, grad_scale):
-    """Return slope * softmax * (1 - softmax)."""
-    e = exp(load_n(p, j, n, 0.0) - row_max)
+    """Return `hessian_diagonal` of ``n`` classes."""
+    exp_x = exp(load_n(p, j, n, 0.0) - row_max)
     sum_exp_rest_ = full_like(p, sum_exp_rest)
     factor = full_like(p, 1.0) / (sum_exp_rest_ + 1.0)
-    return (e * factor) * (((1.0 - e) + sum_exp_rest_) * factor) * grad_scale
+    return hessian_diagonal(exp_x, sum_exp_rest_, factor, grad_scale)
 
 
 @kernel
@@ -61,19 +59,18 @@ def diagonal_tiles(x, sample_weight, scale, hessian):
         grad_scale = scaled(x, sample_weight, scale, start, n)
         factor = full_like(x, 1.0) / (sum_exp_rest + 1.0)
         for c in range(0, classes * width, width):
-            e = load(exps, c)
-            store(tile, c, (e * factor) * (((1.0 - e) + sum_exp_rest) * factor) * grad_scale)
+            store(tile, c, hessian_diagonal(load(exps, c), sum_exp_rest, factor, grad_scale))
         tiles.store_tile(hessian, start, n, tile)
 
 
 @block
 def _at_greatest(p, v, classes, row_max):
-    """Return ``v`` at the greatest class, the greatest such value where classes tie."""
+    """Return ``v`` at the greatest class; where classes tie, the greatest of their values."""
     width = lanes(p)
     best = full_like(p, -np.inf)
     for j in range(0, classes, width):
-        here = load_n(p, j, classes - j, np.nan) == full_like(p, row_max)
-        best = maximum(where(here, load_n(v, j, classes - j, 0.0), -np.inf), best)
+        at_max = load_n(p, j, classes - j, np.nan) == full_like(p, row_max)
+        best = maximum(where(at_max, load_n(v, j, classes - j, 0.0), -np.inf), best)
     return reduce_max(best)
 
 
@@ -82,8 +79,8 @@ def _mean(p, v, classes, row_max, sum_exp_rest, centre):
     """Return the sum of softmax (v - centre)."""
     width = lanes(p)
     total = 0.0
-    for start in range(0, classes, VALUES * width):
-        stop = min(start + VALUES * width, classes)
+    for start in range(0, classes, PLAIN_SUM * width):
+        stop = min(start + PLAIN_SUM * width, classes)
         part = full_like(p, 0.0)
         for j in range(start, stop, width):
             e = exp(load_n(p, j, stop - j, -np.inf) - row_max)
@@ -94,20 +91,20 @@ def _mean(p, v, classes, row_max, sum_exp_rest, centre):
 
 @inline
 def _product(j, n, p, v, row_max, sum_exp_rest, centre, mean, grad_scale):
-    """Return slope * softmax * (v - centre - mean)."""
-    e = exp(load_n(p, j, n, 0.0) - row_max)
+    """Return `hessian_vector_product` of ``n`` classes."""
+    exp_x = exp(load_n(p, j, n, 0.0) - row_max)
     factor = full_like(p, 1.0) / (full_like(p, sum_exp_rest) + 1.0)
-    return (e * factor) * ((load_n(v, j, n, 0.0) - centre) - mean) * grad_scale
+    return hessian_vector_product(exp_x, factor, load_n(v, j, n, 0.0) - centre, mean, grad_scale)
 
 
 @kernel
 def product_rows(x, v, grad_scales, out):
-    """``x`` and ``v`` are (N, C) with contiguous rows; a slope of 0 gives 0, whatever the logits."""
+    """``x`` and ``v`` are (N, C) with contiguous rows; a factor of 0 gives 0, whatever the logits."""
     classes = x.shape[1]
     for i in prange(x.shape[0]):
         grad_scale = grad_scales[i]
         if grad_scale == 0.0:
-            write(row(out, i), classes, False, long_rows.zero, (full_like(x, 0.0),))
+            write(row(out, i), classes, False, row_formulas.zero, (full_like(x, 0.0),))
         else:
             p, g = row(x, i), row(v, i)
             row_max, sum_exp_rest = long_rows.stats(p, classes, None)
@@ -118,7 +115,7 @@ def product_rows(x, v, grad_scales, out):
 
 @kernel
 def product_tiles(x, v, grad_scales, out):
-    """``x`` and ``v`` are (N, C) with contiguous rows of few classes; else as `product_rows`."""
+    """``x`` and ``v`` are (N, C) with contiguous rows of few classes; see `product_rows`."""
     count, classes = x.shape
     width = lanes(x)
     for b in prange(-(-count // width)):
@@ -139,6 +136,6 @@ def product_tiles(x, v, grad_scales, out):
             mean = mean + load(exps, c) * (load(vector, c) - centre)
         mean = mean * factor
         for c in range(0, classes * width, width):
-            value = (load(exps, c) * factor) * ((load(vector, c) - centre) - mean) * grad_scale
+            value = hessian_vector_product(load(exps, c), factor, load(vector, c) - centre, mean, grad_scale)
             store(tile, c, where(grad_scale == 0.0, 0.0, value))
         tiles.store_tile(out, start, n, tile)

@@ -23,7 +23,7 @@ from numba import prange, types
 
 from fastce.kernels.codegen.jit import block, inline, inline_for, kernel
 from fastce.kernels.rows import long_rows, tiles
-from fastce.kernels.rows.long_rows import VALUES
+from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.rows.samples import scaled, total_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.simd.memory import load, load_n, row, scratch, store, store_n
@@ -118,8 +118,8 @@ def _stats(p, classes, beta):
     width = lanes(p)
     row_max = get_lane(full_like(p, -np.inf), 0)
     sum_exp_rest = num_at_max = 0.0
-    for start in range(0, classes, VALUES * width):
-        stop = min(start + VALUES * width, classes)
+    for start in range(0, classes, PLAIN_SUM * width):
+        stop = min(start + PLAIN_SUM * width, classes)
         higher = _greatest(p, start, stop)
         if higher > row_max:
             sum_exp_rest = (sum_exp_rest + num_at_max) * exp_one(beta * (np.float64(row_max) - np.float64(higher)))
@@ -168,8 +168,8 @@ def _finish_row(p, z, g, classes, beta, pair, grad_scale):
     """Return the loss of a row; write its gradient to ``g`` unless that is None."""
     width = lanes(p)
     loss = 0.0
-    for start in range(0, classes, VALUES * width):
-        stop = min(start + VALUES * width, classes)
+    for start in range(0, classes, PLAIN_SUM * width):
+        stop = min(start + PLAIN_SUM * width, classes)
         part = full_like(p, 0.0)
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)

@@ -1,25 +1,15 @@
-"""Drivers of logit_scale and softcap: what acts on the logits before the softmax, and back.
+"""Kernels of logit_scale and softcap: the transform x' of the logits before the softmax, and its chain rule.
 
-With scale s and cap c, x' = c tanh(s x / c), or s x without a cap; a gradient with respect to
-x' is brought back by dx'/dx = s (1 - tanh(s x / c)^2), or s. Element by element on rows.
+``formulas.transform_logits`` has x' and dx'/dx. The kernels go through rows element by element.
 """
 
 from numba import prange
 
-from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.codegen.jit import kernel
+from fastce.kernels.formulas import transform_logits
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.simd.memory import load_n, offset, row, store_n
-from fastce.kernels.simd.vecmath import tanh
-from fastce.kernels.simd.vector import full_like, lanes
-
-
-@inline
-def _transform(x, scale, cap):
-    """Return (x', dx'/dx)."""
-    if cap is None:
-        return x * scale, full_like(x, scale)
-    transformed, slope = tanh(x * (scale / cap))
-    return transformed * cap, slope * scale
+from fastce.kernels.simd.vector import lanes
 
 
 @kernel
@@ -29,7 +19,7 @@ def logit_transform(x, scale, cap, out):
         i, start, n = chunk_of(x, task)
         p, q = offset(row(x, i), start), offset(row(out, i), start)
         for j in range(0, n, lanes(x)):
-            transformed, _ = _transform(load_n(p, j, n - j, 0.0), scale, cap)
+            transformed, _ = transform_logits(load_n(p, j, n - j, 0.0), scale, cap)
             store_n(q, j, n - j, transformed)
 
 
@@ -40,5 +30,5 @@ def logit_transform_vjp(x, scale, cap, grad, out):
         i, start, n = chunk_of(x, task)
         p, g, q = offset(row(x, i), start), offset(row(grad, i), start), offset(row(out, i), start)
         for j in range(0, n, lanes(x)):
-            _, slope = _transform(load_n(p, j, n - j, 0.0), scale, cap)
+            _, slope = transform_logits(load_n(p, j, n - j, 0.0), scale, cap)
             store_n(q, j, n - j, load_n(g, j, n - j, 0.0) * slope)

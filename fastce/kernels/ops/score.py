@@ -23,7 +23,7 @@ from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.ops.score_stats import first_nan_of, row_stats
 from fastce.kernels.rows import short_rows, tiles
 from fastce.kernels.rows.samples import label_at, labels_at
-from fastce.kernels.rows.short_rows import KEPT
+from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.simd.memory import (
     gather,
@@ -156,13 +156,13 @@ def _partials(p, exps, classes, row_max, label):
 
 @kernel
 def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
-    """``x`` is (N, C) with contiguous rows of at most `KEPT` classes, so that a lane is left for each row."""
+    """``x`` is (N, C) with contiguous rows of at most `EXP_VALUES` classes, so that a lane is left for each row."""
     count, classes = x.shape
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
         n = min(width, count - start)
-        exps, maxima, labels = scratch(x, KEPT), scratch(x, 1), scratch(lane_index(x), 1)
+        exps, maxima, labels = scratch(x, EXP_VALUES), scratch(x, 1), scratch(lane_index(x), 1)
         entropy_sums, negative_argmaxes, ranks = scratch(x, 16), scratch(x, 16), scratch(x, 16)
         store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
         row_max, sum_exp_rest, _ = short_rows.stats(x, start, n, exps, None, labels, None, None)
@@ -172,7 +172,7 @@ def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, ra
             label = load_one(labels, r)
             if label >= 0:
                 p = row(x, start + r)
-                row_exps, one_max = offset(exps, r * short_rows.stride(x)), full_like(x, load_one(maxima, r))
+                row_exps, one_max = offset(exps, r * short_rows.exp_step(x)), full_like(x, load_one(maxima, r))
                 one_sum, one_negative_argmax, one_rank = _partials(p, row_exps, classes, one_max, label)
                 store(entropy_sums, r * width, one_sum)
                 store(negative_argmaxes, r * width, one_negative_argmax)
@@ -209,7 +209,7 @@ def _write_integers(start, n, valid, values, out):
 def score_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
     """``x`` is (N, C) with contiguous rows; a block has as many rows as in `short_rows`."""
     count, classes = x.shape
-    per_block = short_rows.together(x)
+    per_block = short_rows.rows_a_block(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)

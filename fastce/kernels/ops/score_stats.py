@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastce.kernels.codegen.jit import block, inline
-from fastce.kernels.rows.long_rows import VALUES
+from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.simd.memory import load, load_n, load_one
 from fastce.kernels.simd.vecmath import exp, exp_one, two_sum
 from fastce.kernels.simd.vector import (
@@ -84,7 +84,7 @@ def _sums_and_next_max(p, start, shift):
     The next block arrives from memory while the core computes the exponentials of this one.
     """
     width = lanes(p)
-    size = VALUES * width
+    size = PLAIN_SUM * width
     a = b = d_exp_a = d_exp_b = full_like(p, 0.0)
     below = 0
     max_a = max_b = full_like(p, -np.inf)
@@ -141,7 +141,7 @@ def _stats(p, classes, label):
     ``sum_exp_rest`` is NaN if a class is NaN or the maximum is not finite. Memory is read once: the maximum is
     computed one block ahead, and when it grows, the sums are rescaled.
     """
-    size = VALUES * lanes(p)
+    size = PLAIN_SUM * lanes(p)
     at_label = full_like(p, load_one(p, label))
     row_max = _max(p, 0, min(size, classes))
     sum_exp_rest = entropy_sum = comp = entropy_comp = 0.0

@@ -1,17 +1,19 @@
 """Building blocks for a class axis that is not last: one class after the other, many samples at once.
 
-Arrays are (outer, C, inner) with a contiguous last axis, so that neighbouring samples are
-neighbours in memory. A *panel* is a pointer to class 0 of the first sample, the distance
-``step`` from class to class, and ``n`` samples, contiguous in memory, that ``ROOM`` values hold
-wherever the first of them begins. Per-sample terms (maxima, factors) lie in scratch memory, one
-value after the other.
+Arrays are (outer, C, inner) with a contiguous last axis, so that neighbouring samples are neighbours in memory. The
+samples of one `Panel` are contiguous, and at most ``ROOM`` values hold them wherever the first of them begins.
+Per-sample terms (maxima, factors) lie in scratch memory, one value after the other.
 
-The loops run over the samples inside those over the classes: memory is read in streaks.
+The loops run over the samples inside those over the classes, so that memory is read in contiguous runs.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastce.kernels import formulas
 from fastce.kernels.codegen.jit import block, inline
+from fastce.kernels.rows.targets import of_class
 from fastce.kernels.rows.write import write as write_row
 from fastce.kernels.simd.memory import (
     load,
@@ -42,34 +44,67 @@ from fastce.kernels.simd.vector import (
     widen,
 )
 
-PANEL = 64  # values across
-ROOM = PANEL + 1  # values of a panel that begins anywhere in the first one, and ends as much later
-WIDE = 16  # values across, so many that one more is little
-NEAR = 4  # values across that are asked for before they are read
-AHEAD = 2  # classes that are asked for before they are read again, and those of the result
-LAG = 8.0  # of what is subtracted before exp behind the maximum
-BLOCK = 16  # classes added before what rounding takes off their sum is kept
-FEW = 4  # the same of products: of two arrays the first-level cache keeps so many, however far apart they lie
+PANEL = 64  # most values across a panel, as it is planned
+ROOM = PANEL + 1  # most values across a panel in memory: its first sample may be in the middle of a value
+ALIGNED_PANEL = 16  # values across a panel from which on beginning at a cache line pays
+PREFETCHED_VALUES = 4  # values across between a load and the prefetch that goes with it
+PREFETCHED_CLASSES = 2  # classes between a second load, or a store, and the prefetch that goes with it
+SHIFT_LAG = 8.0  # most that the shift subtracted before exp may lie below the running maximum
+BLOCK = 16  # classes whose exponentials are added plainly; sums of blocks are compensated
+DOT_BLOCK = 4  # the same of products: the first-level cache holds that many classes of two arrays at any step
+
+
+class ColumnPlan(NamedTuple):
+    """How a kernel goes through columns, and how it writes them."""
+
+    width: int  # values across a panel
+    streamed: bool  # results go past the caches
+
+
+class Panel(NamedTuple):
+    """All classes of neighbouring samples."""
+
+    first: Any  # pointer to class 0 of the first sample
+    step: int  # elements from class to class
+
+
+class GradientTerms(NamedTuple):
+    """Pointers to the per-sample terms of `gradient`."""
+
+    maxima: Any
+    factors: Any  # of the exponentials
+    labels: Any  # as the bits of integers as wide as the logits; -1 for ignored samples
+    at_labels: Any  # gradients at the labels
+    smoothing_terms: Any  # before class weights; None without smoothing
+
+
+class ProbGradientTerms(NamedTuple):
+    """Pointers to the per-sample terms of `prob_gradient`: see `formulas`."""
+
+    maxima: Any
+    sum_exp_rests: Any
+    target_sums: Any
+    grad_scales: Any
 
 
 @inline
-def block_count(x, panel):
-    """Return how many panels, ``panel`` values wide, cover all samples."""
-    return x.shape[0] * -(-x.shape[2] // (panel * lanes(x)))
+def panel_count(x, width):
+    """Return how many panels of ``width`` values cover all samples."""
+    return x.shape[0] * -(-x.shape[2] // (width * lanes(x)))
 
 
 @inline
-def block_range(x, b, panel):
-    """Return (the first sample of panel ``b``, the number of its samples, lanes before it).
+def panel_range(x, b, width):
+    """Return (first sample of panel ``b``, number of its samples, lanes before the first sample in its value).
 
-    Panels begin where cache lines do, but for the first of a row of samples, whose first value has
-    lanes before it; the last is that much longer.
+    Panels begin where cache lines do. The first panel of contiguous samples begins with them, and has lanes before it
+    in its first value; the last one is that much longer.
     """
-    inner, size = x.shape[2], panel * lanes(x)
+    inner, size = x.shape[2], width * lanes(x)
     across = -(-inner // size)
     i, k = b // across, b % across
     lead = 0
-    if panel >= WIDE and class_step(x) % lanes(x) == 0:
+    if width >= ALIGNED_PANEL and class_step(x) % lanes(x) == 0:
         lead = -until_aligned(row(x, i)) % lanes(x)
     start = max(k * size - lead, 0)
     stop = inner if k == across - 1 else (k + 1) * size - lead
@@ -77,9 +112,9 @@ def block_range(x, b, panel):
 
 
 @inline
-def origin(x, start):
-    """Return a pointer to class 0 of sample ``start``."""
-    return offset(row(x, start // x.shape[2]), start % x.shape[2])
+def panel_at(x, start):
+    """Return the panel of ``x`` that begins with sample ``start``."""
+    return Panel(offset(row(x, start // x.shape[2]), start % x.shape[2]), class_step(x))
 
 
 @inline
@@ -89,64 +124,61 @@ def class_step(x):
 
 
 @block
-def stats(p, step, classes, n, lead, maxima, sum_exp_rests):
-    """Write (maximum, rest) of every sample; rest sums exp(x - maximum) over all but one greatest class.
+def stats(x, classes, n, lead, maxima, sum_exp_rests):
+    """Write the maximum and ``sum_exp_rest`` of each of the ``n`` samples of a panel.
 
-    The first value begins ``lead`` lanes before the first sample, and so do those of ``maxima`` and ``sum_exp_rests``.
+    ``sum_exp_rest`` sums exp(x - maximum) over all classes but one that attains the maximum. That class's 1 stays out
+    of the sum: beside it, the small terms that decide the loss of a confident sample would be rounded away.
+    Without a finite maximum, and with NaN anywhere, it is NaN.
 
-    The maximum's own 1 stays out of the sum: beside it, the small terms that decide the
-    loss of a confident sample would be rounded away. Without a finite maximum, and with NaN
-    anywhere, rest is NaN.
+    The first value begins ``lead`` lanes before the first sample, in ``maxima`` and ``sum_exp_rests`` too.
 
-    Classes come in blocks, and of each block one value of neighbouring samples after the other. While
-    the exponentials of a value are summed, the next one is copied to where the first-level cache keeps
-    it, however far apart its classes lie, and its maximum taken.
+    The outer loop runs over blocks of classes, the inner one over the values across. While it adds the exponentials of
+    one value, it copies the next value's classes to a buffer in the first-level cache, whatever the step between
+    them, and takes their maximum.
     """
-    width = lanes(p)
-    p, maxima, sum_exp_rests, n = offset(p, -lead), offset(maxima, -lead), offset(sum_exp_rests, -lead), n + lead
+    step, width = x.step, lanes(x.first)
+    p, n = offset(x.first, -lead), n + lead
+    maxima, sum_exp_rests = offset(maxima, -lead), offset(sum_exp_rests, -lead)
     across = -(-n // width) * width
-    shifts, comps, num_at_max = scratch(p, ROOM), scratch(p, ROOM), scratch(p, ROOM)  # ones holds the bits of integers
+    shifts, comps, nums_at_max = scratch(p, ROOM), scratch(p, ROOM), scratch(p, ROOM)  # the last as bits of integers
     for j in range(0, across, width):
-        for terms, start in (
-            (maxima, -np.inf),
-            (shifts, -np.inf),
-            (sum_exp_rests, 0.0),
-            (comps, 0.0),
-            (num_at_max, 0.0),
-        ):
-            store(terms, j, full_like(p, start))
-    near, far = scratch(p, BLOCK), scratch(p, BLOCK)
-    higher = full_like(p, -np.inf)  # the maximum up to and with the block at hand
+        store(maxima, j, full_like(p, -np.inf))
+        store(shifts, j, full_like(p, -np.inf))
+        for terms in (sum_exp_rests, comps, nums_at_max):
+            store(terms, j, full_like(p, 0.0))
+    buf_cur, buf_next = scratch(p, BLOCK), scratch(p, BLOCK)
+    higher = full_like(p, -np.inf)  # the maximum up to and with the current block
     for c in range(min(BLOCK, classes)):
-        higher = _copied(p, step, c, 0, n, lead, far, higher)
+        higher = _load_and_copy(p, step, c, 0, n, lead, buf_next, higher)
     for start in range(0, classes, BLOCK):
         count = min(BLOCK, classes - start)
         for j in range(0, across, width):
-            near, far = far, near
-            following, ahead, k = offset(p, start * step), count, j + width
-            if k == across:  # the next block's first
-                following, ahead, k = offset(following, BLOCK * step), min(BLOCK, classes - start - count), 0
-            shift, part = _raised(higher, maxima, shifts, sum_exp_rests, comps, num_at_max, j)
+            buf_cur, buf_next = buf_next, buf_cur
+            next_p, next_count, k = offset(p, start * step), count, j + width
+            if k == across:  # the first value of the next block
+                next_p, next_count, k = offset(next_p, BLOCK * step), min(BLOCK, classes - start - count), 0
+            shift, part = _update_max(higher, maxima, shifts, sum_exp_rests, comps, nums_at_max, j)
             row_max, higher, below = higher, load(maxima, k), bits(full_like(p, 0.0))
-            for c in range(ahead):
-                part, below = _add(load(near, c * width), row_max, shift, part, below)
-                higher = _copied(following, step, c, k, n, lead, far, higher)
-            for c in range(ahead, count):
-                part, below = _add(load(near, c * width), row_max, shift, part, below)
+            for c in range(next_count):
+                part, below = _add_exp(load(buf_cur, c * width), row_max, shift, part, below)
+                higher = _load_and_copy(next_p, step, c, k, n, lead, buf_next, higher)
+            for c in range(next_count, count):
+                part, below = _add_exp(load(buf_cur, c * width), row_max, shift, part, below)
             _add_part(sum_exp_rests, comps, j, part)
-            store(num_at_max, j, bits(bits(load(num_at_max, j)) + (count - below)))
+            store(nums_at_max, j, bits(bits(load(nums_at_max, j)) + (count - below)))
     for j in range(0, across, width):
-        _finish(maxima, shifts, sum_exp_rests, comps, num_at_max, j)
+        _finish(maxima, shifts, sum_exp_rests, comps, nums_at_max, j)
 
 
 @inline
-def _copied(p, step, c, j, n, lead, q, higher):
-    """Copy a value, lanes j and on of class c, and return its maximum with ``higher``.
+def _load_and_copy(p, step, c, j, n, lead, q, higher):
+    """Copy lanes j and on of class c to ``q``, and return their maximum with ``higher``.
 
-    What comes next is asked for, which is no access behind the panel or the last class.
+    Prefetch the next block; prefetching past the panel or the last class is harmless.
     """
     k = c * step + j
-    prefetch_read(p, k + NEAR * lanes(p))
+    prefetch_read(p, k + PREFETCHED_VALUES * lanes(p))
     prefetch_l2(p, k + BLOCK * step)
     x = load_between(p, k, lead - j, n - j, 0.0)
     store(q, c * lanes(p), x)
@@ -154,39 +186,40 @@ def _copied(p, step, c, j, n, lead, q, higher):
 
 
 @inline
-def _raised(higher, maxima, shifts, sum_exp_rests, comps, num_at_max, j):
-    """Note a maximum that may be higher than before; return what to subtract before exp, and what to add to the sum.
+def _update_max(higher, maxima, shifts, sum_exp_rests, comps, nums_at_max, j):
+    """Update the running maximum to ``higher``, and return (shift, extra).
 
-    The former follows the maximum at a distance, so that sums need not be scaled, and rounded,
-    each time it grows. The latter are the classes that were at the maximum.
+    The shift is subtracted before exp. It lags the maximum by at most `SHIFT_LAG`, so that sums need not be rescaled,
+    and rounded, each time the maximum grows. ``extra`` is the contribution to the sum of the classes at the maximum
+    that ``higher`` replaces.
     """
-    row_max, shift, one = load(maxima, j), load(shifts, j), load(num_at_max, j)
-    far = higher > shift + LAG
-    if any_lane(far):
-        raised = where(far, higher, shift)
+    row_max, shift, num_at_max = load(maxima, j), load(shifts, j), load(nums_at_max, j)
+    is_far = higher > shift + SHIFT_LAG
+    if any_lane(is_far):
+        new_shift = where(is_far, higher, shift)
         total, comp = load(sum_exp_rests, j), load(comps, j)
-        wide = _scaled(total, comp, shift, raised)
-        total = where(far, narrow(wide, total), total)
+        wide = _rescale(total, comp, shift, new_shift)
+        total = where(is_far, narrow(wide, total), total)
         store(sum_exp_rests, j, total)
-        store(comps, j, where(far, narrow(wide - widen(total), total), comp))
-        shift = raised
+        store(comps, j, where(is_far, narrow(wide - widen(total), total), comp))
+        shift = new_shift
         store(shifts, j, shift)
     shift = where(shift > -np.inf, shift, 0.0)
     grown = higher > row_max
-    store(num_at_max, j, where(grown, 0.0, one))
+    store(nums_at_max, j, where(grown, 0.0, num_at_max))
     store(maxima, j, higher)
-    return shift, where(grown, to_float(bits(one)) * exp(row_max - shift), 0.0)
+    return shift, where(grown, to_float(bits(num_at_max)) * exp(row_max - shift), 0.0)
 
 
 @inline
-def _scaled(total, comp, shift, raised):
-    """Return a sum of exponentials below ``shift`` as one below ``raised``, in float64."""
-    return (widen(total) + widen(comp)) * exp(widen(shift) - widen(raised))
+def _rescale(total, comp, shift, new_shift):
+    """Return a compensated sum of exponentials below ``shift`` as one below ``new_shift``, in float64."""
+    return (widen(total) + widen(comp)) * exp(widen(shift) - widen(new_shift))
 
 
 @inline
 def _add_part(sums, comps, j, part):
-    """Add to the sums, and keep what that rounds off in ``comps``, less than the last place of the sums."""
+    """Add to a compensated sum (Neumaier), renormalised so that comp is less than an ulp of the sum."""
     total, err = two_sum(load(sums, j), part)
     comp = load(comps, j) + err
     high = total + comp
@@ -195,11 +228,11 @@ def _add_part(sums, comps, j, part):
 
 
 @inline
-def _finish(maxima, shifts, sum_exp_rests, comps, num_at_max, j):
-    """Bring a sum below the maximum, and take one class at the maximum off it."""
+def _finish(maxima, shifts, sum_exp_rests, comps, nums_at_max, j):
+    """Rescale a sum to the maximum, and take one class at the maximum off it."""
     row_max, total = load(maxima, j), load(sum_exp_rests, j)
-    sum_exp_rest = _scaled(total, load(comps, j), load(shifts, j), row_max) + widen(
-        to_float(bits(load(num_at_max, j)) - 1)
+    sum_exp_rest = _rescale(total, load(comps, j), load(shifts, j), row_max) + widen(
+        to_float(bits(load(nums_at_max, j)) - 1)
     )
     store(sum_exp_rests, j, where(row_max - row_max == 0.0, narrow(sum_exp_rest, row_max), np.nan))
     # without a maximum: -inf, or NaN where a NaN is in the sum
@@ -207,74 +240,81 @@ def _finish(maxima, shifts, sum_exp_rests, comps, num_at_max, j):
 
 
 @inline
-def _add(x, row_max, shift, sum_exp_rest, count):
+def _add_exp(x, row_max, shift, sum_exp_rest, count):
     """Where x is not the maximum, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``."""
     below = x != row_max  # true of NaN, which so reaches the sum
     return add_where(sum_exp_rest, below, exp(x - shift)), increment_where(count, below)
 
 
 @inline
-def or_nan(value, p, step, classes, n):
-    """Return one value of ``value``, NaN where a class of the sample is NaN."""
+def or_nan(value, x, j, classes, n):
+    """Return ``value``, NaN where a class of the sample in its lane, from sample ``j`` of a panel on, is NaN."""
     for c in range(classes):
-        x = load_n(p, c * step, n, 0.0)
-        value = where(x != x, np.nan, value)
+        value_c = load_n(x.first, c * x.step + j, n - j, 0.0)
+        value = where(value_c != value_c, np.nan, value)
     return value
 
 
 @block
-def write(p, step, q, q_step, classes, n, streamed, formula, args):
-    """Write ``formula(j, m, c, p, step, *args)``, which gives samples j to j + m of class c, for all.
+def write(x, out, classes, n, streamed, formula, args):
+    """Write ``formula(j, m, c, x, *args)``, which gives samples j to j + m of class c, to all of the panel ``out``.
 
-    The last class is the first: the cache still holds those that were read last. Where
-    ``streamed``, the caller has to ``stream_fence`` what was written.
+    Classes come in reverse: the cache still holds those that were read last. Where ``streamed``, the caller has to
+    call ``stream_fence`` afterwards.
     """
     for c in range(classes - 1, -1, -1):
         if not streamed:
-            for j in range(0, n, lanes(q)):
-                prefetch_l2(q, (c - AHEAD) * q_step + j)
-        write_row(offset(q, c * q_step), n, streamed, formula, (c, p, step, *args))
+            for j in range(0, n, lanes(out.first)):
+                prefetch_l2(out.first, (c - PREFETCHED_CLASSES) * out.step + j)
+        write_row(offset(out.first, c * out.step), n, streamed, formula, (c, x, *args))
 
 
 @inline
-def reload(p, step, c, j, n):
-    """Load ``n`` samples of class c again, and ask for those of a later one: streaks are too short to be guessed."""
-    prefetch_l2(p, (c - AHEAD) * step + j)  # before the first class that is no access
-    return load_n(p, c * step + j, n, 0.0)
+def reload(x, c, j, n):
+    """Load ``n`` samples of class c again, and prefetch a later class: runs are too short for the hardware to do so."""
+    prefetch_l2(x.first, (c - PREFETCHED_CLASSES) * x.step + j)  # harmless before the first class
+    return load_n(x.first, c * x.step + j, n, 0.0)
 
 
 @inline
-def softmax(j, n, c, p, step, maxima, factors):
-    """Return exp(x - top) * factor."""
-    return exp(reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0)) * load_n(factors, j, n, 0.0)
+def softmax(j, n, c, x, maxima, factors):
+    """Return exp(x - maximum) * factor."""
+    return exp(reload(x, c, j, n) - load_n(maxima, j, n, 0.0)) * load_n(factors, j, n, 0.0)
 
 
 @inline
-def log_softmax(j, n, c, p, step, maxima, log_sums):
-    """Return (x - top) - log_sum."""
-    return (reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0)) - load_n(log_sums, j, n, 0.0)
+def log_softmax(j, n, c, x, maxima, log_sums):
+    """Return (x - maximum) - log_sum."""
+    return (reload(x, c, j, n) - load_n(maxima, j, n, 0.0)) - load_n(log_sums, j, n, 0.0)
 
 
 @inline
-def gradient(j, n, c, p, step, maxima, factors, labels, at_labels, class_weight, smoothing_terms):
-    """Return exp(x - top) * factor - w * minus; ``at_label`` at the label, 0 where label is -1.
+def gradient(j, n, c, x, terms, class_weight):
+    """Return the gradient of class c for index targets: exp(x - maximum) * factor - w * smoothing term.
 
-    ``labels`` holds the bits of integers as wide as the logits.
+    It is the gradient at the label for class c = label, and 0 for ignored samples.
     """
-    value = exp(reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0)) * load_n(factors, j, n, 0.0)
-    if smoothing_terms is not None:
-        smoothing_term = load_n(smoothing_terms, j, n, 0.0)
-        if class_weight is not None:
-            smoothing_term = smoothing_term * class_weight[c]
-        value = value - smoothing_term
-    label = bits(load_n(labels, j, n, 0.0))
-    value = where(label == c, load_n(at_labels, j, n, 0.0), value)
+    value = softmax(j, n, c, x, terms.maxima, terms.factors)
+    value = _less_smoothing(value, j, n, c, terms.smoothing_terms, class_weight)
+    label = bits(load_n(terms.labels, j, n, 0.0))
+    value = where(label == c, load_n(terms.at_labels, j, n, 0.0), value)
     return where(label >= 0, value, 0.0)
 
 
 @inline
+def _less_smoothing(value, j, n, c, smoothing_terms, class_weight):
+    """Subtract w * smoothing term from the gradient of class c."""
+    if smoothing_terms is None:
+        return value
+    smoothing_term = load_n(smoothing_terms, j, n, 0.0)
+    if class_weight is not None:
+        smoothing_term = smoothing_term * class_weight[c]
+    return value - smoothing_term
+
+
+@inline
 def _clear(sums, comps, wide, n):
-    """Start compensated sums in float64, whose memory the caller provides, of ``n`` samples."""
+    """Set compensated float64 sums of ``n`` samples to ``wide``, which is 0."""
     for j in range(0, n, lanes(wide)):
         store(sums, j, wide)
         store(comps, j, wide)
@@ -282,7 +322,7 @@ def _clear(sums, comps, wide, n):
 
 @inline
 def _add_to(sums, comps, j, term):
-    """Add a value to the sums, and what the addition rounds off to ``comps``."""
+    """Add a value to the sums, and the rounding error of that to ``comps``."""
     term = widen(term)
     total, err = two_sum(load_as(sums, j, term), term)
     store(sums, j, total)
@@ -296,111 +336,84 @@ def _write_sums(sums, comps, n, like, results):
     for j in range(0, n, lanes(like)):
         total = load_as(sums, j, wide)
         comp = load_as(comps, j, wide)
-        # an infinite total has NaN for what it lost
+        # the compensation of an infinite sum is NaN
         store(results, j, narrow(where(total - total == 0.0, total + comp, total), like))
 
 
 @block
-def sums_below_max(p, step, class_weight, classes, n, maxima, results):
-    """Write the sums of w (top - x) over the classes."""
-    width = lanes(p)
+def sums_below_max(x, class_weight, classes, n, maxima, results):
+    """Write the sums of w (maximum - x) over the classes."""
+    p, width = x.first, lanes(x.first)
     wide = widen(full_like(p, 0.0))
     sums, comps = scratch(wide, ROOM), scratch(wide, ROOM)
     _clear(sums, comps, wide, n)
     for c in range(classes):
-        source = offset(p, c * step)
+        source = offset(p, c * x.step)
         for j in range(0, n, width):
-            gap = load(maxima, j) - load_n(source, j, n - j, 0.0)
+            below_max = load(maxima, j) - load_n(source, j, n - j, 0.0)
             if class_weight is not None:
-                gap = gap * class_weight[c]
-            _add_to(sums, comps, j, gap)
+                below_max = below_max * class_weight[c]
+            _add_to(sums, comps, j, below_max)
     _write_sums(sums, comps, n, p, results)
 
 
 @block
-def soft_sums(p, step, t, t_step, class_weight, classes, n, maxima, smoothing, target_sums, dots):
-    """Write the sums of t and of t (top - x), for targets after smoothing and weights."""
-    width = lanes(p)
+def target_sums_and_dots(x, targets, classes, n, maxima, target_sums, dots):
+    """Write the sums of t and of t (maximum - x) over the classes; the values of ``targets`` are a panel."""
+    p, width = x.first, lanes(x.first)
     wide = widen(full_like(p, 0.0))
-    amount_sums, amount_losts = scratch(wide, ROOM), scratch(wide, ROOM)
-    dot_sums, dot_losts = scratch(wide, ROOM), scratch(wide, ROOM)
-    _clear(amount_sums, amount_losts, wide, n)
-    _clear(dot_sums, dot_losts, wide, n)
+    sums, sum_comps = scratch(wide, ROOM), scratch(wide, ROOM)
+    dot_sums, dot_comps = scratch(wide, ROOM), scratch(wide, ROOM)
+    _clear(sums, sum_comps, wide, n)
+    _clear(dot_sums, dot_comps, wide, n)
     for c in range(classes):
-        source = offset(p, c * step)
+        source = offset(p, c * x.step)
         for j in range(0, n, width):
-            target_prob = _target_prob(offset(t, c * t_step + j), n - j, c, class_weight, smoothing)
-            gap = load(maxima, j) - load_n(source, j, n - j, 0.0)
-            product = where(target_prob == 0.0, full_like(p, 0.0), target_prob * gap)  # 0 x inf is 0 here
-            _add_to(amount_sums, amount_losts, j, target_prob)
-            _add_to(dot_sums, dot_losts, j, product)
-    _write_sums(amount_sums, amount_losts, n, p, target_sums)
-    _write_sums(dot_sums, dot_losts, n, p, dots)
+            target_prob = _target_prob(targets, c, j, n - j)
+            below_max = load(maxima, j) - load_n(source, j, n - j, 0.0)
+            _add_to(sums, sum_comps, j, target_prob)
+            _add_to(dot_sums, dot_comps, j, formulas.target_term(target_prob, below_max))
+    _write_sums(sums, sum_comps, n, p, target_sums)
+    _write_sums(dot_sums, dot_comps, n, p, dots)
 
 
 @inline
-def soft(j, n, c, p, step, t, t_step, class_weight, maxima, sum_exp_rests, target_sums, grad_scales, smoothing):
-    """Return slope * (amount * softmax - t), for targets after smoothing and weights."""
-    target_prob = _target_prob(offset(t, c * t_step + j), n, c, class_weight, smoothing)
-    sum_exp_rest, target_sum, grad_scale = (
-        load_n(sum_exp_rests, j, n, 0.0),
-        load_n(target_sums, j, n, 0.0),
-        load_n(grad_scales, j, n, 0.0),
-    )
-    e = exp(reload(p, step, c, j, n) - load_n(maxima, j, n, 0.0))
-    return soft_gradient(
-        e, target_prob, target_sum * grad_scale / (sum_exp_rest + 1.0), sum_exp_rest, target_sum, grad_scale
-    )
+def prob_gradient(j, n, c, x, targets, terms):
+    """Return the gradient of class c for probability targets, whose values are a panel."""
+    target_prob = _target_prob(targets, c, j, n)
+    sum_exp_rest = load_n(terms.sum_exp_rests, j, n, 0.0)
+    target_sum = load_n(terms.target_sums, j, n, 0.0)
+    grad_scale = load_n(terms.grad_scales, j, n, 0.0)
+    exp_x = exp(reload(x, c, j, n) - load_n(terms.maxima, j, n, 0.0))
+    factor = formulas.prob_gradient_factor(target_sum, sum_exp_rest, grad_scale)
+    return formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, target_sum, grad_scale)
 
 
 @inline
-def _target_prob(t, n, c, class_weight, smoothing):
-    """Return ``n`` targets of class ``c`` after smoothing and weights."""
-    target_prob = smoothed_target(load_n(t, 0, n, 0.0), smoothing)
-    if class_weight is not None:
-        target_prob = target_prob * class_weight[c]
-    return target_prob
-
-
-@inline
-def smoothed_target(t, smoothing):
-    """Return the smoothed target."""
-    if smoothing is not None:
-        t = t * smoothing[0] + smoothing[1]
-    return t
-
-
-@inline
-def soft_gradient(e, target_prob, factor, sum_exp_rest, target_sum, grad_scale):
-    """Return slope * (amount * softmax - share) for exp(x - maximum) = e.
-
-    Where both softmax and target are nearer to all than to nothing, what they lack is
-    compared: exact where a one-hot target and a confident prediction agree.
-    """
-    near = (e == 1.0) & (sum_exp_rest < 1.0) & (target_prob + target_prob > target_sum)
-    return where(
-        near, (target_sum - target_prob) * grad_scale - factor * sum_exp_rest, e * factor - target_prob * grad_scale
-    )
+def _target_prob(targets, c, j, n):
+    """Return t of class ``c`` and ``n`` samples."""
+    return of_class(load_n(targets.values.first, c * targets.values.step + j, n, 0.0), c, targets)
 
 
 @block
-def dots(p, step, g, g_step, classes, n, results):
-    """Write the sums of p g over the classes, of g where ``p`` is None, a block of classes at a time."""
-    width = lanes(g)
-    comps = scratch(g, ROOM)
+def dots(y, g, classes, n, results):
+    """Write the sums of y g over the classes, of g where ``y`` is None, a block of classes at a time."""
+    width = lanes(g.first)
+    zero = full_like(g.first, 0.0)
+    comps = scratch(g.first, ROOM)
     for j in range(0, n, width):
-        store(results, j, full_like(g, 0.0))
-        store(comps, j, full_like(g, 0.0))
-    for start in range(0, classes, FEW):
-        stop = min(start + FEW, classes)
+        store(results, j, zero)
+        store(comps, j, zero)
+    for start in range(0, classes, DOT_BLOCK):
+        stop = min(start + DOT_BLOCK, classes)
         for j in range(0, n, width):
-            part = full_like(g, 0.0)
+            part = zero
             for c in range(start, stop):
-                term = _asked(g, g_step, c, j, n)
-                if p is None:
+                term = _load_and_prefetch(g, c, j, n)
+                if y is None:
                     part = part + term
                 else:
-                    part = fma(_asked(p, step, c, j, n), term, part)
+                    part = fma(_load_and_prefetch(y, c, j, n), term, part)
             total, err = two_sum(load(results, j), part)
             store(results, j, total)
             store(comps, j, load(comps, j) + where(total - total == 0.0, err, 0.0))
@@ -409,22 +422,14 @@ def dots(p, step, g, g_step, classes, n, results):
 
 
 @inline
-def _asked(p, step, c, j, n):
-    """Load a value of class c, and ask for that of the next block."""
-    k = c * step + j
-    prefetch_l2(p, k + FEW * step)
-    return load_n(p, k, n - j, 0.0)
+def _load_and_prefetch(x, c, j, n):
+    """Load a value of class c, and prefetch that of the next block."""
+    k = c * x.step + j
+    prefetch_l2(x.first, k + DOT_BLOCK * x.step)
+    return load_n(x.first, k, n - j, 0.0)
 
 
 @inline
-def vjp(j, n, c, y, step, g, g_step, dots, probs):
-    """Return `pulled_back` of ``n`` samples of class c."""
-    return pulled_back(reload(y, step, c, j, n), reload(g, g_step, c, j, n), load_n(dots, j, n, 0.0), probs)
-
-
-@inline
-def pulled_back(y, g, dot, probs):
-    """Return p (g - dot), or g - exp(l) dot where ``probs`` is None and ``y`` is l."""
-    if probs is None:
-        return g - exp(y) * dot
-    return y * (g - dot)
+def vjp(j, n, c, y, g, dots, static_probs):
+    """Return `formulas.softmax_vjp` of ``n`` samples of class c."""
+    return formulas.softmax_vjp(reload(y, c, j, n), reload(g, c, j, n), load_n(dots, j, n, 0.0), static_probs)

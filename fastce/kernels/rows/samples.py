@@ -1,8 +1,8 @@
 """One value a sample: labels, factors, and the sum of losses.
 
-Labels belong to the caller, and another thread or process may change them at any time: what `scan` has
-checked need not be what a kernel finds later. So kernels have each label from `label_at`, `labels_at` or
-`next_kept`, which read it once and make it safe, and keep it; they never look it up a second time.
+Labels belong to the caller, and another thread or process may change them at any time, even after `scan` has checked
+them. So kernels get each label from `label_at`, `labels_at` or `next_valid`, which read it once and make it safe.
+They keep it, and never read it a second time.
 """
 
 import math
@@ -29,8 +29,8 @@ def labels_at(target, start, n, ignore_index, classes, like):
 
 
 @inline
-def next_kept(target, i, stop, ignore_index, classes):
-    """Return the first sample from ``i`` on that is not ignored, and its label; ``stop`` and -1 where there is none."""
+def next_valid(target, i, stop, ignore_index, classes):
+    """Return (first sample from ``i`` on that is not ignored, its label), or (``stop``, -1)."""
     label = -1
     while i < stop:
         label = label_at(target, i, ignore_index, classes)
@@ -42,9 +42,9 @@ def next_kept(target, i, stop, ignore_index, classes):
 
 @block
 def scan(target, classes, ignore_index, class_weight, sample_factors):
-    """Return (position of the first label out of range or -1, weight of the kept samples).
+    """Return (position of the first label out of range or -1, total weight of the samples that are not ignored).
 
-    A kept sample weighs its class weight times its sample weight, the first of its factors; each is 1 where it is None.
+    A sample weighs its class weight times its sample weight, the first of its factors; each is 1 where it is None.
     """
     width = lanes(target)
     whole = target.size // width * width
@@ -68,7 +68,7 @@ def scan(target, classes, ignore_index, class_weight, sample_factors):
 
 @inline
 def _weigh(target, classes, ignore_index, class_weight, sample_factors):
-    """Return the weight of the kept samples: as if rounded once; four sums in turn."""
+    """Return the total weight, as if rounded once. Four sums in turn hide the latency of an addition."""
     options = classes, ignore_index, class_weight, sample_factors
     a = b = c = d = low = 0.0
     for i in range(0, target.size, 4):
@@ -89,6 +89,7 @@ def _weigh(target, classes, ignore_index, class_weight, sample_factors):
 
 @inline
 def _weight(target, i, exists, classes, ignore_index, class_weight, sample_factors):
+    """Return the weight of sample ``i``, 0 if it is ignored or does not exist."""
     label = label_at(target, i, ignore_index, classes) if exists else -1
     if label < 0:
         return 0.0
@@ -102,7 +103,7 @@ def _weight(target, i, exists, classes, ignore_index, class_weight, sample_facto
 
 @inline
 def scaled(like, factors, scale, start, n):
-    """Return ``scale`` times the factors of samples ``start`` to ``start + n``, which are 1 where they are None."""
+    """Return ``scale`` times the factors of samples ``start`` to ``start + n``; factors are 1 where they are None."""
     result = full_like(like, scale)
     if factors is not None:
         result = result * load_n(row(factors, start), 0, n, 0.0)
@@ -111,7 +112,7 @@ def scaled(like, factors, scale, start, n):
 
 @block
 def total_of(values):
-    """Return the sum in float64, in a fixed order, 0 of None; of float64 values as if rounded once."""
+    """Return the sum in float64, in a fixed order, or 0 of None; the sum of float64 values is as if rounded once."""
     if values is None:
         return 0.0
     if values.itemsize == 8:
@@ -130,29 +131,30 @@ def total_of(values):
 
 @inline
 def _exact_total(values):
+    """Return the sum of float64 values: a compensated sum in each lane, then across the lanes."""
     width = lanes(values)
     p = row(values, 0)
     high = low = widen(full_like(values, 0.0))
     for j in range(0, values.size, width):
         high, err = two_sum(high, widen(load_n(p, j, values.size - j, 0.0)))
         low = low + err
-    result = compensation = plain = 0.0
+    result = comp = plain = 0.0
     for lane in range(width):
         result, err = two_sum(result, get_lane(high, lane))
-        compensation += err + get_lane(low, lane)
+        comp += err + get_lane(low, lane)
         plain += get_lane(high, lane)
     if math.isfinite(result):
-        return result + compensation
+        return result + comp
     return plain
 
 
 @kernel
 def scan_labels(target, classes, ignore_index, class_weight, sample_factors):
-    """Run `scan` on its own."""
+    """Return `scan`."""
     return scan(target, classes, ignore_index, class_weight, sample_factors)
 
 
 @kernel
 def total(values):
-    """Run `total_of` on its own."""
+    """Return `total_of`."""
     return total_of(values)

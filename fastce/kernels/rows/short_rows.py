@@ -1,15 +1,17 @@
-"""Building blocks on as many contiguous rows of classes as a value has lanes, each short enough for the cache.
+"""Building blocks on as many contiguous rows as a value has lanes, each short enough for the cache.
 
-What a row costs beside its exponentials is paid for all of them at once: each row leaves one
-value of partial results, and a tree of shuffles reduces all values together, a lane a row.
-The maximum is known before the exponentials, which are computed once: they wait in scratch
-memory, in the first-level cache, for the factor that turns them into the result.
+The cost of a row beside its exponentials is shared by all rows: each row gives one value of partial results, and a
+tree of shuffles reduces all these values together, a lane a row. The maximum is known before the exponentials, which
+are computed once: scratch memory in the first-level cache holds them until the factor of the result is known.
 """
 
 import numpy as np
 
 from fastce.kernels.codegen.jit import block, inline
-from fastce.kernels.rows import long_rows
+from fastce.kernels.formulas import target_term
+from fastce.kernels.rows.long_rows import TERMS
+from fastce.kernels.rows.row_formulas import smoothing_term_of
+from fastce.kernels.rows.targets import Targets, of_row
 from fastce.kernels.simd.memory import (
     load,
     load_n,
@@ -37,26 +39,25 @@ from fastce.kernels.simd.vector import (
     widen,
 )
 
-VALUES = 64  # a row: values whose exponentials are added in the logits' precision
-FEW = 2 * long_rows.TERMS  # a row: values of products that are added in two sums
-KEPT = 256  # values of exponentials that wait: 16 KB
+MAX_VALUES = 64  # of a row, whose exponentials are added in the logits' precision
+EXP_VALUES = 256  # values of stored exponentials of all rows of a block: 16 KB
 
 
 @inline
-def together(x):
-    """Return how many rows go together: at most a lane each, and more than one only if all exponentials can be kept."""
-    return max(min(KEPT // -(-x.shape[1] // lanes(x)), lanes(x)), 1)
+def rows_a_block(x):
+    """Return how many rows make a block: at most a lane each, and more than one only if all exponentials fit."""
+    return max(min(EXP_VALUES // -(-x.shape[1] // lanes(x)), lanes(x)), 1)
 
 
 @inline
-def stride(x):
-    """Return how many elements it is from row to row of the kept exponentials."""
+def exp_step(x):
+    """Return how many elements it is from row to row of the stored exponentials."""
     return -(-x.shape[1] // lanes(x)) * lanes(x)
 
 
 @inline
-def _greatest(p, classes):
-    """Return a value whose greatest lane is the row's maximum; NaN is passed over."""
+def _max_value(p, classes):
+    """Return a value whose greatest lane is the row's maximum, ignoring NaN."""
     width = lanes(p)
     whole = classes // width * width
     a = b = full_like(p, -np.inf)
@@ -71,10 +72,10 @@ def _greatest(p, classes):
 
 
 @inline
-def _add(x, shift, q, j, sum_exp_rest, count):
-    """Where x is below the shift, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``.
+def _add_exp(x, shift, q, j, sum_exp_rest, count):
+    """Where x is not the shift, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``.
 
-    The exponentials are left in ``q`` unless that is None.
+    The exponentials are stored to ``q``, unless that is None.
     """
     d = x - shift
     e = exp(d)
@@ -85,140 +86,126 @@ def _add(x, shift, q, j, sum_exp_rest, count):
 
 
 @inline
-def _exponentials(p, q, goal, classes, shift, ahead):
-    """Return (a value whose lanes add up to rest, classes at the maximum).
+def _sum_row(p, q, out, classes, shift, prefetch_distance):
+    """Return (a value whose lanes add up to ``sum_exp_rest``, number of classes at the maximum).
 
-    The exponentials are left in ``q``, in whole values, and ``goal`` is made ready to be
-    written to, unless those are None.
+    The exponentials are stored to ``q``, in whole values, and ``out`` is prefetched for writing, unless those are None.
     """
     width = lanes(p)
     total, below = full_like(p, 0.0), 0
     whole = classes // width * width
-    for start in range(0, whole, long_rows.TERMS * width):
+    for start in range(0, whole, TERMS * width):
         sum_exp_rest = full_like(p, 0.0)
-        for j in range(start, min(start + long_rows.TERMS * width, whole), width):
-            prefetch_read(p, j + ahead)
-            if goal is not None:
-                prefetch_write(goal, j)
-            sum_exp_rest, below = _add(load(p, j), shift, q, j, sum_exp_rest, below)
+        for j in range(start, min(start + TERMS * width, whole), width):
+            prefetch_read(p, j + prefetch_distance)
+            if out is not None:
+                prefetch_write(out, j)
+            sum_exp_rest, below = _add_exp(load(p, j), shift, q, j, sum_exp_rest, below)
         total = total + sum_exp_rest
     if whole < classes:
-        total, below = _add(load_n(p, whole, classes - whole, -np.inf), shift, q, whole, total, below)
+        total, below = _add_exp(load_n(p, whole, classes - whole, -np.inf), shift, q, whole, total, below)
     return total, -(-classes // width) * width - below
 
 
 @block
-def _sums(x, start, n, shifts, keep, goal, labels, square, counts):
-    """Write ``_exponentials`` of ``n`` rows to ``square`` and ``counts``; the others as in ``stats``.
+def _sum_rows(x, start, n, shifts, exps, out, labels, square, counts):
+    """Write ``_sum_row`` of ``n`` rows to ``square`` and ``counts``; the other arguments are as in ``stats``.
 
-    Among all that a driver holds, exp's constants would have no registers, and be loaded for every value.
+    This is a block of its own so that the constants of exp have registers: inlined in a kernel, they would be loaded
+    for every value.
     """
     width = lanes(x)
-    ahead = n * step_of(x, 0)
-    if start + 2 * n > x.shape[0]:  # behind the last row another thread may be writing
-        ahead = 0
+    prefetch_distance = n * step_of(x, 0)
+    if start + 2 * n > x.shape[0]:  # another thread may be writing past the last row
+        prefetch_distance = 0
     for r in range(n):
         if labels is None or load_one(labels, r) >= 0:
-            p, q, goal_row = row(x, start + r), offset(keep, r * stride(x)), row(goal, start + r)
+            p, q, out_row = row(x, start + r), offset(exps, r * exp_step(x)), row(out, start + r)
             shift = full_like(x, load_one(shifts, r))
-            sum_exp_rest, num_at_max = _exponentials(p, q, goal_row, x.shape[1], shift, ahead)
+            sum_exp_rest, num_at_max = _sum_row(p, q, out_row, x.shape[1], shift, prefetch_distance)
             store(square, r * width, sum_exp_rest)
             store_one(counts, r, num_at_max)
 
 
 @inline
-def _gaps(p, shift, classes, class_weight):
-    """Return a value whose lanes add up to the sum of w (shift - x)."""
+def _sum_below_max(p, shift, classes, class_weight):
+    """Return a value whose lanes add up to the sum of w (shift - x) over the classes."""
     width = lanes(p)
     a = b = full_like(p, 0.0)
     for j in range(0, classes, 2 * width):
-        a = a + _gap(p, j, shift, classes, class_weight)
+        a = a + _below_max(p, j, shift, classes, class_weight)
         if j + width < classes:
-            b = b + _gap(p, j + width, shift, classes, class_weight)
+            b = b + _below_max(p, j + width, shift, classes, class_weight)
     return a + b
 
 
 @inline
-def _gap(p, j, shift, classes, class_weight):
-    gap = shift - load_n(p, j, classes - j, 0.0)
+def _below_max(p, j, shift, classes, class_weight):
+    """Return w (shift - x) of one value, 0 in the lanes past the end."""
+    below_max = shift - load_n(p, j, classes - j, 0.0)
     if class_weight is not None:
-        gap = gap * load_n(row(class_weight, j), 0, classes - j, 0.0)
-    return where(first_lanes(p, classes - j), gap, 0.0)
+        below_max = below_max * load_n(row(class_weight, j), 0, classes - j, 0.0)
+    return where(first_lanes(p, classes - j), below_max, 0.0)
 
 
 @inline
-def stats(x, start, n, keep, goal, labels, class_weight, smoothing):
-    """Return (maximum, rest, sum of w (maximum - x)) of ``n`` rows, a lane each: see ``long_rows.stats``.
+def stats(x, start, n, exps, out, labels, class_weight, smoothing):
+    """Return (maximum, sum_exp_rest, sum of w (maximum - x)) of ``n`` rows, a lane each: see ``long_rows.stats``.
 
-    The exponentials are left in ``keep``, ``stride`` apart, and the rows of ``goal`` are made
-    ready to be written to, unless those are None. Rows whose label is below 0 are passed over;
-    ``labels`` may be None. The last sum is 0 where ``smoothing`` is None.
+    The exponentials are stored to ``exps``, `exp_step` apart, and the rows of ``out`` are prefetched for writing,
+    unless those are None. Rows whose label is negative are skipped; ``labels`` may be None. The last sum is 0 where
+    ``smoothing`` is None.
     """
     width = lanes(x)
     classes = x.shape[1]
     square, shifts, counts = scratch(x, 16), scratch(x, 1), scratch(x, 1)
     for r in range(n):
         if labels is None or load_one(labels, r) >= 0:
-            store(square, r * width, _greatest(row(x, start + r), classes))
+            store(square, r * width, _max_value(row(x, start + r), classes))
     row_max = max_rows(square)
     store(shifts, 0, where(row_max > -np.inf, row_max, 0.0))
-    below_max = full_like(x, 0.0)
+    sum_below_max = full_like(x, 0.0)
     if smoothing is not None:
         for r in range(n):
             if labels is None or load_one(labels, r) >= 0:
                 shift = full_like(x, load_one(shifts, r))
-                store(square, r * width, _gaps(row(x, start + r), shift, classes, class_weight))
-        below_max = sum_rows(square)
-    _sums(x, start, n, shifts, keep, goal, labels, square, counts)
+                store(square, r * width, _sum_below_max(row(x, start + r), shift, classes, class_weight))
+        sum_below_max = sum_rows(square)
+    _sum_rows(x, start, n, shifts, exps, out, labels, square, counts)
     sum_exp_rest = sum_rows(square)
     num_at_max = load(counts, 0)
     # without a maximum: -inf, or NaN where a NaN is in the sum
     row_max = where(row_max > -np.inf, row_max, row_max + sum_exp_rest)
-    return row_max, where(num_at_max > 0.0, sum_exp_rest + (num_at_max - 1.0), np.nan), below_max
+    return row_max, where(num_at_max > 0.0, sum_exp_rest + (num_at_max - 1.0), np.nan), sum_below_max
 
 
 @inline
-def soft_sums(x, target, start, n, class_weight, row_max, smoothing):
-    """Return the sums of t and of t (top - x) of ``n`` rows, a lane each, after smoothing and weights."""
+def target_sum_and_dot(x, targets, start, n, row_max):
+    """Return the sums of t and of t (maximum - x) of ``n`` rows, a lane each; ``targets`` holds a whole array."""
     width = lanes(x)
     classes = x.shape[1]
     target_sums, dots, maxima = scratch(x, 1), scratch(x, 1), scratch(x, 1)
     store(maxima, 0, row_max)
     for r in range(n):
-        p, t = row(x, start + r), row(target, start + r)
+        p = row(x, start + r)
+        row_targets = Targets(row(targets.values, start + r), targets.class_weight, targets.smoothing)
         one_max = full_like(x, load_one(maxima, r))
         target_sum = comp = dot = widen(full_like(x, 0.0))
         for j in range(0, classes, width):
-            target_prob = long_rows.target_probs_of(t, j, classes - j, class_weight, smoothing)
-            gap = one_max - load_n(p, j, classes - j, 0.0)
-            target_sum, err = two_sum(target_sum, widen(target_prob))  # the gradient is a difference of it
+            target_prob = of_row(row_targets, j, classes - j)
+            below_max = one_max - load_n(p, j, classes - j, 0.0)
+            target_sum, err = two_sum(target_sum, widen(target_prob))  # compensated: the gradient is a difference of it
             comp = comp + err
-            dot = dot + widen(where(target_prob == 0.0, full_like(x, 0.0), target_prob * gap))  # 0 x inf is 0 here
+            dot = dot + widen(target_term(target_prob, below_max))
         store_one(target_sums, r, reduce_add(target_sum + comp))
         store_one(dots, r, reduce_add(dot))
     return load(target_sums, 0), load(dots, 0)
 
 
 @inline
-def dot(p, g, classes):
-    """Return the sum of p g over at most `FEW` values of classes, of g where ``p`` is None."""
-    width = lanes(g)
-    whole = classes // width * width
-    a = b = full_like(g, 0.0)
-    for j in range(0, whole - width, 2 * width):
-        a = long_rows.add_product(p, g, j, width, a)
-        b = long_rows.add_product(p, g, j + width, width, b)
-    if whole // width % 2:
-        a = long_rows.add_product(p, g, whole - width, width, a)
-    if whole < classes:
-        b = long_rows.add_product(p, g, whole, classes - whole, b)
-    return reduce_add(a + b)
-
-
-@inline
 def gradient(j, n, e, factor, class_weight, smoothing_term):
-    """Return exponentials times ``factor``, less w * minus unless that is None."""
+    """Return the gradient of ``n`` classes from stored exponentials: see ``row_formulas.gradient``."""
     value = load_n(e, j, n, 0.0) * factor
     if smoothing_term is not None:
-        value = value - long_rows.smoothing_term_of(class_weight, j, n, smoothing_term, value)
+        value = value - smoothing_term_of(class_weight, j, n, smoothing_term, value)
     return value

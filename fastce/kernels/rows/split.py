@@ -1,13 +1,13 @@
-"""Few rows of very many classes: the chunks of a row, not the rows, go to the threads.
+"""Few rows of very many classes: threads share the chunks of a row, not the rows.
 
-Statistics first, a chunk at a time; merged in order, they are those that ``long_rows.stats`` finds.
-Then each chunk of the result is written on its own.
+A first kernel computes the statistics of each chunk. Merged in order, they have the bits of ``long_rows.stats``.
+A second kernel writes each chunk of the result on its own.
 """
 
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
-from fastce.kernels.rows import long_rows
+from fastce.kernels.rows import long_rows, row_dots
 from fastce.kernels.simd.memory import offset, row
 
 
@@ -19,7 +19,7 @@ def chunk_count(x):
 
 @inline
 def chunk_of(x, task):
-    """Return (row, first class, classes) of a task, of which there is one a row and chunk."""
+    """Return (row, first class, number of classes) of a task; there is one task for each chunk of each row."""
     chunks, length = chunk_count(x), long_rows.chunk_length(x.shape[1])
     start = task % chunks * length
     return task // chunks, start, min(length, x.shape[1] - start)
@@ -27,7 +27,7 @@ def chunk_of(x, task):
 
 @kernel
 def split_stats(x, parts):
-    """Write (maximum, rest, ones) of every chunk to ``parts``, float64 of shape (N, chunks, 3)."""
+    """Write ``chunk_stats`` of every chunk to ``parts``, float64 of shape (N, chunks, 3)."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
         row_max, sum_exp_rest, num_at_max = long_rows.chunk_stats(offset(row(x, i), start), 0, n, None, None)
@@ -39,15 +39,15 @@ def split_stats(x, parts):
 
 @kernel
 def split_dots(g, p, parts):
-    """Write `long_rows.dot` of every chunk to ``parts``, float64 of shape (N, chunks)."""
+    """Write ``chunk_dot`` of every chunk to ``parts``, float64 of shape (N, chunks)."""
     for task in prange(g.shape[0] * chunk_count(g)):
         i, start, n = chunk_of(g, task)
-        parts[i, task % parts.shape[1]] = long_rows.chunk_dot(offset(row(p, i), start), offset(row(g, i), start), n)
+        parts[i, task % parts.shape[1]] = row_dots.chunk_dot(offset(row(p, i), start), offset(row(g, i), start), n)
 
 
 @inline
 def merged_dot(parts, i):
-    """Return the sum of a row's parts, in their order."""
+    """Return the dot of row ``i``: the sum of its chunks' parts, in order."""
     total = 0.0
     for chunk in range(parts.shape[1]):
         total += parts[i, chunk]
@@ -56,7 +56,7 @@ def merged_dot(parts, i):
 
 @kernel
 def merge_stats(x, parts, stats):
-    """Write the maxima and rests of all rows to ``stats``, of shape (2, N)."""
+    """Write (maximum, sum_exp_rest) of all rows to ``stats``, of shape (2, N)."""
     for i in range(x.shape[0]):
         row_max, sum_exp_rest, num_at_max = parts[i, 0, 0], parts[i, 0, 1], parts[i, 0, 2]
         for chunk in range(1, parts.shape[1]):

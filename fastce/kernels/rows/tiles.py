@@ -1,16 +1,16 @@
-"""Building blocks for rows of few classes: 16 rows (8 of float64) turned on their side.
+"""Building blocks for rows of few classes: 16 rows (8 of float64) transposed.
 
-A row of ten classes would fill ten of sixteen lanes and need sums across them. A *tile* is a
-block of as many rows as a value has lanes, transposed in registers: it lies in scratch
-memory class after class, one value each, and all that follows goes down the classes with a
-sample in every lane. Results are transposed back.
+A row of ten classes would fill ten of sixteen lanes and need sums across them. A *tile* is a block of as many rows
+as a value has lanes, transposed in registers. It lies in scratch memory, one value a class, with a sample in every
+lane. Loops run over its classes, and results are transposed back.
 """
 
 import numpy as np
 
+from fastce.kernels import formulas
 from fastce.kernels.codegen.jit import inline
-from fastce.kernels.rows.columns import smoothed_target, soft_gradient
 from fastce.kernels.rows.long_rows import TERMS
+from fastce.kernels.rows.targets import of_class
 from fastce.kernels.simd.memory import (
     load,
     load_one,
@@ -44,21 +44,21 @@ from fastce.kernels.simd.vector import (
     widen,
 )
 
-MAX_CLASSES = 32
-AHEAD = 3  # tiles
+MAX_CLASSES = 32  # of a tile
+PREFETCHED_TILES = 3  # between a tile's loads and the prefetches that go with them
 
 
 @inline
 def load_tile(x, start, n, tile):
-    """Transpose rows ``start`` to ``start + n`` into a tile; the last one fills lanes without a row.
+    """Transpose rows ``start`` to ``start + n`` into a tile; the last row fills the lanes without a row.
 
-    Classes come in groups of 16 bytes or less; the last one reaches back, so that it is a whole one.
+    Classes are loaded in groups of 16 bytes or less. The last group overlaps the one before it if it would be short.
     """
     width, classes, step = lanes(x), x.shape[1], step_of(x, 0)
     p = row(x, start)
     if step == classes:
         for c in range(0, width * classes, width):
-            prefetch_read(p, AHEAD * width * classes + c)  # behind the last row that is no access
+            prefetch_read(p, PREFETCHED_TILES * width * classes + c)  # harmless past the last row
     if n < width:
         for r in range(width):
             for c in range(classes):
@@ -81,7 +81,7 @@ def load_tile(x, start, n, tile):
 
 @inline
 def _is_packed(x):
-    """Tell whether rows lie one behind the other, and lanes of two values of 16 are found in one instruction."""
+    """Tell whether rows are contiguous, and one instruction permutes the lanes of two values of 16."""
     return lanes(x) == 16 and stores_masked(x) and step_of(x, 0) == x.shape[1]
 
 
@@ -115,10 +115,10 @@ def store_tile(x, start, n, tile):
 
 @inline
 def prefetch_for_write(x, start, n):
-    """Have the memory of rows ready to be written to, unless ``x`` is None."""
+    """Prefetch rows for writing, unless ``x`` is None."""
     if x is not None:
         length, step = x.shape[1], step_of(x, 0)
-        if step == length:  # one after the other: few lines for many rows
+        if step == length:  # contiguous: a line holds several rows
             length, n = n * length, 1
         p = row(x, start)
         for r in range(n):
@@ -128,7 +128,10 @@ def prefetch_for_write(x, start, n):
 
 @inline
 def maximum_of(tile, classes):
-    """Return the maximum of at least one class: of even and odd ones side by side, as each waits for the one before."""
+    """Return the maximum of at least one class.
+
+    Even and odd classes have a maximum each: two independent chains halve the latency.
+    """
     width = lanes(tile)
     even = odd = full_like(tile, -np.inf)
     for c in range(0, classes - 1, 2):
@@ -139,9 +142,9 @@ def maximum_of(tile, classes):
 
 @inline
 def stats(tile, classes, exps):
-    """Return (maximum, rest) and leave exp(x - maximum) in ``exps``.
+    """Return (maximum, sum_exp_rest) as ``columns.stats``, and write exp(x - maximum) to ``exps``.
 
-    As ``columns.stats``; so few terms are added in the logits' precision, ``TERMS`` of them at a time.
+    So few terms are added in the logits' precision, ``TERMS`` at a time.
     """
     width = lanes(tile)
     row_max = maximum_of(tile, classes)
@@ -182,7 +185,7 @@ def write_softmax(exps, classes, factor):
 
 @inline
 def write_log_softmax(tile, result, classes, row_max, log_sum):
-    """Write (x - top) - log_sum."""
+    """Write (x - maximum) - log_sum."""
     width = lanes(tile)
     for c in range(classes):
         store(result, c * width, (load(tile, c * width) - row_max) - log_sum)
@@ -190,76 +193,66 @@ def write_log_softmax(tile, result, classes, row_max, log_sum):
 
 @inline
 def write_gradient(exps, classes, factor, labels, at_label, class_weight, smoothing_term):
-    """Multiply exponentials by ``factor`` and take off w * minus; ``at_label`` at the label, 0 where that is -1.
+    """Replace exponentials by the gradient for index targets: exponential * factor - w * smoothing term.
 
-    ``smoothing_term`` may be None; ``labels`` are as wide as the logits.
+    It is ``at_label`` at the label, and 0 where the label is -1. ``smoothing_term`` may be None; ``labels`` are as
+    wide as the logits.
     """
     width = lanes(exps)
-    left = labels  # classes until the label
+    classes_left = labels  # until the label
     for c in range(classes):
         value = load(exps, c * width) * factor
         if smoothing_term is not None and class_weight is not None:
             value = value - smoothing_term * class_weight[c]
         elif smoothing_term is not None:
             value = value - smoothing_term
-        value = where(left == 0, at_label, value)
-        left = left - 1
+        value = where(classes_left == 0, at_label, value)
+        classes_left = classes_left - 1
         store(exps, c * width, where(labels >= 0, value, 0.0))
 
 
 @inline
 def sum_below_max(tile, class_weight, classes, row_max):
-    """Return the sum of w (top - x) over the classes."""
+    """Return the sum of w (maximum - x) over the classes."""
     width = lanes(tile)
     total = widen(full_like(tile, 0.0))
     for c in range(classes):
-        gap = row_max - load(tile, c * width)
+        below_max = row_max - load(tile, c * width)
         if class_weight is not None:
-            gap = gap * class_weight[c]
-        total = total + widen(gap)
+            below_max = below_max * class_weight[c]
+        total = total + widen(below_max)
     return narrow(total, tile)
 
 
 @inline
-def _target_prob(target, c, class_weight, smoothing):
-    """Return the targets of class ``c`` after smoothing and weights."""
-    target_prob = smoothed_target(load(target, c * lanes(target)), smoothing)
-    if class_weight is not None:
-        target_prob = target_prob * class_weight[c]
-    return target_prob
-
-
-@inline
-def soft_sums(tile, target, class_weight, classes, row_max, smoothing):
-    """Return the sums of t and of t (top - x), for targets after smoothing and weights."""
+def target_sum_and_dot(tile, targets, classes, row_max):
+    """Return the sums of t and of t (maximum - x) over the classes; the values of ``targets`` are a tile."""
     width = lanes(tile)
     target_sum = comp = dot = widen(full_like(tile, 0.0))
     for c in range(classes):
-        target_prob = _target_prob(target, c, class_weight, smoothing)
-        gap = row_max - load(tile, c * width)
-        target_sum, err = two_sum(target_sum, widen(target_prob))  # the gradient is a difference of it
+        target_prob = of_class(load(targets.values, c * width), c, targets)
+        below_max = row_max - load(tile, c * width)
+        target_sum, err = two_sum(target_sum, widen(target_prob))  # compensated: the gradient is a difference of it
         comp = comp + err
-        dot = dot + widen(where(target_prob == 0.0, full_like(tile, 0.0), target_prob * gap))  # 0 x inf is 0 here
+        dot = dot + widen(formulas.target_term(target_prob, below_max))
     return narrow(target_sum + comp, tile), narrow(dot, tile)
 
 
 @inline
-def write_soft(exps, target, class_weight, classes, sum_exp_rest, target_sum, grad_scale, smoothing):
-    """Replace exponentials by slope * (amount * softmax - t), for targets after smoothing and weights."""
+def write_prob_gradient(exps, targets, classes, sum_exp_rest, target_sum, grad_scale):
+    """Replace exponentials by the gradient for probability targets, whose values are a tile."""
     width = lanes(exps)
-    factor = target_sum * grad_scale / (sum_exp_rest + 1.0)
+    factor = formulas.prob_gradient_factor(target_sum, sum_exp_rest, grad_scale)
     for c in range(classes):
-        target_prob = _target_prob(target, c, class_weight, smoothing)
-        store(
-            exps,
-            c * width,
-            soft_gradient(load(exps, c * width), target_prob, factor, sum_exp_rest, target_sum, grad_scale),
-        )
+        target_prob = of_class(load(targets.values, c * width), c, targets)
+        exp_x = load(exps, c * width)
+        value = formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, target_sum, grad_scale)
+        store(exps, c * width, value)
 
 
 @inline
 def dot(tile, g, classes):
-    """Return the sum over the classes of the products, of ``g`` where ``tile`` is None."""
+    """Return the sum of tile * g over the classes, of g where ``tile`` is None."""
     width = lanes(g)
     total = widen(full_like(g, 0.0))
     for c in range(classes):

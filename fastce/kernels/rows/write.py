@@ -1,8 +1,7 @@
 """How results are written: in whole aligned values, past the caches where they are large.
 
-A store to a line that no cache holds reads it first. Streaming whole lines does not, which
-saves a third of a large result's traffic; a result that the caches could have held would
-cost more this way.
+A store to a line that no cache holds reads the line first. Streaming whole lines does not, which saves a third of a
+large result's traffic. It would cost more for a result that the caches could hold.
 """
 
 from fastce.kernels.codegen.jit import inline
@@ -14,7 +13,7 @@ from fastce.kernels.simd.vector import lanes
 def write(q, count, streamed, formula, args):
     """Write ``formula(j, n, *args)``, which gives elements j to j + n, for all ``count``.
 
-    Where ``streamed``, the caller has to ``stream_fence`` what was written.
+    Where ``streamed``, the caller has to call ``stream_fence`` afterwards.
     """
     width = lanes(q)
     head = min(until_aligned(q), count)
@@ -39,7 +38,7 @@ def write(q, count, streamed, formula, args):
 
 @inline
 def write_short(q, count, formula, args):
-    """Write as ``write`` does, but from the first element on: lines that two rows share cost short rows less."""
+    """Write as ``write``, without alignment: for short rows, stores across two lines cost less than a head."""
     width = lanes(q)
     whole = count // width * width
     for j in range(0, whole, width):
@@ -50,6 +49,6 @@ def write_short(q, count, formula, args):
 
 @inline
 def stream_fence(streamed):
-    """Let other threads see what was streamed, if it was."""
+    """Order streamed stores before all later stores."""
     if streamed:
         fence()

@@ -1,8 +1,8 @@
 """Elementary functions on SIMD values.
 
 Each function is one formula for float32 and float64, with constants from a table. The stated errors are the greatest
-that ``tests/kernels/test_vecmath.py`` finds against exact values, over every float32 in the range and over an equally dense
-sample of float64. One ulp is the spacing of the format at the exact result.
+that ``tests/kernels/test_vecmath.py`` finds against exact values: over every float32 in the range, and over an equally
+dense sample of float64. One ulp is the spacing of the format at the exact result.
 """
 
 import math
