@@ -1,7 +1,7 @@
 """Elementary functions on SIMD values.
 
 Each is one formula for both widths over a table of constants. The errors stated are the
-greatest found by ``tests/kernels/test_vecmath.py`` against exact values: over every float32 of the
+greatest found by ``tests/test_vecmath.py`` against exact values: over every float32 of the
 domain, and over samples of float64 as dense as that. One ulp is the spacing of the
 format at the exact result.
 """
