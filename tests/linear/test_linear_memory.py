@@ -2,27 +2,16 @@
 
 import hashlib
 import os
-import tracemalloc
 
 import numpy as np
 import pytest
 
 from fastce import linear_cross_entropy, linear_cross_entropy_and_grad
 from fastce.linear.layer import Layer
-from tests.helpers import HALF, assert_any_threads_agree, in_new_process, name_of
+from tests.helpers import HALF, assert_any_threads_agree, in_new_process, name_of, peak_memory
 from tests.linear.problem import REGIMES, enter, make_problem
 
 # --- memory --------------------------------------------------------------------------
-
-
-def traced_peak(call):
-    call()
-    tracemalloc.start()
-    try:
-        call()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("bound", [1 << 18, 4 << 20], ids=["tiles", "chunks"])
@@ -33,12 +22,12 @@ def test_no_more_than_the_bound(dtype, bound, rng):
     target = np.where(np.arange(n) % 3 == 0, -100, rng.integers(0, v, n))
     logits, beside = 4 * n * v, 3 * 4 * v * d + 128 * n
     assert bound + beside < logits / 4
-    loss = traced_peak(lambda: linear_cross_entropy(hidden, weight, target, max_bytes=bound))
+    loss = peak_memory(lambda: linear_cross_entropy(hidden, weight, target, max_bytes=bound))[0]
     assert bound / 2 < loss < bound + beside
     results = hidden.nbytes + weight.nbytes
-    both = traced_peak(lambda: linear_cross_entropy_and_grad(hidden, weight, target, max_bytes=bound))
+    both = peak_memory(lambda: linear_cross_entropy_and_grad(hidden, weight, target, max_bytes=bound))[0]
     assert both < bound + beside + results
-    assert traced_peak(lambda: linear_cross_entropy(hidden, weight, target, max_bytes=2 * logits)) > logits / 2
+    assert peak_memory(lambda: linear_cross_entropy(hidden, weight, target, max_bytes=2 * logits))[0] > logits / 2
 
 
 RESIDENT = """
