@@ -1,6 +1,7 @@
 """Files of the disk cache: damaged, cut short, killed while written, others', and what outdates them."""
 
 import ast
+import gc
 import os
 import shutil
 import sys
@@ -152,6 +153,15 @@ for name in ("open", "write", "close", "replace", "scandir"):
 cache.save(key, b"next" * 1000)
 assert cache.load(key) == b"next" * 1000
 """
+
+
+@POSIX
+def test_a_file_that_vanishes_while_old_ones_are_removed(path):
+    """Seen to fail, by a warning: where the folder stays open until the garbage collector closes it."""
+    (path.parent / f"{KEY.stem}gone.fastce").symlink_to(path.parent / "nowhere")
+    cache.save(KEY._replace(made_of="other sources"), CODE)
+    gc.collect()
+    assert cache.load(KEY) == CODE
 
 
 @POSIX

@@ -183,8 +183,8 @@ def _write(path: str, data: bytes) -> None:
 def _remove_old(folder: str, key: Key) -> None:
     """Remove the oldest files of this kernel, and temporary files of killed processes."""
     outdated, abandoned = [], []
-    with contextlib.suppress(OSError):
-        for entry in os.scandir(folder):
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
             if entry.name.startswith(key.stem) and entry.name.endswith(_SUFFIX) and entry.name != key.file:
                 outdated.append((entry.stat().st_mtime, entry.path))
             elif f"{_SUFFIX}." in entry.name and time.time() - entry.stat().st_mtime > _ABANDONED_SECONDS:
