@@ -1,17 +1,17 @@
-"""The only place that decides which regime a shape takes; ``threads`` decides by how many threads.
+"""The only place that decides which regime a shape takes; `kernels.codegen.threads` decides by how many threads.
 
 Regimes, by the shape of the array that arrives:
 
 - (outer, C, inner): the class axis is not last; neighbouring samples lie in the lanes (``columns``).
 - (N, C), C <= ``tiles.MAX_CLASSES``: rows are transposed in registers (``tiles``).
 - (N, C), few rows of very many classes: threads share the chunks of a row (``split``).
-- (N, C), rows of up to 64 values: blocks of as many rows as a value has lanes (``short_rows``).
+- (N, C), rows of up to 64 values: blocks of up to as many rows as a value has lanes (``short_rows``).
 - (N, C) otherwise: one row after the other (``long_rows``).
 
 The serial variant runs where threads would cost more than they save, and where they would kill the process. They
 would in a child forked after threads had started, and, with Numba's workqueue layer, while there are other Python
-threads: one of them might be inside a parallel kernel of any package. Where the parallel variant may run, ``threads``
-decides whether one thread runs it while other programs use the cores.
+threads: one of them might be inside a parallel kernel of any package. Where the parallel variant may run,
+`kernels.codegen.threads.run` decides whether one thread runs it while other programs use the cores.
 """
 
 import math
@@ -20,11 +20,10 @@ from typing import Any, NamedTuple, cast
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from fastce.kernels.codegen.jit import Kernel
 from fastce.kernels.codegen.target import uses_avx512_algorithms
-from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS, run, started, threads
+from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS, Array, run, started, threads
 from fastce.kernels.ops import (
     binary,
     cross_entropy,
@@ -44,14 +43,13 @@ from fastce.kernels.rows.row_dots import SHORT_VALUES
 from fastce.kernels.rows.short_rows import EXP_VALUES, MAX_VALUES
 from fastce.kernels.rows.tiles import MAX_CLASSES
 
-ROWS_A_THREAD = 4  # fewer rows of at least SPLIT_CLASSES classes are shared among the threads
+ROWS_A_THREAD = 4  # with fewer rows, of at least SPLIT_CLASSES classes, the threads share each row
 SPLIT_CLASSES = 2 * CHUNK
 ROWS_A_BLOCK = 16  # most long rows that a thread takes at a time
-LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element: 16-bit floats are float32 there
-# size from which a given result goes past the caches: less where a kernel has two inputs, or reads one twice
+LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element in memory: kernels widen 16-bit floats to float32
+# Results of at least so many bytes go past the caches, unless they are new arrays; fewer for kernels that read two
+# inputs, or one input twice.
 STREAMED_BYTES = {"rows": 1 << 26, "logs": 3 << 23, "columns": 3 << 23, "lse_vjp": 3 << 23, "softmax_vjp": 1 << 23}
-
-Array = npt.NDArray[Any]
 
 
 class Op(NamedTuple):
@@ -60,7 +58,7 @@ class Op(NamedTuple):
     columns: Kernel
     tiles: Kernel
     short_rows: Kernel
-    rows: Kernel
+    rows: Kernel  # long ones
     split: Callable[..., Any] | None = None  # (args, out, out_is_new): runs few rows of very many classes
     kind: str = "rows"  # key of `STREAMED_BYTES` for results of long rows
     inputs: int = 1  # how many of the first arguments are shaped as the result
@@ -70,35 +68,33 @@ class Op(NamedTuple):
 _entries: dict[Any, Callable[..., Any]] = {}
 
 
-def _run(
-    op: Op | Kernel,
-    args: tuple[Any, ...],
-    form: tuple[Any, ...] | None = None,
-    out: Array | None = None,
-    out_is_new: bool = False,
-) -> Any:
-    """Run the kernel of an operation for the regime of the first argument, or the kernel ``op`` itself.
+def _run_kernel(kernel: Kernel, args: tuple[Any, ...]) -> Any:
+    """Run a kernel."""
+    x = args[0]
+    in_parallel = threads.may_serve(x)
+    entry = kernel.entry(in_parallel, args)
+    return run(entry, args, x) if in_parallel else entry(*args)
 
-    ``form`` is given with an operation. It tells by truth values or types which arguments are None; with the dtype of
-    the first argument it determines the types of all. ``out_is_new`` results have never been written to.
+
+def _run_op(op: Op, args: tuple[Any, ...], form: tuple[bool, ...], out: Array | None, out_is_new: bool) -> Any:
+    """Run the kernel of an operation for the regime of the first argument.
+
+    ``form`` tells which arguments, and which fields of NamedTuples, are None. With the dtype of the first argument it
+    determines the types of all. ``out_is_new`` results have never been written to.
     """
     x = args[0]
     in_parallel = threads.may_serve(x)
-    if form is None:
-        entry = op.entry(in_parallel, args)  # type: ignore[union-attr]
-    else:
-        key = op.tiles, form, in_parallel, x.dtype, x.shape[1:]  # type: ignore[union-attr]
-        entry = _entries.get(key)
-        if entry is None:
-            assert isinstance(op, Op)
-            if op.split is not None and _is_split(x):
-                return op.split(args, out, out_is_new)
-            kernel, plan = _kernel_and_plan(op, args, out, out_is_new)
-            if plan is None:
-                entry = _entries[key] = kernel.entry(in_parallel, args)
-            else:
-                args = *args, plan
-                entry = kernel.entry(in_parallel, args)
+    key = op.tiles, form, in_parallel, x.dtype, x.shape[1:]
+    entry = _entries.get(key)
+    if entry is None:
+        if op.split is not None and _is_split(x):
+            return op.split(args, out, out_is_new)
+        kernel, plan = _kernel_and_plan(op, args, out, out_is_new)
+        if plan is None:
+            entry = _entries[key] = kernel.entry(in_parallel, args)
+        else:
+            args = *args, plan
+            entry = kernel.entry(in_parallel, args)
     return run(entry, args, x, out_is_new) if in_parallel else entry(*args)
 
 
@@ -118,7 +114,7 @@ def _kernel_and_plan(
     rows = _rows_a_block(x)
     store_exp: Array | bool | None = static_flag(_stores_exp(args[: op.inputs], out, streamed))
     if store_exp and x.itemsize == 2:
-        rows = -(-len(x) // _thread_count(x))
+        rows = -(-len(x) // _thread_count(x))  # one block a thread, as each block has a buffer
         store_exp = _exp_buffers(-(-len(x) // rows), classes)
     return op.rows, RowPlan(rows, streamed, static_flag(classes > CHUNK), store_exp)
 
@@ -155,19 +151,19 @@ def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, out_is_n
 def _stores_exp(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool:
     """Tell whether long rows store exponentials until the factor of the result is known.
 
-    They are stored in the result itself. In a result of 16 bits they would be rounded: there, each thread has a
+    They are stored in the result itself. In a result of 16 bits they would be rounded: there, each block of rows has a
     buffer for them.
     """
     if out is None:
         return False
     classes: int = out.shape[1]
-    if out.itemsize == 2:
+    if out.itemsize == 2:  # longer rows may be split, which stores none, and the bits must not depend on that
         return classes < SPLIT_CLASSES
     return not streamed and classes <= CHUNK and not any(np.may_share_memory(out, x) for x in inputs)
 
 
 def _exp_buffers(count: int, classes: int) -> Array:
-    """Return a buffer for each thread, which holds the exponentials of a row as whole aligned values of float32."""
+    """Return a buffer for each of ``count`` blocks: the exponentials of a row, as whole aligned values of float32."""
     lanes = LANES[4]
     return np.empty((count, (-(-classes // lanes) + 1) * lanes), np.float32)
 
@@ -183,7 +179,7 @@ def _thread_count(x: Array) -> int:
 
 
 def _panel_width(x: Array) -> int:
-    """Return how many values wide the panels of ``x`` are: wide, and equally many for each thread."""
+    """Return the width of panels of ``x`` in values: the greatest at which all threads have equally many, if any is."""
     values: int = -(-x.shape[2] // LANES[x.itemsize])
     count = _thread_count(x)
     across = -(-values // PANEL)
@@ -202,7 +198,7 @@ def _split_stats(x: Array, stats: Array | None = None) -> Array:
     parts = np.empty((len(x), _chunk_count(x), 3))
     if stats is None:
         stats = np.empty((2, len(x)), _computed(x))
-    _run(split.split_stats, (x, parts))
+    _run_kernel(split.split_stats, (x, parts))
     split.merge_stats(False, (x, parts, stats))
     return stats
 
@@ -214,12 +210,12 @@ def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | 
     """Run the softmax family; see ``kernels.ops.softmax``."""
     form = lse is None, probs is None, logs is None
     out = logs if probs is None else probs
-    _run(SOFTMAX if logs is None else LOG_SOFTMAX, (x, lse, probs, logs), form, out, out_is_new)
+    _run_op(SOFTMAX if logs is None else LOG_SOFTMAX, (x, lse, probs, logs), form, out, out_is_new)
 
 
 def _softmax_split(args: tuple[Any, ...], out: Array | None, out_is_new: bool) -> None:
     x = args[0]
-    _run(softmax.softmax_split, (*args, _is_streamed("rows", (x,), out, out_is_new), _split_stats(x)))
+    _run_kernel(softmax.softmax_split, (*args, _is_streamed("rows", (x,), out, out_is_new), _split_stats(x)))
 
 
 SOFTMAX = Op(
@@ -228,40 +224,40 @@ SOFTMAX = Op(
 LOG_SOFTMAX = SOFTMAX._replace(kind="logs")  # stores no exponentials in the result
 
 
-def run_softmax_vjp(y: Array, g: Array, out: Array, are_logs: bool, out_is_new: bool = False) -> None:
+def run_softmax_vjp(y: Array, g: Array, out: Array, are_probs: bool, out_is_new: bool = False) -> None:
     """Run the backward pass of softmax, whose result is ``y``, or of log-softmax; see ``kernels.ops.softmax_vjp``."""
-    args = y, g, out, static_flag(not are_logs)
+    args = y, g, out, static_flag(are_probs)
     if _is_narrow(y):
-        _run(softmax_vjp.softmax_tiles, args)
+        _run_kernel(softmax_vjp.softmax_tiles, args)
     elif _is_short(y):
-        _run(softmax_vjp.softmax_short_rows, args)
+        _run_kernel(softmax_vjp.softmax_short_rows, args)
     else:
         streamed = _is_streamed("softmax_vjp", (y, g), out, out_is_new)
         if y.ndim == 3:
-            _run(softmax_vjp.softmax_columns, (*args, _panel_width(y), streamed))
+            _run_kernel(softmax_vjp.softmax_columns, (*args, _panel_width(y), streamed))
         elif _is_split(y):
             parts = np.empty((len(y), _chunk_count(y)))
-            _run(split.split_dots, (g, None if are_logs else y, parts))
-            _run(softmax_vjp.softmax_split, (*args, streamed, parts))
+            _run_kernel(split.split_dots, (g, y if are_probs else None, parts))
+            _run_kernel(softmax_vjp.softmax_split, (*args, streamed, parts))
         elif streamed or y.shape[1] > CHUNK:
-            _run(softmax_vjp.softmax_long_rows, (*args, streamed))
+            _run_kernel(softmax_vjp.softmax_long_rows, (*args, streamed))
         else:
-            _run(softmax_vjp.softmax_rows, (*args, _rows_a_block(y)))
+            _run_kernel(softmax_vjp.softmax_rows, (*args, _rows_a_block(y)))
 
 
 def run_lse_vjp(x: Array, g: Array, lse: Array, out: Array, out_is_new: bool = False) -> None:
     """Run the backward pass of log-sum-exp; see ``kernels.ops.softmax_vjp``."""
     args = x, g, lse, out
     if _is_narrow(x):
-        _run(softmax_vjp.lse_tiles, args)
+        _run_kernel(softmax_vjp.lse_tiles, args)
     elif _is_short(x):
-        _run(softmax_vjp.lse_short_rows, args)
+        _run_kernel(softmax_vjp.lse_short_rows, args)
     else:
         streamed = _is_streamed("lse_vjp", (x,), out, out_is_new)
         if x.ndim == 3:
-            _run(softmax_vjp.lse_columns, (*args, _panel_width(x), streamed))
+            _run_kernel(softmax_vjp.lse_columns, (*args, _panel_width(x), streamed))
         else:
-            _run(softmax_vjp.lse_split if _is_split(x) else softmax_vjp.lse_rows, (*args, streamed))
+            _run_kernel(softmax_vjp.lse_split if _is_split(x) else softmax_vjp.lse_rows, (*args, streamed))
 
 
 def _is_short(x: Array) -> bool:
@@ -292,8 +288,16 @@ def run_index_targets(
     out_is_new: bool = False,
 ) -> tuple[int, float, float]:
     """Run cross-entropy with class indices; see ``kernels.ops.cross_entropy``."""
+    op = INDEX_TARGETS if options.smoothing is None else SMOOTHED_INDEX_TARGETS
+    args = x, target, ignore_index, options, scaling, saved_stats, loss, grad
+    form = _loss_form(options, saved_stats, loss, grad)
+    return _run_op(op, args, form, grad, out_is_new)  # type: ignore[no-any-return]
+
+
+def _loss_form(options: Options, saved_stats: Array | None, loss: Array | None, grad: Array | None) -> tuple[bool, ...]:
+    """Return the form of the arguments of cross-entropy; see `_run_op`."""
     weight, factors, smoothing, z = options
-    form = (
+    return (
         weight is None,
         factors is None,
         smoothing is None,
@@ -302,9 +306,6 @@ def run_index_targets(
         loss is None,
         grad is None,
     )
-    op = INDEX_TARGETS if smoothing is None else SMOOTHED_INDEX_TARGETS
-    args = x, target, ignore_index, options, scaling, saved_stats, loss, grad
-    return _run(op, args, form, grad, out_is_new)  # type: ignore[no-any-return]
 
 
 def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> tuple[int, float, float]:
@@ -323,7 +324,7 @@ def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> 
         with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 where all samples are ignored
             scale = float(np.divide(scale, total_weight))
     streamed = _is_streamed("rows", (x,), grad, out_is_new)
-    _run(cross_entropy.hard_split, (x, labels, at_labels, stats, options, scale, loss, grad, streamed))
+    _run_kernel(cross_entropy.hard_split, (x, labels, at_labels, stats, options, scale, loss, grad, streamed))
     return position, total_weight, 0.0 if loss is None else total(loss)
 
 
@@ -348,18 +349,9 @@ def run_prob_targets(
     out_is_new: bool = False,
 ) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.ops.soft_targets``."""
-    weight, factors, smoothing, z = options
-    form = (
-        weight is None,
-        factors is None,
-        smoothing is None,
-        z is None,
-        saved_stats is None,
-        loss is None,
-        grad is None,
-    )
     args = x, target, options, scale, saved_stats, loss, grad
-    return _run(PROB_TARGETS, args, form, grad, out_is_new)  # type: ignore[no-any-return]
+    form = _loss_form(options, saved_stats, loss, grad)
+    return _run_op(PROB_TARGETS, args, form, grad, out_is_new)  # type: ignore[no-any-return]
 
 
 PROB_TARGETS = Op(
@@ -390,54 +382,58 @@ def total(values: Array) -> float:
 # --- operations on rows alone: other layouts are staged ------------------------------------
 
 
-def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:
+def run_binary(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:
     """Run binary cross-entropy on flat arrays and return the sums of its blocks of losses."""
     x = cast(Array, inputs[0])
     sums = np.empty(-(-x.size // binary.BLOCK))
-    _run(binary.binary, (*inputs, scale, sums, loss, grad))
+    _run_kernel(binary.binary, (*inputs, scale, sums, loss, grad))
     return sums
 
 
 def run_logit_transform(x: Array, scale: float, cap: float | None, out: Array) -> None:
     """Write logits after logit scale and cap."""
-    _run(logit_transform.logit_transform, (x, scale, cap, out))
+    _run_kernel(logit_transform.logit_transform, (x, scale, cap, out))
 
 
 def run_logit_transform_vjp(x: Array, scale: float, cap: float | None, grad: Array, out: Array) -> None:
     """Write a gradient with respect to the logits before logit scale and cap."""
-    _run(logit_transform.logit_transform_vjp, (x, scale, cap, grad, out))
+    _run_kernel(logit_transform.logit_transform_vjp, (x, scale, cap, grad, out))
 
 
 def run_score(x: Array, *args: Any) -> None:
     """Score the rows of ``x``, (N, C), whose labels are known to be in range; see ``kernels.ops.score``."""
     if x.shape[1] <= MAX_CLASSES:
-        _run(score.score_tiles, (x, *args))
+        _run_kernel(score.score_tiles, (x, *args))
     else:  # blocks of longer rows have fewer rows than lanes, and gain less than storing their exponentials costs
-        _run(score.score_short_rows if x.shape[1] <= EXP_VALUES else score.score_rows, (x, *args))
+        _run_kernel(score.score_short_rows if x.shape[1] <= EXP_VALUES else score.score_rows, (x, *args))
 
 
-def run_kl(x: Array, target: Array, *options: Any) -> float:
+def run_kl(
+    x: Array, target: Array, beta: float, upstream: Array | None, scale: float, loss: Array, grad: Array | None
+) -> float:
     """Run the divergence of two softmaxes and return the sum of its losses; see ``kernels.ops.kl_divergence``."""
-    if x.shape[1] <= MAX_CLASSES:
-        return _run(kl_divergence.kl_tiles, (x, target, *options))  # type: ignore[no-any-return]
-    return _run(kl_divergence.kl_rows, (x, target, *options))  # type: ignore[no-any-return]
+    kernel = kl_divergence.kl_tiles if x.shape[1] <= MAX_CLASSES else kl_divergence.kl_rows
+    total_loss: float = _run_kernel(kernel, (x, target, beta, upstream, scale, loss, grad))
+    return total_loss
 
 
 def run_hessian_diag(x: Array, sample_weight: Array | None, scale: float, out: Array | None) -> None:
     """Write the diagonal of cross-entropy's Hessian; see ``kernels.ops.hessian``."""
-    _run(hessian.diagonal_tiles if x.shape[1] <= MAX_CLASSES else hessian.diagonal_rows, (x, sample_weight, scale, out))
+    kernel = hessian.diagonal_tiles if x.shape[1] <= MAX_CLASSES else hessian.diagonal_rows
+    _run_kernel(kernel, (x, sample_weight, scale, out))
 
 
 def run_hvp(x: Array, v: Array, grad_scales: Array, out: Array | None) -> None:
     """Write the product of cross-entropy's Hessian with a vector; see ``kernels.ops.hessian``."""
-    _run(hessian.product_tiles if x.shape[1] <= MAX_CLASSES else hessian.product_rows, (x, v, grad_scales, out))
+    kernel = hessian.product_tiles if x.shape[1] <= MAX_CLASSES else hessian.product_rows
+    _run_kernel(kernel, (x, v, grad_scales, out))
 
 
 # --- what a shape gets, in words --------------------------------------------------------
 
 
 def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
-    """Describe (regime, variant) of an array of this shape, computed in a dtype of ``itemsize`` bytes."""
+    """Describe (regime, variant) of logits of this shape, computed in a dtype of ``itemsize`` bytes."""
     classes, lanes = shape[1], LANES[itemsize]
     count = started() or numba.config.NUMBA_NUM_THREADS
     if len(shape) == 3:
@@ -446,7 +442,10 @@ def explain(shape: tuple[int, ...], itemsize: int) -> tuple[str, str]:
         regime = f"tiles: at most {MAX_CLASSES} classes; {lanes} rows at a time, transposed in registers"
     elif classes >= SPLIT_CLASSES and shape[0] < ROWS_A_THREAD * count:
         length = chunk_length.py_func(classes)
-        regime = f"split: fewer than {ROWS_A_THREAD} rows a thread; chunks of {length} classes go to the threads"
+        regime = (
+            f"split: fewer than {ROWS_A_THREAD} rows a thread; softmax and cross-entropy of class indices without "
+            f"smoothing give chunks of {length} classes to the threads, other functions whole rows"
+        )
     elif classes <= MAX_VALUES * lanes:
         regime = f"short rows: {MAX_CLASSES + 1} to {MAX_VALUES * lanes} classes; up to {lanes} rows at a time"
     else:

@@ -169,7 +169,7 @@ _IGNORING = {"logits": "x", "target": "ignoring"}
 _SOFT = {"logits": "x", "target": "soft"}
 _ONE_HOT = {"logits": "x", "target": "one_hot"}
 _WEIGHTS = {"weight": "weight", "sample_weight": "sample_weight"}
-_ALL = {"label_smoothing": 0.1, "z_loss": 0.01}
+_NUMBERS = {"label_smoothing": 0.1, "z_loss": 0.01}
 _PROBS = {"probs": "p", "target": "labels"}
 _PROBS_OPTIONS = {"probs": "p", "target": "soft_of_probs", "weight": "weight"}
 _ELEMENTS = {"logits": "x", "target": "share"}
@@ -190,12 +190,12 @@ CALLS = {
     "cross_entropy": Call("cross_entropy", _INDEX),
     "cross_entropy ignoring": Call("cross_entropy_and_grad", _IGNORING),
     "cross_entropy none": Call("cross_entropy_and_grad", _INDEX, {"reduction": "none"}),
-    "cross_entropy options": Call("cross_entropy_and_grad", {**_INDEX, **_WEIGHTS}, _ALL),
+    "cross_entropy options": Call("cross_entropy_and_grad", {**_INDEX, **_WEIGHTS}, _NUMBERS),
     "cross_entropy bent": Call(
         "cross_entropy_and_grad", {**_INDEX, "where": "mask"}, {"logit_scale": 0.75, "softcap": 9.0}
     ),
     "cross_entropy soft": Call("cross_entropy_and_grad", _SOFT),
-    "cross_entropy soft options": Call("cross_entropy_and_grad", {**_SOFT, **_WEIGHTS}, _ALL),
+    "cross_entropy soft options": Call("cross_entropy_and_grad", {**_SOFT, **_WEIGHTS}, _NUMBERS),
     "CrossEntropyLoss": Call("CrossEntropyLoss", _INDEX, {"z_loss": 0.01}),
     "from_probs": Call("cross_entropy_from_probs_and_grad", _PROBS),
     "from_probs soft": Call("cross_entropy_from_probs_and_grad", _PROBS_OPTIONS, {"label_smoothing": 0.1}),
@@ -211,16 +211,12 @@ CALLS = {
     "grad_and_hessian": Call("cross_entropy_grad_and_hessian", _INDEX),
     "hvp": Call("cross_entropy_hvp", {**_INDEX, "v": "v"}),
     "hvp options": Call("cross_entropy_hvp", {**_SOFT, "v": "v", "weight": "weight"}, {"label_smoothing": 0.1}),
-}
-DIGESTED = tuple(CALLS)  # those above are in the digests of ``tests.bits.digest``, under these names
-
-# with every array that there is, and every target; not all are in the digests
-CALLS |= {
+    # with every array that there is, and every target
     "logsumexp where": Call("logsumexp", {"x": "x", "where": "mask"}),
     "logsumexp b where": Call("logsumexp with b", {"x": "x", "b": "b", "where": "mask"}),
     "softmax where": Call("softmax", {"x": "x", "where": "mask"}),
     "log_softmax where": Call("log_softmax", {"x": "x", "where": "mask"}),
-    "cross_entropy one-hot options": Call("cross_entropy_and_grad", {**_ONE_HOT, **_WEIGHTS}, _ALL),
+    "cross_entropy one-hot options": Call("cross_entropy_and_grad", {**_ONE_HOT, **_WEIGHTS}, _NUMBERS),
     "cross_entropy where": Call(
         "cross_entropy_and_grad", {**_SOFT, "weight": "weight", "where": "mask"}, {"label_smoothing": 0.1}
     ),
@@ -245,14 +241,14 @@ CALLS |= {
     "grad_and_hessian options": Call("cross_entropy_grad_and_hessian", {**_SOFT, "sample_weight": "sample_weight"}),
     "hvp all options": Call("cross_entropy_hvp", {**_SOFT, "v": "v", **_WEIGHTS}, {"label_smoothing": 0.1}),
 }
-# the losses alone, with all that their gradients are called with
+# the losses alone, of the calls with options for which there is a gradient
 CALLS |= {
     f"{name}, loss": call._replace(name=call.name.removesuffix("_and_grad"))
     for name, call in CALLS.items()
     if call.name.endswith("_and_grad") and "options" in name
 }
 
-# one of each family of kernels, for the largest grids; unreduced, they are what rows are compared by
+# for the largest grids: calls that run most kernels of the softmax and the losses
 FAMILIES = (
     "logsumexp",
     "softmax",
@@ -264,7 +260,7 @@ FAMILIES = (
     "from_probs",
     "binary",
 )
-# the others, for smaller ones
+# for smaller grids: the other functions, and transformed logits
 OTHERS = (
     "softmax_vjp",
     "log_softmax_vjp",
@@ -276,4 +272,36 @@ OTHERS = (
     "grad_and_hessian",
     "hvp",
     "cross_entropy bent",
+)
+# in the digests of ``tests.bits.digest``, in this order, under these names
+DIGESTED = (
+    "logsumexp",
+    "logsumexp b",
+    "softmax",
+    "log_softmax",
+    "logsumexp_vjp",
+    "softmax_vjp",
+    "log_softmax_vjp",
+    "cross_entropy",
+    "cross_entropy ignoring",
+    "cross_entropy none",
+    "cross_entropy options",
+    "cross_entropy bent",
+    "cross_entropy soft",
+    "cross_entropy soft options",
+    "CrossEntropyLoss",
+    "from_probs",
+    "from_probs soft",
+    "binary",
+    "binary options",
+    "kl",
+    "kl temperature",
+    "focal",
+    "focal options",
+    "linear",
+    "score",
+    "evaluate",
+    "grad_and_hessian",
+    "hvp",
+    "hvp options",
 )

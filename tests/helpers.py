@@ -96,8 +96,8 @@ def assert_any_threads_agree(digest, *layers):
 
 
 def peak_memory(call):
-    """The most memory in use at once during a call, beyond what was before, in bytes."""
-    call()  # compiled by now
+    """Return (most bytes that Python and NumPy had allocated at once in a second call, its result included; result)."""
+    call()  # compiles, and fills buffers that are kept
     tracemalloc.start()
     try:
         result = call()

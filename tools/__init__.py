@@ -1,1 +1,4 @@
-"""What makes the documents: the accuracy report, the figures in the README, the times of first calls."""
+"""Make the documents: the accuracy report, the README's figures, the times of first calls.
+
+``arm64.sh`` makes a Python for 64-bit ARM, which runs under emulation.
+"""

@@ -182,7 +182,7 @@ class _BinaryCall:
         if self.logits.size:
             for part, inputs, flat_grad in self._flat_blocks(arrays, grad):
                 flat_loss = None if loss is None else loss.reshape(-1)[part]
-                sums.append(dispatch.run_flat(inputs, self.scale, flat_loss, flat_grad))
+                sums.append(dispatch.run_binary(inputs, self.scale, flat_loss, flat_grad))
         if loss is not None:
             return loss[()]
         return as_loss(mean(dispatch.total(np.concatenate(sums)), self.denominator), self.dtype)

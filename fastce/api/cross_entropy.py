@@ -87,8 +87,8 @@ def cross_entropy(
         one. The mean of nothing is then 0.
     where : array_like of bool, broadcast to the shape of ``logits``, optional
         Classes where it is False are left out: their logits count as -inf, smoothing spreads
-        over the other classes, and the gradient is 0. A label there costs +inf. Samples without
-        any class are ignored.
+        over the other classes, and the gradient is 0. A label there costs +inf. Samples all of
+        whose classes are left out are ignored.
 
     Returns
     -------

@@ -182,7 +182,7 @@ class _FocalCall(LossCall):
         if not 0.0 <= self.gamma < math.inf:
             raise ValueError(f"gamma must be finite and at least 0, got {gamma!r}")
         if alpha is not None:
-            classes = self.logits.shape[self.axis]
+            classes = self.classes
             self.weight = cast_to(as_weights(alpha, (classes,), "alpha", "one per class"), self.dtype)
         return self
 

@@ -142,7 +142,7 @@ class _HessianDiagCall(LossCall):
         """Raise IndexError for a bad label, `_NO_LABEL` included."""
         if self.labels is None:
             return
-        classes = self.logits.shape[self.axis]
+        classes = self.classes
         position, valid = dispatch.scan_labels(self.labels, classes, _NO_LABEL, None, None)
         if position < 0 and valid < self.labels.size:
             position = int(np.argmax(self.labels == _NO_LABEL))
@@ -265,16 +265,16 @@ class _HvpCall(LossCall):
 
     def _target_sums(self) -> Array:
         """Return a, the sum of the target after smoothing and class weights, of each sample."""
-        keep, _, spread_total = self.smoothing or (1.0, 0.0, 0.0)
+        keep, _, uniform_total = self.smoothing or (1.0, 0.0, 0.0)
         sums = self._weighted_prob_sums() if self.labels is None else self._class_weights()
-        return sums * keep + spread_total
+        return sums * keep + uniform_total
 
     def _weighted_prob_sums(self) -> Array:
         """Return the sums of class probabilities times class weights."""
         sums = np.ones(math.prod(self.shape))
         if not self.logits.size:
             return sums
-        weight = np.ones(self.logits.shape[self.axis]) if self.weight is None else self.weight
+        weight = np.ones(self.classes) if self.weight is None else self.weight
         for block in staged(self.axis, self.dtype, (self.target,), None):
             sums[block.start : block.stop] = dots(block.inputs[0], weight)
         return sums

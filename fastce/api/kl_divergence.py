@@ -217,8 +217,9 @@ class _DivergenceCall:
         if self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), grad):
                 part = slice(block.start, block.stop)
+                x, target = block.inputs
                 factors = None if upstream is None else upstream[part]
-                dispatch.run_kl(*block.inputs, self.beta, factors, scale, loss[part], block.out)
+                dispatch.run_kl(x, target, self.beta, factors, scale, loss[part], block.out)
         if weights is not None:
             with np.errstate(all="ignore"):
                 loss *= weights

@@ -112,7 +112,7 @@ def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Arra
     >>> fastce.softmax_vjp([1.0, 0.0, 0.0], fastce.softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.0819, -0.022 , -0.0599])
     """
-    return _softmax_vjp(g, p, "p", axis, out, False)
+    return _softmax_vjp(g, p, "p", axis, out, True)
 
 
 def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
@@ -153,15 +153,15 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
     >>> fastce.log_softmax_vjp([1.0, 0.0, 0.0], fastce.log_softmax([1.0, 2.0, 3.0])).round(4)
     array([ 0.91  , -0.2447, -0.6652])
     """
-    return _softmax_vjp(g, logp, "logp", axis, out, True)
+    return _softmax_vjp(g, logp, "logp", axis, out, False)
 
 
-def _softmax_vjp(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, are_logs: bool) -> Array:
+def _softmax_vjp(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, are_probs: bool) -> Array:
     """Propagate a gradient back to the logits of ``y``, a softmax or a log-softmax."""
     out_is_new = out is None
     if is_kernel_matrix(y, axis) and _is_like(g, y) and _is_ready(out, y, (g, y)):
         result = np.empty(y.shape, y.dtype) if out is None else out
-        dispatch.run_softmax_vjp(y, g, result, are_logs, out_is_new)
+        dispatch.run_softmax_vjp(y, g, result, are_probs, out_is_new)
         return result
     y = as_real(y, name)
     g = as_real(g, "g")
@@ -171,7 +171,7 @@ def _softmax_vjp(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: 
     result = result_like(y, out, ("g", name), (g, y))
     if y.size:
         for block in blocks(axis, dtypes_of(y).compute, (y, g), result):
-            dispatch.run_softmax_vjp(block.inputs[0], block.inputs[1], cast(Array, block.out), are_logs, out_is_new)
+            dispatch.run_softmax_vjp(block.inputs[0], block.inputs[1], cast(Array, block.out), are_probs, out_is_new)
     return result
 
 

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastce.core.layout import Array
 from fastce.kernels.codegen.jit import Kernel
 from fastce.kernels.codegen.target import PORTABLE
 from fastce.kernels.ops import elementary
-
-Array = npt.NDArray[Any]
 
 
 def _own(kernel: Kernel) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from fastce.kernels.codegen.threads import Array as Array  # imported from here by all floors above
 
 FLOAT32, FLOAT64 = np.dtype(np.float32), np.dtype(np.float64)
 

@@ -29,8 +29,8 @@ from fastce.core.validation import (
 )
 from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, SUM, Options, Scaling
 
-# Module state: the last call's buffer for losses, kept for the next one. Its pages are mapped already: mapping new
-# ones takes as long as a narrow gradient.
+# Module state: the last call's buffer for losses, kept for the next call. Its pages are mapped already. To map new ones
+# takes as long as to compute the gradient of rows of few classes.
 _loss_buffers: deque[Array] = deque(maxlen=1)
 MIN_KEPT_BYTES, MAX_KEPT_BYTES = 1 << 15, 1 << 23  # of a buffer that is kept
 
@@ -73,7 +73,7 @@ class LossCall:
     ) -> Self:
         """Check the arguments of `cross_entropy` and keep them; return the call.
 
-        A method, as Python hands keywords to a constructor in a dict, a tenth of a small call.
+        This is a method because a constructor gets its keywords in a dict, which takes a tenth of a small call.
         """
         given = self._arrange(logits, target, axis)
         if reduction != "mean":
@@ -88,7 +88,7 @@ class LossCall:
             weights = as_weights(sample_weight, self.shape, "sample_weight", "one per sample")
             self.sample_weight = cast_to(weights, self.dtype).reshape(-1)
         if type(label_smoothing) is not float or label_smoothing != 0.0:
-            self.smoothing = smoothing_terms(as_smoothing(label_smoothing), self.classes, weight)
+            self.smoothing = smoothing_parts(as_smoothing(label_smoothing), self.classes, weight)
         if normalizer is not None:
             self.normalizer = as_positive(normalizer, "normalizer")
         if type(z_loss) is not float or z_loss != 0.0:
@@ -97,7 +97,7 @@ class LossCall:
             self.logit_transform = as_logit_transform(logit_scale, softcap)
         if where is not None:
             where = as_array(where, "where")
-            self.mask = self._as_mask(where)
+            self.mask = self._apply_where(where)
         self.given = given, weight, sample_weight, where
         return self
 
@@ -117,8 +117,11 @@ class LossCall:
         self.target, self.labels = read_target(target, logits, axis, self.input_name)
         return target
 
-    def _as_mask(self, where: Array) -> Array:
-        """Return the mask in the shape of the logits, and ignore samples without a class."""
+    def _apply_where(self, where: Array) -> Array:
+        """Return the mask in the shape of the logits; have samples without a class ignored.
+
+        Their labels become ``ignore_index``. Where there are no labels, or smoothing, their weights become 0.
+        """
         mask = as_mask(where, self.logits.shape)
         valid = mask.any(axis=self.axis).reshape(-1)
         if self.labels is not None:
@@ -177,7 +180,7 @@ class LossCall:
         ``out_is_new`` says that ``grad`` has never been written to.
         """
         scale, upstream = 1.0, None
-        if grad_output is not None:  # checked here: a call takes a hundredth of a small loss
+        if grad_output is not None:  # `as_upstream` allows None, but calling it takes 1 % of a small loss
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
         loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
@@ -202,7 +205,8 @@ class LossCall:
     ) -> tuple[float, float]:
         """Write the losses of all samples, and the gradient; return (sum of the losses, total weight).
 
-        Where one kernel does it all, it checks the labels and divides by their weight too: `_divided` in one pass.
+        A kernel that gets all samples in one call also checks the labels and divides by the total weight. Otherwise
+        `_divided` does both first, and kernels get one block after the other.
         """
         inputs = (self.logits,) if self.labels is not None else (self.logits, self.target)
         views = self._views(inputs, grad, out_is_new)
@@ -285,7 +289,7 @@ class LossCall:
         stats = None if self.saved_stats is None else np.ascontiguousarray(part(self.saved_stats))
         if options.sample_factors is not None:
             options = options._replace(sample_factors=part(options.sample_factors))
-        if self.mask is not None and targets:  # which have smoothing and class weights in them
+        if self.mask is not None and targets:  # `_masked_targets` has applied class weights and smoothing
             options = options._replace(class_weight=None, smoothing=None)
         if targets:
             dispatch.run_prob_targets(x, targets[0], options, scale, stats, part(loss), block.out, out_is_new)
@@ -353,15 +357,14 @@ class LossCall:
 
     def _total_weight(self) -> float:
         """Return the total weight of the samples that are not ignored, or the normalizer; check the labels."""
-        classes = self.logits.shape[self.axis]
-        total_weight = float(self.logits.size // max(classes, 1))
+        total_weight = float(self.logits.size // max(self.classes, 1))
         if self.labels is not None:
             factors = None if self.sample_weight is None else self.sample_weight[np.newaxis]
             weights = [None if w is None else cast_to(w, np.float64) for w in (self.weight, factors)]
-            position, total_weight = dispatch.scan_labels(self.labels, classes, self.ignore_index, *weights)
+            position, total_weight = dispatch.scan_labels(self.labels, self.classes, self.ignore_index, *weights)
             if position >= 0:
                 self._raise_label(position)
-        elif self.sample_weight is not None and classes:
+        elif self.sample_weight is not None and self.classes:
             total_weight = dispatch.total(self.sample_weight)
         return total_weight if self.normalizer is None else self.normalizer
 
@@ -375,7 +378,7 @@ class LossCall:
         return weights
 
     def _raise_label(self, position: int) -> None:
-        raise_label(self.target, position, self.logits.shape[self.axis], self.ignore_index)
+        raise_label(self.target, position, self.classes, self.ignore_index)
 
 
 def _take_buffer(count: int, dtype: np.dtype[Any]) -> Array:
@@ -397,7 +400,7 @@ def _return_buffer(buffer: Array) -> None:
         _loss_buffers.append(buffer if buffer.base is None else buffer.base)
 
 
-def smoothing_terms(smoothing: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
+def smoothing_parts(smoothing: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
     """Return (1 - e, e / C, e / C * sum(w)) of label smoothing e, which kernels take; None if e is 0."""
     if not smoothing or not classes:
         return None

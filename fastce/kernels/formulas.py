@@ -1,4 +1,4 @@
-"""All mathematics per lane that knows no regime: losses, gradients and second derivatives of one sample.
+"""The formulas that several regimes share: losses, gradients and second derivatives of one sample, a lane each.
 
 The arguments are SIMD values, or scalars that are broadcast. These names mean the same in every formula:
 
@@ -8,6 +8,7 @@ The arguments are SIMD values, or scalars that are broadcast. These names mean t
 - w, ``class_weight``; e, label smoothing, over C classes. ``smoothing`` is None or (1 - e, e / C, e / C * sum(w)).
 - t: the targets after smoothing and weights; a, ``target_sum``: the sum of t.
 - z, ``z_loss``: the factor of lse^2, or None.
+- b, ``pull``: a + 2 z lse, the derivative of the loss with respect to the lse; a where z is None.
 - s, ``grad_scale``: what the sample's gradient is multiplied by.
 
 An argument that may be None drops its term when the kernel is compiled. Logits may hold any value: without a finite
@@ -91,24 +92,24 @@ def index_loss(sample, sum_below_max, smoothing, z_loss):
 def index_gradient(sample, smoothing, z_loss):
     """Return (factor of the exponentials exp(x - m), gradient at the label y).
 
-    Formula: ((a + 2 z lse) / (1 + r), (a + 2 z lse) p_y - t_y). Where p_y and t_y / a both exceed 1/2, the second
-    is formed as (a + 2 z lse - t_y) - (a + 2 z lse) r / (1 + r), to avoid cancellation.
+    Formula: (b / (1 + r), b p_y - t_y). Where p_y and t_y / b both exceed 1/2, the second is formed as
+    (b - t_y) - b r / (1 + r), to avoid cancellation.
     Valid: all logits and weights.
     """
     row_max, sum_exp_rest, at_label, label_weight = sample
-    target_sum = target_at_label = label_weight
-    target_elsewhere = full_like(row_max, 0.0)  # a - t_y
+    pull = target_at_label = label_weight
+    pull_elsewhere = full_like(row_max, 0.0)  # b - t_y
     if smoothing is not None:
         keep, uniform_mass, uniform_total = smoothing
-        target_sum = label_weight * keep + uniform_total
+        pull = label_weight * keep + uniform_total
         target_at_label = label_weight * (keep + uniform_mass)
-        target_elsewhere = full_like(row_max, uniform_total) - label_weight * uniform_mass
+        pull_elsewhere = full_like(row_max, uniform_total) - label_weight * uniform_mass
     slope = z_slope(row_max, sum_exp_rest, z_loss)
-    target_sum = target_sum + slope
-    target_elsewhere = target_elsewhere + slope
-    factor = target_sum / (sum_exp_rest + 1.0)
-    is_close = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > target_sum)
-    close = target_elsewhere - factor * sum_exp_rest
+    pull = pull + slope
+    pull_elsewhere = pull_elsewhere + slope
+    factor = pull / (sum_exp_rest + 1.0)
+    is_close = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > pull)
+    close = pull_elsewhere - factor * sum_exp_rest
     return factor, where(is_close, close, exp(at_label - row_max) * factor - target_at_label)
 
 
@@ -116,7 +117,7 @@ def index_gradient(sample, smoothing, z_loss):
 def smoothing_term(grad_scale, smoothing):
     """Return the part of label smoothing in the gradient of every class, before class weights.
 
-    Formula: s e / C, which is subtracted; s, which nobody reads, where ``smoothing`` is None.
+    Formula: s e / C, which is subtracted; without smoothing s, which is not used.
     Error: 1 rounding.
     """
     if smoothing is None:
@@ -164,27 +165,27 @@ def prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss):
 
 
 @inline
-def prob_gradient_factor(target_sum, sum_exp_rest, grad_scale):
-    """Return what exponentials exp(x - m) are multiplied by in the gradient.
+def prob_gradient_factor(pull, sum_exp_rest, grad_scale):
+    """Return the factor of the exponentials exp(x - m) in the gradient.
 
-    Formula: s a / (1 + r); ``target_sum`` is a + 2 z lse.
+    Formula: s b / (1 + r).
     Error: 3 roundings.
     """
-    return target_sum * grad_scale / (sum_exp_rest + 1.0)
+    return pull * grad_scale / (sum_exp_rest + 1.0)
 
 
 @inline
-def prob_gradient(exp_x, target_prob, factor, sum_exp_rest, target_sum, grad_scale):
+def prob_gradient(exp_x, target_prob, factor, sum_exp_rest, pull, grad_scale):
     """Return the gradient of one class from ``exp_x`` = exp(x - m), t and `prob_gradient_factor`.
 
-    Formula: s (a p - t); ``target_sum`` is a + 2 z lse. Where p and t / a both exceed 1/2, it is formed as
-    s (a - t) - s a r / (1 + r), to avoid cancellation: exact where a one-hot target and a confident prediction agree.
+    Formula: s (b p - t). Where p and t / b both exceed 1/2, it is formed as s (b - t) - s b r / (1 + r), to avoid
+    cancellation: exact where a one-hot target and a confident prediction agree.
     Valid: all logits and targets.
     """
-    is_close = (exp_x == 1.0) & (sum_exp_rest < 1.0) & (target_prob + target_prob > target_sum)
+    is_close = (exp_x == 1.0) & (sum_exp_rest < 1.0) & (target_prob + target_prob > pull)
     return where(
         is_close,
-        (target_sum - target_prob) * grad_scale - factor * sum_exp_rest,
+        (pull - target_prob) * grad_scale - factor * sum_exp_rest,
         exp_x * factor - target_prob * grad_scale,
     )
 
@@ -232,7 +233,8 @@ def transform_logits(x, scale, cap):
     """Return (transformed logit, its derivative with respect to x) of logit scale k and softcap c.
 
     Formula: (c tanh(k x / c), k (1 - tanh(k x / c)^2)); (k x, k) where ``cap`` is None.
-    Error: 3 roundings and that of tanh's argument; 1 without a cap.
+    Error: the logit has 3 roundings, two of them in the argument of tanh; 1 without a cap. The derivative has
+    1 rounding, beside the effect of those two on the slope of tanh; none without a cap.
     Valid: all x.
     """
     if cap is None:

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.layout import Array, cast_to, dtypes_of
-from fastce.core.loss import smoothing_terms
+from fastce.core.loss import smoothing_parts
 from fastce.core.out import result_like, share_memory
 from fastce.core.reduction import as_upstream, check_reduction, mean, reduce_losses
 from fastce.core.targets import as_labels, one_hot_labels, raise_label, shape_hint
@@ -64,7 +64,7 @@ class LinearLossCall:
             self.inputs["class_weight"] = class_weight = as_real(class_weight, "class_weight")
             weights = as_weights(class_weight, (classes,), "class_weight", "one per class")
             self.class_weight = cast_to(weights, self.dtype)
-        self.smoothing = smoothing_terms(as_smoothing(label_smoothing), classes, self.class_weight)
+        self.smoothing = smoothing_parts(as_smoothing(label_smoothing), classes, self.class_weight)
         self.z_loss = as_number(z_loss, "z_loss")
         self.softcap = None if softcap is None else _cap(softcap)
         check_reduction(reduction)

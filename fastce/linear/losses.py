@@ -29,7 +29,7 @@ class LossOptions(NamedTuple):
     smoothing: Smoothing | None
     z_loss: float
     softcap: float | None
-    grad_scale: float  # of all samples: the upstream gradient divided by the denominator
+    grad_scale: float  # factor of all gradients: the upstream gradient, divided by the denominator for means
 
 
 class Samples(NamedTuple):
@@ -44,7 +44,10 @@ class Samples(NamedTuple):
 def run_whole(
     layer: Layer, samples: Samples, options: LossOptions, buffer: Array, workers: Workers, backward: Backward | None
 ) -> None:
-    """Write the losses and pass the gradients to ``backward``; all logits fit the buffer."""
+    """Write the losses of rows, and pass the gradients to ``backward``, unless that is None.
+
+    The buffer has room for the logits of all classes.
+    """
     classes = slice(0, layer.classes)
     x = _tile(buffer, samples, classes)
     layer.logits(samples.hidden, classes, x)
@@ -100,8 +103,11 @@ def run_tiled(
     workers: Workers,
     backward: Backward | None,
 ) -> None:
-    """Write the losses and pass the gradients to ``backward``; one tile of logits fits the buffer."""
-    stats = RowStats(samples, options)
+    """Write the losses of rows, and pass the gradients to ``backward``, unless that is None.
+
+    The buffer has room for the logits of one tile of classes.
+    """
+    stats = MergedStats(samples, options)
     for classes in tiles:
         x = _tile(buffer, samples, classes)
         layer.logits(samples.hidden, classes, x)
@@ -117,8 +123,11 @@ def run_tiled(
         backward.take(samples.hidden, x, classes)
 
 
-class RowStats:
-    """Statistics of the rows over the tiles added so far, in float64."""
+class MergedStats:
+    """Statistics of the rows over the tiles added so far.
+
+    Those of one tile are computed in the dtype of the logits; tiles are merged in float64.
+    """
 
     def __init__(self, samples: Samples, options: LossOptions) -> None:
         self.labels, self.options = samples.labels, options
@@ -134,13 +143,13 @@ class RowStats:
     def add(self, x: Array, classes: slice, workers: Workers) -> None:
         """Add a tile of logits, which are capped in place."""
         stats, losses = np.empty((2, len(x)), x.dtype), np.empty(len(x), x.dtype)
-        any_label = np.zeros_like(self.labels)  # the statistics do not depend on the labels
+        zero_labels = np.zeros_like(self.labels)  # the statistics do not depend on the labels
 
         def work(rows: slice) -> None:
             if self.options.softcap is not None:
                 dispatch.run_logit_transform(x[rows], 1.0, self.options.softcap, x[rows])
             dispatch.run_index_targets(
-                x[rows], any_label[rows], -1, NO_OPTIONS, SUM, stats[:, rows], losses[rows], None
+                x[rows], zero_labels[rows], -1, NO_OPTIONS, SUM, stats[:, rows], losses[rows], None
             )
 
         workers.run(work, x)
@@ -235,14 +244,14 @@ def index_loss(
 ) -> Array:
     """Return the losses of samples by their statistics, as ``formulas.index_loss`` does.
 
-    ``weighted_sum`` takes the place of ``below_max``, which tiles cannot add up: they do not know the maximum yet.
+    ``weighted_sum`` takes the place of ``sum_below_max``, which tiles cannot add up: the maximum is not known yet.
     """
     log_sum: Array = log1p(sum_exp_rest)
     lse = row_max + log_sum
     loss = label_weight * ((row_max - at_label) + log_sum)
     if smoothing is not None:
-        keep, uniform_mass, spread_total = smoothing
-        loss = loss * keep + (lse * spread_total - weighted_sum * uniform_mass)
+        keep, uniform_mass, uniform_total = smoothing
+        loss = loss * keep + (lse * uniform_total - weighted_sum * uniform_mass)
     return loss + z_loss * lse * lse if z_loss else loss
 
 
@@ -258,13 +267,13 @@ def index_gradient(
 
     As ``formulas.index_gradient`` does, with the same care where softmax and target at the label are nearly 1.
     """
-    keep, uniform_mass, spread_total = smoothing or (1.0, 0.0, 0.0)
+    keep, uniform_mass, uniform_total = smoothing or (1.0, 0.0, 0.0)
     slope = 2.0 * z_loss * (row_max + log1p(sum_exp_rest))
-    target_sum = label_weight * keep + spread_total + slope
+    pull = label_weight * keep + uniform_total + slope
     target_at_label = label_weight * (keep + uniform_mass)
-    target_elsewhere = spread_total - label_weight * uniform_mass + slope
-    factor = target_sum / (sum_exp_rest + 1.0)
-    is_close = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > target_sum)
+    pull_elsewhere = uniform_total - label_weight * uniform_mass + slope
+    factor = pull / (sum_exp_rest + 1.0)
+    is_close = (at_label == row_max) & (sum_exp_rest < 1.0) & (target_at_label + target_at_label > pull)
     return factor, np.where(
-        is_close, target_elsewhere - factor * sum_exp_rest, exp(at_label - row_max) * factor - target_at_label
+        is_close, pull_elsewhere - factor * sum_exp_rest, exp(at_label - row_max) * factor - target_at_label
     )

@@ -25,7 +25,7 @@ DTYPES = {
     "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float32": np.dtype(np.float32), "float64": np.dtype(np.float64),
 }  # fmt: skip
-# the shape and the class axis; classes are few of a tile, of rows of several blocks, and of rows in chunks
+# The shape and the class axis. In these names, "rows" are long rows of one chunk; "long rows" have several chunks.
 REGIMES = {
     "tiles of 3": ((37, 3), -1),
     "tiles": ((37, 10), -1),

@@ -24,7 +24,8 @@ class Inputs:
         self.out, self.soft = np.empty_like(x), np.empty_like(x)
         self.soft[...] = 1 / CLASSES
         self.p = self.g = self.b = self.v = self.teacher = self.share = self.soft_of_probs = self.soft
-        self.labels = self.ignoring = np.zeros(ROWS, int)
+        self.labels = np.zeros(ROWS, int)
+        self.ignoring = np.where(np.arange(ROWS) % 3 == 0, -100, self.labels)
         self.weight, self.sample_weight = np.ones(CLASSES), np.ones(ROWS)
         self.element_weight, self.pos_weight = np.full((1, 1), 2, np.float32), np.ones(1, np.float32)
         self.g_samples, self.lse = np.full(ROWS, 0.5, np.float32), fastce.logsumexp(x, axis)

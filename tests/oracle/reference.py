@@ -207,8 +207,8 @@ def cross_entropy_grad(
     x, slope = bend(logits, axis, logit_scale, softcap, where)
     t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
     with np.errstate(invalid="ignore"):
-        pull = 2 * real(z_loss) * u[..., None] * logsumexp(x, keepdims=True) if z_loss else 0
-        falling, rising = t, softmax(x) * (t.sum(-1, keepdims=True) + pull)
+        z_slope = 2 * real(z_loss) * u[..., None] * logsumexp(x, keepdims=True) if z_loss else 0
+        falling, rising = t, softmax(x) * (t.sum(-1, keepdims=True) + z_slope)
         grad = np.abs(rising) + np.abs(falling) if terms else rising - falling
         grad = (
             grad

@@ -14,9 +14,9 @@ from numba.extending import intrinsic
 
 import fastce
 from fastce.kernels.codegen.jit import Kernel
+from tests.entries import entries
 from tests.functions import CALLS, FAMILIES, OTHERS
 from tests.helpers import BFLOAT16
-from tests.speed.speed_guard_program import entries
 
 # tiles, short rows, rows, rows in chunks, split, columns; as few elements as there are of each
 SHAPES = [((17, 10), -1), ((3, 1000), -1), ((3, 1500), -1), ((2, 33_000), -1), ((1, 66_000), -1), ((1, 40, 1100), 1)]

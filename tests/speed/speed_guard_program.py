@@ -10,7 +10,6 @@
   96 KB; SIGSEGV comes, and is counted, whenever a call comes to a page anew.
 """
 
-import contextlib
 import ctypes
 import gc
 import json
@@ -24,8 +23,8 @@ from numba import carray, types
 from numba.extending import intrinsic
 
 import fastce
-from fastce import dispatch
 from fastce.kernels.codegen.jit import Kernel
+from tests.entries import entries
 
 SECONDS = 0.8  # of timing a shape
 TIMED = {
@@ -35,7 +34,8 @@ TIMED = {
     "32x32000": ((32, 32000), -1),
     "4x100x64x64": ((4, 100, 64, 64), 1),
 }
-# A few blocks of samples stand for many: a step takes ten microseconds.
+# A few blocks of samples stand for many: a step takes ten microseconds. In the names here, "rows" are short rows, of up
+# to 64 values, and "long rows" are longer ones.
 STEPPED = {
     "tiles": ((32, 10), -1),
     "rows": ((3, 1000), -1),
@@ -95,16 +95,6 @@ def shares():
 
 
 entry = Kernel.entry
-
-
-@contextlib.contextmanager
-def entries(replaced):
-    """Have kernels started by what ``replaced`` returns, which is called as ``Kernel.entry``."""
-    dispatch._entries.clear()
-    Kernel.entry = replaced
-    yield
-    Kernel.entry = entry
-    dispatch._entries.clear()
 
 
 def twins():

@@ -94,7 +94,7 @@ def _numba_type(argument: object) -> types.Type:
     if _has_fields(argument):  # the cached kernel names the class, which has to be importable
         return types.BaseTuple.from_types(tuple(map(_numba_type, argument)), type(argument))  # type: ignore[call-overload]
     if isinstance(argument, tuple):
-        return types.UniTuple(types.float64, len(argument))
+        return types.UniTuple(types.float64, len(argument))  # plain tuples hold floats alone
     return {bool: types.boolean, int: types.intp, float: types.float64}[type(argument)]
 
 
@@ -106,9 +106,10 @@ def _has_fields(argument: object) -> bool:
 class Kernel:
     """A kernel's Python function and the entry points of its compiled variants.
 
-    ``kernel(parallel, args)`` runs it. The first argument is an array. Its dtype and its number of dimensions
-    determine those of all other arrays. Numba prunes the branches of an argument that is
-    None, and of a field of a NamedTuple that is None, in helpers that take the field as an argument of their own.
+    ``kernel(parallel, args)`` runs it. The first argument is an array, whose dtype and number of dimensions determine
+    those of all other arrays. NamedTuples have the same positions in every call. Numba prunes the branches of an
+    argument that is None, and of a field of a NamedTuple that is None, in helpers that take the field as an argument
+    of their own.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -116,7 +117,7 @@ class Kernel:
         self.function = function
         self._sources = cache.sources(function.__module__)
         self._entries: dict[Any, Any] = {}
-        self._with_fields: tuple[int, ...] = ()  # positions of the arguments that are NamedTuples
+        self._with_fields: tuple[int, ...] = ()  # positions of the NamedTuples, from the first call
 
     def __call__(self, parallel: bool, args: tuple[Any, ...]) -> Any:
         """Run one variant; compile it first if these types of arguments are new."""
@@ -202,7 +203,7 @@ def _compile_and_save(
     entry = dispatcher.compile(signature)
     if key is not None:
         _save(dispatcher, signature, key)
-    return entry if callable(entry) else dispatcher
+    return entry if callable(entry) else dispatcher  # the latter with an unknown Numba
 
 
 def _save(dispatcher: Any, signature: tuple[types.Type, ...], key: cache.Key) -> None:
@@ -249,7 +250,7 @@ def _load(key: cache.Key | None) -> Any:
         if not _is_from_compiler(error):
             raise
         return None
-    return entry if callable(entry) else None
+    return entry if callable(entry) else None  # None compiles the variant anew
 
 
 def _is_from_compiler(error: Exception) -> bool:

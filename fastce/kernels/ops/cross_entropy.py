@@ -11,10 +11,10 @@ smoothing e over C classes, with t_j = w_j ((1 - e) [j = y] + e / C) and a = sum
 A label equal to ``ignore_index`` gives loss 0 and gradient 0, whatever the logits. So does a label that another thread
 puts out of range after the check. ``grad`` may be ``x`` itself.
 
-All but ``hard_split`` return (position of the first label out of range or -1, total weight of the samples that are
-not ignored, sum of the losses). After a label out of range nothing has been written. ``saved_stats``, of shape (2, N)
-or None, receives the maxima and ``sum_exp_rest`` of all samples, NaN for ignored ones. Without ``loss`` they are read
-from there instead, where that saves a pass over the logits.
+The kernels for tiles, short rows, long rows and columns return (position of the first label out of range or -1, total
+weight of the samples that are not ignored, sum of the losses). After a label out of range nothing has been written.
+``saved_stats``, of shape (2, N) or None, receives the maxima and ``sum_exp_rest`` of all samples; the maximum of an
+ignored sample is NaN. Without ``loss`` they are read from there instead, where that saves a pass over the logits.
 """
 
 from typing import Any, NamedTuple
@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import prange
 
+from fastce.kernels import formulas
 from fastce.kernels.codegen.jit import inline, kernel
-from fastce.kernels.formulas import Sample, index_gradient, index_loss, smoothing_term
+from fastce.kernels.formulas import Sample, index_gradient, index_loss
 from fastce.kernels.rows import columns, long_rows, row_formulas, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM, GradientTerms
 from fastce.kernels.rows.long_rows import MAXIMA
@@ -90,9 +91,9 @@ def sample_scales(like, sample_factors, scale, start, n):
 
 @inline
 def gradient_terms(sample, grad_scale, smoothing, z_loss):
-    """Return (factor of the exponentials, gradient at the label, smoothing term, not used without smoothing)."""
+    """Return (factor of the exponentials, gradient at the label, smoothing term, of no use without smoothing)."""
     factor, at_label = index_gradient(sample, smoothing, z_loss)
-    return factor * grad_scale, at_label * grad_scale, smoothing_term(grad_scale, smoothing)
+    return factor * grad_scale, at_label * grad_scale, formulas.smoothing_term(grad_scale, smoothing)
 
 
 @inline
@@ -147,9 +148,9 @@ def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, gra
         save_stats(saved_stats, start, n, where(valid, row_max, np.nan), sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         if grad is not None:
-            factor, at_label, uniform = gradient_terms(sample, grad_scale, smoothing, z_loss)
-            uniform = static_if_present(smoothing, uniform)
-            tiles.write_gradient(exps, classes, factor, narrow, at_label, class_weight, uniform)
+            factor, at_label, smoothing_term = gradient_terms(sample, grad_scale, smoothing, z_loss)
+            smoothing_term = static_if_present(smoothing, smoothing_term)
+            tiles.write_gradient(exps, classes, factor, narrow, at_label, class_weight, smoothing_term)
             tiles.store_tile(grad, start, n, exps)
         if loss is not None:  # last: only this store depends on the logarithm
             sum_below_max = _tile_sum_below_max(tile, classes, row_max, class_weight, smoothing)
@@ -219,7 +220,7 @@ def _at_labels(x, labels, start, n, class_weight):
 def _write_gradients(grad, start, n, labels, exps, terms, class_weight, smoothing):
     """Write the gradients of ``n`` short rows, whose exponentials are in ``exps``, from their `gradient_terms`."""
     classes = grad.shape[1]
-    factor, at_label, uniform = terms
+    factor, at_label, smoothing_term = terms
     for r in range(n):
         q = row(grad, start + r)
         label = load_one(labels, r)
@@ -227,8 +228,8 @@ def _write_gradients(grad, start, n, labels, exps, terms, class_weight, smoothin
             write(q, classes, False, row_formulas.zero, (factor,))
         else:
             e = offset(exps, r * short_rows.exp_step(grad))
-            uniform_r = static_if_present(smoothing, get_lane(uniform, r))
-            write(q, classes, False, short_rows.gradient, (e, get_lane(factor, r), class_weight, uniform_r))
+            term = static_if_present(smoothing, get_lane(smoothing_term, r))
+            write(q, classes, False, short_rows.gradient, (e, get_lane(factor, r), class_weight, term))
             store_one(q, label, get_lane(at_label, r))
 
 
@@ -251,7 +252,7 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
         maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
         next_row, next_label = next_valid(target, start, stop, ignore_index, classes)
-        next_max = long_rows.no_class(x)
+        next_max = long_rows.lowest(x)
         if saved_stats is None or loss is not None:
             next_max = long_rows.first_max(x, next_row, stop, maxima_cur, static_chunked)
         for i in range(start, stop):
@@ -317,9 +318,9 @@ def _row_sum_below_max(x, i, row_max, class_weight, smoothing):
 @inline
 def _write_gradient(q, classes, streamed, exp_source, terms, class_weight, smoothing):
     """Write the gradient of one row, or of a chunk, from its `gradient_terms`, as if there were no label."""
-    factor, _, uniform = terms
-    uniform_0 = static_if_present(smoothing, get_lane(uniform, 0))
-    write(q, classes, streamed, row_formulas.gradient, (*exp_source, get_lane(factor, 0), class_weight, uniform_0))
+    factor, _, smoothing_term = terms
+    term = static_if_present(smoothing, get_lane(smoothing_term, 0))
+    write(q, classes, streamed, row_formulas.gradient, (*exp_source, get_lane(factor, 0), class_weight, term))
 
 
 # --- columns ---------------------------------------------------------------------
@@ -363,14 +364,14 @@ def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, g
             if loss is not None:
                 store_n(row(loss, start + j), 0, n - j, where(valid, value, 0.0))
             if grad is not None:
-                factor, at_label, uniform = gradient_terms(sample, grad_scale, smoothing, z_loss)
+                factor, at_label, smoothing_term = gradient_terms(sample, grad_scale, smoothing, z_loss)
                 store(factors, j, factor)
                 store(sum_exp_rests, j, at_label)
                 store(narrow_labels_, j, bits(narrow))
-                store(smoothing_terms, j, uniform)
+                store(smoothing_terms, j, smoothing_term)
         if grad is not None:
-            uniforms = static_if_present(smoothing, smoothing_terms)
-            terms = GradientTerms(maxima, factors, narrow_labels_, sum_exp_rests, uniforms)
+            static_terms = static_if_present(smoothing, smoothing_terms)
+            terms = GradientTerms(maxima, factors, narrow_labels_, sum_exp_rests, static_terms)
             out = columns.panel_at(grad, start)
             columns.write(panel, out, classes, n, streamed, columns.gradient, (terms, class_weight))
             stream_fence(streamed)

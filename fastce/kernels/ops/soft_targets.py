@@ -39,8 +39,8 @@ def soft_tiles(x, target, options, scale, saved_stats, loss, grad):
         save_stats(saved_stats, start, n, row_max, sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         if grad is not None:
-            slope_sum = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
-            tiles.write_prob_gradient(exps, targets, classes, sum_exp_rest, slope_sum, grad_scale)
+            pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
+            tiles.write_prob_gradient(exps, targets, classes, sum_exp_rest, pull, grad_scale)
             tiles.store_tile(grad, start, n, exps)
         if loss is not None:
             value = weight * prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss)
@@ -65,11 +65,11 @@ def soft_short_rows(x, target, options, scale, saved_stats, loss, grad):
         if loss is not None:
             value = weight * prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss)
             store_n(row(loss, start), 0, n, value)
-        slope_sum = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
+        pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
         if grad is not None:
             for r in range(n):
                 row_targets = Targets(row(target, start + r), class_weight, smoothing)
-                sums = get_lane(sum_exp_rest, r), get_lane(slope_sum, r), get_lane(grad_scale, r)
+                sums = get_lane(sum_exp_rest, r), get_lane(pull, r), get_lane(grad_scale, r)
                 terms = (row(x, start + r), get_lane(row_max, r), row_targets, *sums)
                 write(row(grad, start + r), classes, False, row_formulas.prob_gradient, terms)
     return total_of(loss)
@@ -103,8 +103,8 @@ def soft_rows(x, target, options, scale, saved_stats, loss, grad, plan):
                 value = weight * prob_loss(row_max, sum_exp_rest, target_sum, full_like(x, one_dot), z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))
             if grad is not None:
-                slope_sum = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
-                sums = get_lane(sum_exp_rest, 0), get_lane(slope_sum, 0), get_lane(grad_scale, 0)
+                pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
+                sums = get_lane(sum_exp_rest, 0), get_lane(pull, 0), get_lane(grad_scale, 0)
                 exp_source = row_formulas.static_exp_source(exps, row(x, i), one_max)
                 terms = (*exp_source, targets, *sums)
                 write(row(grad, i), classes, streamed, row_formulas.prob_gradient, terms)
@@ -123,7 +123,7 @@ def soft_columns(x, target, options, scale, saved_stats, loss, grad, plan):
         start, n, lead = columns.panel_range(x, b, panel_width)
         maxima, sum_exp_rests = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
         target_sums, dots = scratch_from(x, ROOM, lead), scratch_from(x, ROOM, lead)
-        grad_scales = scratch_from(x, ROOM, lead)
+        grad_scales, pulls = scratch_from(x, ROOM, lead), target_sums  # the pulls replace the sums
         panel = columns.panel_at(x, start)
         targets = Targets(columns.panel_at(target, start), class_weight, smoothing)
         columns.stats(panel, classes, n, lead, maxima, sum_exp_rests)
@@ -135,10 +135,10 @@ def soft_columns(x, target, options, scale, saved_stats, loss, grad, plan):
             if loss is not None:
                 value = weight * prob_loss(row_max, sum_exp_rest, target_sum, load(dots, j), z_loss)
                 store_n(row(loss, start + j), 0, n - j, value)
-            store(target_sums, j, target_sum + z_slope(row_max, sum_exp_rest, z_loss))
+            store(pulls, j, target_sum + z_slope(row_max, sum_exp_rest, z_loss))
             store(grad_scales, j, grad_scale)
         if grad is not None:
-            terms = ProbGradientTerms(maxima, sum_exp_rests, target_sums, grad_scales)
+            terms = ProbGradientTerms(maxima, sum_exp_rests, pulls, grad_scales)
             out = columns.panel_at(grad, start)
             columns.write(panel, out, classes, n, streamed, columns.prob_gradient, (targets, terms))
             stream_fence(streamed)

@@ -83,7 +83,7 @@ class ProbGradientTerms(NamedTuple):
 
     maxima: Any
     sum_exp_rests: Any
-    target_sums: Any
+    pulls: Any
     grad_scales: Any
 
 
@@ -382,11 +382,11 @@ def prob_gradient(j, n, c, x, targets, terms):
     """Return the gradient of class c for probability targets, whose values are a panel."""
     target_prob = _target_prob(targets, c, j, n)
     sum_exp_rest = load_n(terms.sum_exp_rests, j, n, 0.0)
-    target_sum = load_n(terms.target_sums, j, n, 0.0)
+    pull = load_n(terms.pulls, j, n, 0.0)
     grad_scale = load_n(terms.grad_scales, j, n, 0.0)
     exp_x = exp(reload(x, c, j, n) - load_n(terms.maxima, j, n, 0.0))
-    factor = formulas.prob_gradient_factor(target_sum, sum_exp_rest, grad_scale)
-    return formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, target_sum, grad_scale)
+    factor = formulas.prob_gradient_factor(pull, sum_exp_rest, grad_scale)
+    return formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, pull, grad_scale)
 
 
 @inline

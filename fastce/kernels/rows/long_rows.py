@@ -43,9 +43,9 @@ from fastce.kernels.simd.vector import (
 
 PLAIN_SUM = 32  # values added in the logits' precision; their sums are added in float64
 BLOCK = 64  # values whose maximum is known before their exponentials are added
-TERMS = 16  # values a block's sums are made of: so few that roundings in one direction do not add up
+TERMS = 16  # values added to one partial sum: so few that rounding errors of one sign do not pile up
 CHUNK = 1 << 15  # most classes that one thread sums at a time
-MAXIMA = 8  # values of scratch memory that hold the maxima of all blocks of a chunk
+MAXIMA = 8  # values of scratch memory for the maxima of all blocks of a row: one chunk, or two of 16-bit floats
 
 
 class RowPlan(NamedTuple):
@@ -90,7 +90,7 @@ def _store_if(q, j, n, value):
 
 @inline
 def _add_exp(x, shift, sum_exp_rest, count, q, j, n):
-    """Where x is not the shift, add exp(x - shift) to ``sum_exp_rest`` and 1 to ``count``; store it to ``q``."""
+    """Store exp(x - shift) to ``q``; where x is not the shift, add it to ``sum_exp_rest`` and 1 to ``count``."""
     d = x - shift
     e = exp(d)
     _store_if(q, j, n, e)
@@ -162,8 +162,8 @@ def _shift(p, row_max):
 
 
 @inline
-def no_class(like):
-    """Return the maximum of no class."""
+def lowest(like):
+    """Return -inf, the maximum of no class, in the dtype of ``like``."""
     return get_lane(full_like(like, -np.inf), 0)
 
 
@@ -178,16 +178,16 @@ def chunk_stats(p, start, stop, q, block_maxima):
     relative to the maximum of their time, which is stored to ``block_maxima``, unless those are None.
     """
     size = BLOCK * lanes(p)
-    blocks = max((stop - start) // size - 1, 0)  # with a whole block behind them
+    blocks = max((stop - start) // size - 1, 0)  # whole blocks that another whole block follows
     buf_cur, buf_next = static_if_half(p, scratch(p, BLOCK)), static_if_half(p, scratch(p, BLOCK))
     row_max = _max(offset(p, start), 0, size, buf_cur) if blocks else _max(p, start, stop, None)
     next_max, sum_exp_rest, comp, num_at_max = row_max, 0.0, 0.0, 0.0
     for _ in range(blocks):
         has_max = next_max == row_max
         _store_max(block_maxima, start // size, row_max)
-        block, next_p = static_first_present(buf_cur, offset(p, start)), offset(p, start + size)
+        block_p, next_p = static_first_present(buf_cur, offset(p, start)), offset(p, start + size)
         block_rest, block_num_at_max, next_max = _sum_and_next_max(
-            block, 0, _shift(p, row_max), has_max, offset(q, start), next_p, buf_next
+            block_p, 0, _shift(p, row_max), has_max, offset(q, start), next_p, buf_next
         )
         buf_cur, buf_next = buf_next, buf_cur
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
@@ -221,8 +221,8 @@ def chunk_length(classes):
     if classes <= CHUNK:
         return CHUNK
     chunks = 2 if classes < 2 * CHUNK else -(-classes // (4 * CHUNK)) * 4
-    block = BLOCK * 16  # of float32; two of float64
-    return -(-classes // (chunks * block)) * block
+    size = BLOCK * 16  # of a block of float32, or of two of float64
+    return -(-classes // (chunks * size)) * size
 
 
 @inline
@@ -272,7 +272,7 @@ def stats(p, classes, q):
     Long rows are summed in chunks and merged in order, so that several threads that share a row get the same bits.
     The exponentials are stored to ``q``, in whole values, unless that is None.
     """
-    row_max, sum_exp_rest, num_at_max = no_class(p), 0.0, 0.0
+    row_max, sum_exp_rest, num_at_max = lowest(p), 0.0, 0.0
     block_maxima = static_if_present(q, scratch(p, MAXIMA))
     length = chunk_length(classes)
     for start in range(0, classes, length):
@@ -289,7 +289,7 @@ def stats(p, classes, q):
 def _maxima(p, classes, block_maxima):
     """Return the maximum of a row, and write the maximum of each block."""
     size = BLOCK * lanes(p)
-    row_max = no_class(p)
+    row_max = lowest(p)
     for start in range(0, classes, size):
         block_max = _max(p, start, min(start + size, classes), None)
         store_one(block_maxima, start // size, block_max)
@@ -306,7 +306,7 @@ def _sums_and_next_maxima(p, classes, row_max, maxima_cur, q, next_p, maxima_nex
     size = BLOCK * lanes(p)
     shift = _shift(p, row_max)
     sum_exp_rest = comp = num_at_max = 0.0
-    next_max = no_class(p)
+    next_max = lowest(p)
     for start in range(0, classes, size):
         if start + size <= classes:
             has_max = load_one(maxima_cur, start // size) == row_max
@@ -328,7 +328,7 @@ def first_max(x, i, stop, block_maxima, static_chunked):
     """Return the maximum of the first row ``i``, and write its blocks' maxima, for `stats_and_next_max`."""
     if static_chunked is None and i < stop:
         return _maxima(row(x, i), x.shape[1], block_maxima)
-    return no_class(x)
+    return lowest(x)
 
 
 def static_exp_buffer(static_store_exp, b):

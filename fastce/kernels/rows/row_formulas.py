@@ -57,16 +57,15 @@ def zero(j, n, like):
 
 
 @inline
-def prob_gradient(j, n, p, row_max, targets, sum_exp_rest, target_sum, grad_scale):
+def prob_gradient(j, n, p, row_max, targets, sum_exp_rest, pull, grad_scale):
     """Return the gradient of ``n`` classes for probability targets; ``p`` and ``row_max`` are a `static_exp_source`."""
     target_prob = of_row(targets, j, n)
     exp_x = load_n(p, j, n, 0.0)
     if row_max is not None:
         exp_x = exp(exp_x - row_max)
-    sum_exp_rest_, target_sum_ = full_like(p, sum_exp_rest), full_like(p, target_sum)
-    grad_scale_ = full_like(p, grad_scale)
-    factor = formulas.prob_gradient_factor(target_sum_, sum_exp_rest_, grad_scale_)
-    return formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest_, target_sum_, grad_scale_)
+    sum_exp_rest_, pull_, grad_scale_ = full_like(p, sum_exp_rest), full_like(p, pull), full_like(p, grad_scale)
+    factor = formulas.prob_gradient_factor(pull_, sum_exp_rest_, grad_scale_)
+    return formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest_, pull_, grad_scale_)
 
 
 @inline

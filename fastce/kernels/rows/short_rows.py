@@ -1,4 +1,4 @@
-"""Building blocks on as many contiguous rows as a value has lanes, each short enough for the cache.
+"""Building blocks on up to as many contiguous rows as a value has lanes, each short enough for the cache.
 
 The cost of a row beside its exponentials is shared by all rows: each row gives one value of partial results, and a
 tree of shuffles reduces all these values together, a lane a row. The maximum is known before the exponentials, which

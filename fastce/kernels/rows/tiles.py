@@ -128,7 +128,7 @@ def prefetch_for_write(x, start, n):
 
 @inline
 def maximum_of(tile, classes):
-    """Return the maximum of at least one class.
+    """Return the maximum over the classes; there is at least one.
 
     Even and odd classes have a maximum each: two independent chains halve the latency.
     """
@@ -144,7 +144,7 @@ def maximum_of(tile, classes):
 def stats(tile, classes, exps):
     """Return (maximum, sum_exp_rest) as ``columns.stats``, and write exp(x - maximum) to ``exps``.
 
-    So few terms are added in the logits' precision, ``TERMS`` at a time.
+    With so few classes, all exponentials are added in the logits' precision, ``TERMS`` to a partial sum.
     """
     width = lanes(tile)
     row_max = maximum_of(tile, classes)
@@ -195,8 +195,8 @@ def write_log_softmax(tile, result, classes, row_max, log_sum):
 def write_gradient(exps, classes, factor, labels, at_label, class_weight, smoothing_term):
     """Replace exponentials by the gradient for index targets: exponential * factor - w * smoothing term.
 
-    It is ``at_label`` at the label, and 0 where the label is -1. ``smoothing_term`` may be None; ``labels`` are as
-    wide as the logits.
+    At the label it is ``at_label``. Where the label is -1, it is 0 for all classes. ``labels`` are integers as wide as
+    the logits; ``smoothing_term`` is None without smoothing.
     """
     width = lanes(exps)
     classes_left = labels  # until the label
@@ -239,14 +239,14 @@ def target_sum_and_dot(tile, targets, classes, row_max):
 
 
 @inline
-def write_prob_gradient(exps, targets, classes, sum_exp_rest, target_sum, grad_scale):
+def write_prob_gradient(exps, targets, classes, sum_exp_rest, pull, grad_scale):
     """Replace exponentials by the gradient for probability targets, whose values are a tile."""
     width = lanes(exps)
-    factor = formulas.prob_gradient_factor(target_sum, sum_exp_rest, grad_scale)
+    factor = formulas.prob_gradient_factor(pull, sum_exp_rest, grad_scale)
     for c in range(classes):
         target_prob = of_class(load(targets.values, c * width), c, targets)
         exp_x = load(exps, c * width)
-        value = formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, target_sum, grad_scale)
+        value = formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, pull, grad_scale)
         store(exps, c * width, value)
 
 
