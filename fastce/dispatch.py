@@ -16,7 +16,7 @@ decides whether one thread runs it while other programs use the cores.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -27,17 +27,19 @@ from fastce.kernels.codegen.target import uses_avx512_algorithms
 from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS, run, started, threads
 from fastce.kernels.ops import (
     binary,
+    binary_probs,
     cross_entropy,
     hessian,
     kl_divergence,
     logit_transform,
     score,
+    sigmoid_focal,
     soft_targets,
     softmax,
     softmax_vjp,
 )
 from fastce.kernels.ops.cross_entropy import Options, Scaling
-from fastce.kernels.rows import samples, split
+from fastce.kernels.rows import elements, samples, split
 from fastce.kernels.rows.columns import PANEL, ColumnPlan
 from fastce.kernels.rows.long_rows import CHUNK, RowPlan, chunk_length
 from fastce.kernels.rows.row_dots import SHORT_VALUES
@@ -387,15 +389,73 @@ def total(values: Array) -> float:
     return result
 
 
-# --- operations on rows alone: other layouts are staged ------------------------------------
+# --- losses of elements: all arrays are flat ----------------------------------------------
 
 
-def run_flat(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:
-    """Run binary cross-entropy on flat arrays and return the sums of its blocks of losses."""
-    x = cast(Array, inputs[0])
-    sums = np.empty(-(-x.size // binary.BLOCK))
-    _run(binary.binary, (*inputs, scale, sums, loss, grad))
+def count_kept(target: Array, ignored: float) -> float:
+    """Return how many targets are not ``ignored``."""
+    sums = block_sums(target)
+    _run(elements.count_kept, (target, ignored, sums))
+    return total(sums)
+
+
+def run_binary(
+    x: Array,
+    target: Array,
+    options: binary.Options,
+    upstream: Array | None,
+    scale: float,
+    loss: Array | None,
+    grad: Array | None,
+) -> Array:
+    """Run binary cross-entropy with logits; return the sums of its blocks of losses. See ``kernels.ops.binary``."""
+    sums = block_sums(x)
+    _run(binary.binary, (x, target, options, upstream, scale, sums, loss, grad))
     return sums
+
+
+def run_binary_probs(
+    p: Array,
+    target: Array,
+    options: binary.Options,
+    upstream: Array | None,
+    scale: float,
+    sums: Array | None,
+    loss: Array | None,
+    grad: Array | None,
+) -> int:
+    """Run binary cross-entropy from probabilities; return the position of the first that is none, or -1.
+
+    See ``kernels.ops.binary_probs``.
+    """
+    invalid = np.empty(-(-p.size // elements.BLOCK), np.int64)
+    _run(binary_probs.binary_probs, (p, target, options, upstream, scale, invalid, sums, loss, grad))
+    found = invalid[invalid >= 0]
+    return int(found[0]) if found.size else -1
+
+
+def run_sigmoid_focal(
+    x: Array,
+    target: Array,
+    alpha: tuple[float, float] | None,
+    gamma: tuple[float, float],
+    upstream: Array | None,
+    scale: float,
+    loss: Array | None,
+    grad: Array | None,
+) -> Array:
+    """Run the focal loss of sigmoids; return the sums of its blocks of losses. See ``kernels.ops.sigmoid_focal``."""
+    sums = block_sums(x)
+    _run(sigmoid_focal.sigmoid_focal, (x, target, alpha, gamma, upstream, scale, sums, loss, grad))
+    return sums
+
+
+def block_sums(x: Array) -> Array:
+    """Return a new array for the sum of each block of losses."""
+    return np.empty(-(-x.size // elements.BLOCK))
+
+
+# --- operations on rows alone: other layouts are staged ------------------------------------
 
 
 def run_logit_transform(x: Array, scale: float, cap: float | None, out: Array) -> None:
