@@ -438,7 +438,7 @@ def run_sigmoid_focal(
     x: Array,
     target: Array,
     alpha: tuple[float, float] | None,
-    gamma: tuple[float, float],
+    gamma: tuple[float, float] | None,
     upstream: Array | None,
     scale: float,
     loss: Array | None,

@@ -175,9 +175,9 @@ class _BinaryCall(ElementCall):
         """Check the arguments and keep them; return the call."""
         if ignore_index is not None:
             self.ignored = as_number(ignore_index, "ignore_index")
-        amount = as_smoothing(label_smoothing)
-        if amount:
-            self.smoothing = 1.0 - amount, amount / 2
+        if type(label_smoothing) is not float or label_smoothing != 0.0:
+            amount = as_smoothing(label_smoothing)
+            self.smoothing = (1.0 - amount, amount / 2) if amount else None
         return super().bind(logits, target, **options)
 
     def _run(

@@ -142,6 +142,7 @@ def sigmoid_focal_loss_and_grad(
 class _SigmoidFocalCall(ElementCall):
     """Focal loss of sigmoids."""
 
+    gamma: tuple[float, float] | None = None  # as the kernel takes it: None is 2
     alpha: tuple[float, float] | None = None
 
     def bind(
@@ -157,7 +158,8 @@ class _SigmoidFocalCall(ElementCall):
         super().bind(logits, target, **options)
         value = as_gamma(gamma, self.dtype)
         rounded = float(self.dtype.type(value))
-        self.gamma = rounded, value - rounded
+        if value != 2.0:
+            self.gamma = rounded, value - rounded
         if alpha is not None:
             share = as_number(alpha, "alpha")
             if not 0.0 <= share <= 1.0:

@@ -25,13 +25,17 @@ DEAD = 1e3  # exp(-DEAD) is 0
 
 
 @inline
-def _power(distance, rest, gamma):
-    """Return (exp(-distance) rest)^gamma; ``gamma`` is (a number of the format, what is missing to the exponent).
+def _power(distance, exp_neg, rest, gamma):
+    """Return (exp(-distance) rest)^gamma, and gamma; ``exp_neg`` is exp(-distance).
+
+    ``gamma`` is (a number of the format, what is missing to the exponent), or None for 2, the usual one.
 
     Types: floats.
-    Error: that of exp, and gamma |log(rest)| ulp.
+    Error: that of exp, and gamma |log(rest)| ulp; twice that of ``exp_neg``, and 2 roundings, for a square.
     Range: distances from 0 on, positive normal ``rest`` and NaN.
     """
+    if gamma is None:
+        return exp_neg * rest * (exp_neg * rest), 2.0
     high, low = gamma
     factor = full_like(rest, high)
     distance = where(distance > FAR, FAR, distance)
@@ -39,7 +43,7 @@ def _power(distance, rest, gamma):
     err = fma(factor, distance, -product) + distance * low
     total, err_of_sum = two_sum(product, -log(rest) * factor)
     power = exp(-total)
-    return where(total > DEAD, 0.0, power - power * (err + err_of_sum))
+    return where(total > DEAD, 0.0, power - power * (err + err_of_sum)), high
 
 
 @inline
@@ -57,9 +61,9 @@ def _focused(x, t, gamma):
     right, wrong = where(x > 0.0, t, rest), where(x > 0.0, rest, t)  # shares of what x says, and of its contrary
     is_right = wrong == 0.0
     share = where(is_right, right, right * exp_neg + wrong)  # q / sigmoid(|x|), times exp(|x|) where x is right
-    focus = _power(where(is_right, size, 0.0), high * share, gamma)
+    focus, exponent = _power(where(is_right, size, 0.0), where(is_right, exp_neg, 1.0), high * share, gamma)
     ratio = (rest - t) * high * where(is_right, 1.0, exp_neg) / share  # dq/dx / q
-    pull = where(ratio == 0.0, full_like(x, 0.0), ratio * value * gamma[0])
+    pull = where(ratio == 0.0, full_like(x, 0.0), ratio * value * exponent)
     return focus * value, focus * (slope + pull)
 
 

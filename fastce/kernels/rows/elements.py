@@ -7,7 +7,7 @@ from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.simd.memory import load_n, row, store_n
-from fastce.kernels.simd.vector import first_lanes, full_like, lanes, reduce_add, where, widen
+from fastce.kernels.simd.vector import count_true, first_lanes, full_like, lanes, where, widen
 
 BLOCK = 4096
 
@@ -75,9 +75,9 @@ def count_kept(target, ignored, sums):
     """Write how many elements of each block are not ``ignored``."""
     width = lanes(target)
     for b in prange(block_count(target)):
-        part = widen(full_like(target, 0.0))
+        count = 0
         for j in range(b * BLOCK, block_stop(target, b), width):
             n = min(width, target.size - j)
-            kept = where(is_ignored(load_n(row(target, j), 0, n, 0.0), ignored), 0.0, full_like(target, 1.0))
-            part = part + where(first_lanes(target, n), widen(kept), 0.0)
-        sums[b] = reduce_add(part)
+            ignored_lanes = is_ignored(load_n(row(target, j), 0, n, 0.0), ignored)
+            count += n - count_true(ignored_lanes & first_lanes(target, n))
+        sums[b] = count
