@@ -29,6 +29,7 @@ from fastce.kernels.ops import (
     binary,
     binary_probs,
     cross_entropy,
+    focal,
     hessian,
     kl_divergence,
     logit_transform,
@@ -481,6 +482,11 @@ def run_kl(x: Array, target: Array, *options: Any) -> float:
     if x.shape[1] <= MAX_CLASSES:
         return _run(kl_divergence.kl_tiles, (x, target, *options))  # type: ignore[no-any-return]
     return _run(kl_divergence.kl_rows, (x, target, *options))  # type: ignore[no-any-return]
+
+
+def run_focal(x: Array, target: Array, *options: Any) -> None:
+    """Run the focal loss of class probabilities; see ``kernels.ops.focal``."""
+    _run(focal.focal_rows, (x, target, *options))
 
 
 def run_hessian_diag(x: Array, sample_weight: Array | None, scale: float, out: Array | None) -> None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elements import ElementCall
-from fastce.core.layout import Array
+from fastce.core.layout import Array, split_number
 from fastce.core.reduction import Reduction
 from fastce.core.validation import as_gamma, as_number
 
@@ -156,10 +156,9 @@ class _SigmoidFocalCall(ElementCall):
     ) -> Self:
         """Check the arguments and keep them; return the call."""
         super().bind(logits, target, **options)
-        value = as_gamma(gamma, self.dtype)
-        rounded = float(self.dtype.type(value))
-        if value != 2.0:
-            self.gamma = rounded, value - rounded
+        exponent = as_gamma(gamma, self.dtype)
+        if exponent != 2.0:
+            self.gamma = split_number(exponent, self.dtype)
         if alpha is not None:
             share = as_number(alpha, "alpha")
             if not 0.0 <= share <= 1.0:

@@ -159,6 +159,14 @@ def as_smoothing(label_smoothing: float) -> float:
     return value
 
 
+def as_factor(value: float, name: str, dtype: np.dtype[Any]) -> float:
+    """Return a real scalar as a float that is finite in this dtype."""
+    number = as_number(value, name)
+    if not abs(number) <= float(np.finfo(dtype).max):
+        raise ValueError(f"{name} must be finite in {dtype}, got {value!r}")
+    return number
+
+
 def as_gamma(gamma: float, dtype: np.dtype[Any] = FLOAT64) -> float:
     """Return the exponent of a focal loss as a float that is at least 0 and finite in this dtype."""
     value = as_number(gamma, "gamma")

@@ -17,33 +17,26 @@ from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.ops.binary import element
 from fastce.kernels.rows.elements import BLOCK, block_count, block_stop, weighted_loss, write_gradient, write_loss
 from fastce.kernels.simd.memory import load_n, row
-from fastce.kernels.simd.vecmath import exp, log, two_sum
-from fastce.kernels.simd.vector import fma, full_like, lanes, maximum, reduce_add, where, widen
+from fastce.kernels.simd.vecmath import exp, log, power_of_logs
+from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, where, widen
 
 FAR = 1e4  # exp(-FAR) is 0
-DEAD = 1e3  # exp(-DEAD) is 0
 
 
 @inline
 def _power(distance, exp_neg, rest, gamma):
     """Return (exp(-distance) rest)^gamma, and gamma; ``exp_neg`` is exp(-distance).
 
-    ``gamma`` is (a number of the format, what is missing to the exponent), or None for 2, the usual one.
+    ``gamma`` is as `power_of_logs` takes an exponent, or None for 2, the usual one.
 
     Types: floats.
-    Error: that of exp, and gamma |log(rest)| ulp; twice that of ``exp_neg``, and 2 roundings, for a square.
+    Error: that of `power_of_logs`; for a square twice that of ``exp_neg``, and 2 roundings.
     Range: distances from 0 on, positive normal ``rest`` and NaN.
     """
     if gamma is None:
-        return exp_neg * rest * (exp_neg * rest), 2.0
-    high, low = gamma
-    factor = full_like(rest, high)
-    distance = where(distance > FAR, FAR, distance)
-    product = factor * distance
-    err = fma(factor, distance, -product) + distance * low
-    total, err_of_sum = two_sum(product, -log(rest) * factor)
-    power = exp(-total)
-    return where(total > DEAD, 0.0, power - power * (err + err_of_sum)), high
+        root = exp_neg * rest
+        return root * root, 2.0
+    return power_of_logs(-where(distance > FAR, FAR, distance), log(rest), gamma), gamma[0]
 
 
 @inline
