@@ -107,8 +107,8 @@ def focal_loss(
     array([2.407606, 0.013386])
     >>> fastce.focal_loss(logits, [0, 0], gamma=2.0, reduction="none").round(6)
     array([1.993605e+00, 2.000000e-06])
-    >>> fastce.focal_loss(logits, [[0.5, 0.5, 0.0], [0.9, 0.1, 0.0]], gamma=2.0, reduction="none").round(6)
-    array([0.0, 0.0])
+    >>> fastce.focal_loss(logits, [[0.5, 0.5, 0.0], [0.9, 0.1, 0.0]], gamma=2.0, reduction="none").round(4)
+    array([1.3983, 0.4947])
     """
     call = _FocalCall().bind(
         logits, target, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction
