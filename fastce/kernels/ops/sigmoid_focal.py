@@ -11,6 +11,7 @@ small, its logarithm is split: log q = -|x| + log(q exp(|x|)), and gamma |x| is 
 q^gamma has full relative precision, although its logarithm is large.
 """
 
+import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
@@ -57,7 +58,8 @@ def _focused(x, t, gamma):
     focus, exponent = _power(where(is_right, size, 0.0), where(is_right, exp_neg, 1.0), high * share, gamma)
     ratio = (rest - t) * high * where(is_right, 1.0, exp_neg) / share  # dq/dx / q
     pull = where(ratio == 0.0, full_like(x, 0.0), ratio * value * exponent)
-    return focus * value, focus * (slope + pull)
+    loss = where(value == np.inf, value, focus * value)  # however small the share of the contrary is
+    return loss, focus * (slope + pull)
 
 
 @inline
