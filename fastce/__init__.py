@@ -1,6 +1,7 @@
 """Fast, exact cross-entropy, softmax and log-sum-exp, with gradients, on NumPy arrays."""
 
 from fastce.api.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
+from fastce.api.binary_from_probs import binary_cross_entropy_from_probs, binary_cross_entropy_from_probs_and_grad
 from fastce.api.config import show_config
 from fastce.api.cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
 from fastce.api.cross_entropy_loss import CrossEntropyLoss, LossParts
@@ -11,6 +12,7 @@ from fastce.api.hessian import GradAndHessian, cross_entropy_grad_and_hessian, c
 from fastce.api.kl_divergence import kl_divergence, kl_divergence_and_grad
 from fastce.api.linear import LinearCrossEntropy, linear_cross_entropy, linear_cross_entropy_and_grad
 from fastce.api.score import Score, score
+from fastce.api.sigmoid_focal import sigmoid_focal_loss, sigmoid_focal_loss_and_grad
 from fastce.api.softmax import log_softmax, logsumexp, softmax
 from fastce.api.softmax_vjp import log_softmax_vjp, logsumexp_vjp, softmax_vjp
 from fastce.api.warmup import warmup
@@ -23,6 +25,8 @@ __all__ = [
     "LossAndGrad",
     "LossParts",
     "Score",
+    "binary_cross_entropy_from_probs",
+    "binary_cross_entropy_from_probs_and_grad",
     "binary_cross_entropy_with_logits",
     "binary_cross_entropy_with_logits_and_grad",
     "cross_entropy",
@@ -44,6 +48,8 @@ __all__ = [
     "logsumexp_vjp",
     "score",
     "show_config",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_and_grad",
     "softmax",
     "softmax_vjp",
     "warmup",

@@ -16,7 +16,7 @@ threads: one of them might be inside a parallel kernel of any package. Where the
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -26,17 +26,20 @@ from fastce.kernels.codegen.target import uses_avx512_algorithms
 from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS, Array, run, started, threads
 from fastce.kernels.ops import (
     binary,
+    binary_probs,
     cross_entropy,
+    focal,
     hessian,
     kl_divergence,
     logit_transform,
     score,
+    sigmoid_focal,
     soft_targets,
     softmax,
     softmax_vjp,
 )
 from fastce.kernels.ops.cross_entropy import Options, Scaling
-from fastce.kernels.rows import samples, split
+from fastce.kernels.rows import elements, samples, split
 from fastce.kernels.rows.columns import PANEL, ColumnPlan
 from fastce.kernels.rows.long_rows import CHUNK, RowPlan, chunk_length
 from fastce.kernels.rows.row_dots import SHORT_VALUES
@@ -379,15 +382,73 @@ def total(values: Array) -> float:
     return result
 
 
-# --- operations on rows alone: other layouts are staged ------------------------------------
+# --- losses of elements: all arrays are flat ----------------------------------------------
 
 
-def run_binary(inputs: Sequence[Array | None], scale: float, loss: Array | None, grad: Array | None) -> Array:
-    """Run binary cross-entropy on flat arrays and return the sums of its blocks of losses."""
-    x = cast(Array, inputs[0])
-    sums = np.empty(-(-x.size // binary.BLOCK))
-    _run_kernel(binary.binary, (*inputs, scale, sums, loss, grad))
+def count_kept(target: Array, ignored: float) -> float:
+    """Return how many targets are not ``ignored``."""
+    sums = block_sums(target)
+    _run_kernel(elements.count_kept, (target, ignored, sums))
+    return total(sums)
+
+
+def run_binary(
+    x: Array,
+    target: Array,
+    options: binary.Options,
+    upstream: Array | None,
+    scale: float,
+    loss: Array | None,
+    grad: Array | None,
+) -> Array:
+    """Run binary cross-entropy with logits; return the sums of its blocks of losses. See ``kernels.ops.binary``."""
+    sums = block_sums(x)
+    _run_kernel(binary.binary, (x, target, options, upstream, scale, sums, loss, grad))
     return sums
+
+
+def run_binary_probs(
+    p: Array,
+    target: Array,
+    options: binary.Options,
+    upstream: Array | None,
+    scale: float,
+    sums: Array | None,
+    loss: Array | None,
+    grad: Array | None,
+) -> int:
+    """Run binary cross-entropy from probabilities; return the position of the first that is none, or -1.
+
+    See ``kernels.ops.binary_probs``.
+    """
+    invalid = np.empty(-(-p.size // elements.BLOCK), np.int64)
+    _run_kernel(binary_probs.binary_probs, (p, target, options, upstream, scale, invalid, sums, loss, grad))
+    found = invalid[invalid >= 0]
+    return int(found[0]) if found.size else -1
+
+
+def run_sigmoid_focal(
+    x: Array,
+    target: Array,
+    alpha: tuple[float, float] | None,
+    gamma: tuple[float, float] | None,
+    upstream: Array | None,
+    scale: float,
+    loss: Array | None,
+    grad: Array | None,
+) -> Array:
+    """Run the focal loss of sigmoids; return the sums of its blocks of losses. See ``kernels.ops.sigmoid_focal``."""
+    sums = block_sums(x)
+    _run_kernel(sigmoid_focal.sigmoid_focal, (x, target, alpha, gamma, upstream, scale, sums, loss, grad))
+    return sums
+
+
+def block_sums(x: Array) -> Array:
+    """Return a new array for the sum of each block of losses."""
+    return np.empty(-(-x.size // elements.BLOCK))
+
+
+# --- operations on rows alone: other layouts are staged ------------------------------------
 
 
 def run_logit_transform(x: Array, scale: float, cap: float | None, out: Array) -> None:
@@ -415,6 +476,11 @@ def run_kl(
     kernel = kl_divergence.kl_tiles if x.shape[1] <= MAX_CLASSES else kl_divergence.kl_rows
     total_loss: float = _run_kernel(kernel, (x, target, beta, upstream, scale, loss, grad))
     return total_loss
+
+
+def run_focal(x: Array, target: Array, *options: Any) -> None:
+    """Run the focal loss of class probabilities; see ``kernels.ops.focal``."""
+    _run_kernel(focal.focal_rows, (x, target, *options))
 
 
 def run_hessian_diag(x: Array, sample_weight: Array | None, scale: float, out: Array | None) -> None:

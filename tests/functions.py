@@ -96,6 +96,14 @@ FUNCTIONS = {
     "binary_cross_entropy_with_logits_and_grad": Function(
         fastce.binary_cross_entropy_with_logits_and_grad, "lx", oracles.binary, {"out": "logits"}
     ),
+    "binary_cross_entropy_from_probs": Function(fastce.binary_cross_entropy_from_probs, "l", oracles.binary_from_probs),
+    "binary_cross_entropy_from_probs_and_grad": Function(
+        fastce.binary_cross_entropy_from_probs_and_grad, "lx", oracles.binary_from_probs, {"out": "probs"}
+    ),
+    "sigmoid_focal_loss": Function(fastce.sigmoid_focal_loss, "l", oracles.sigmoid_focal),
+    "sigmoid_focal_loss_and_grad": Function(
+        fastce.sigmoid_focal_loss_and_grad, "lx", oracles.sigmoid_focal, {"out": "logits"}
+    ),
     "kl_divergence": Function(fastce.kl_divergence, "l", oracles.kl_divergence),
     "kl_divergence_and_grad": Function(fastce.kl_divergence_and_grad, "lx", oracles.kl_divergence, {"out": "logits"}),
     "focal_loss": Function(fastce.focal_loss, "l", oracles.focal_loss, eps=1.5),
@@ -159,7 +167,7 @@ class Call(NamedTuple):
         """The same, unreduced, with an upstream gradient."""
         if not self.function.takes("reduction"):
             return self
-        upstream = "upstream_elements" if self.name.startswith("binary") else "upstream"
+        upstream = "upstream_elements" if self.name.startswith(("binary", "sigmoid")) else "upstream"
         more = {"grad_output": upstream} if self.function.takes("grad_output") else {}
         return Call(self.name, {**self.inputs, **more}, {**self.options, "reduction": "none"})
 
@@ -174,6 +182,7 @@ _PROBS = {"probs": "p", "target": "labels"}
 _PROBS_OPTIONS = {"probs": "p", "target": "soft_of_probs", "weight": "weight"}
 _ELEMENTS = {"logits": "x", "target": "share"}
 _ELEMENT_OPTIONS = {**_ELEMENTS, "weight": "element_weight", "pos_weight": "pos_weight"}
+_ELEMENT_PROBS = {"probs": "p", "target": "share"}
 _PAIR = {"logits": "x", "target_logits": "teacher"}
 _FOCAL = {**_IGNORING, "alpha": "weight"}
 _LAYER = {"hidden": "hidden", "weight": "layer_weight", "target": "layer_labels"}
@@ -211,6 +220,16 @@ CALLS = {
     "grad_and_hessian": Call("cross_entropy_grad_and_hessian", _INDEX),
     "hvp": Call("cross_entropy_hvp", {**_INDEX, "v": "v"}),
     "hvp options": Call("cross_entropy_hvp", {**_SOFT, "v": "v", "weight": "weight"}, {"label_smoothing": 0.1}),
+    "binary smoothed": Call(
+        "binary_cross_entropy_with_logits_and_grad", _ELEMENTS, {"label_smoothing": 0.1, "ignore_index": 0.0}
+    ),
+    "binary from_probs": Call("binary_cross_entropy_from_probs_and_grad", _ELEMENT_PROBS),
+    "sigmoid_focal": Call("sigmoid_focal_loss_and_grad", _ELEMENTS),
+    "sigmoid_focal options": Call("sigmoid_focal_loss_and_grad", _ELEMENTS, {"gamma": 1.3, "alpha": None}),
+    "focal soft": Call("focal_loss_and_grad", _SOFT, {"gamma": 2.0}),
+    "focal soft options": Call(
+        "focal_loss_and_grad", {**_SOFT, "alpha": "weight"}, {"gamma": 1.3, "label_smoothing": 0.1}
+    ),
     # with every array that there is, and every target
     "logsumexp where": Call("logsumexp", {"x": "x", "where": "mask"}),
     "logsumexp b where": Call("logsumexp with b", {"x": "x", "b": "b", "where": "mask"}),
@@ -237,6 +256,12 @@ CALLS = {
     "focal all options": Call(
         "focal_loss_and_grad", {**_INDEX, "alpha": "weight", "sample_weight": "sample_weight"}, {"gamma": 2.0}
     ),
+    "focal smoothed": Call("focal_loss_and_grad", _FOCAL, {"gamma": 2.0, "label_smoothing": 0.1}),
+    "focal number options": Call("focal_loss_and_grad", _INDEX, {"gamma": 2.0, "alpha": 0.25}),
+    "binary from_probs options": Call(
+        "binary_cross_entropy_from_probs_and_grad",
+        {**_ELEMENT_PROBS, "weight": "element_weight", "pos_weight": "pos_weight"},
+    ),
     "linear options": Call("linear_cross_entropy_and_grad", _LAYER_OPTIONS, {"label_smoothing": 0.1}),
     "grad_and_hessian options": Call("cross_entropy_grad_and_hessian", {**_SOFT, "sample_weight": "sample_weight"}),
     "hvp all options": Call("cross_entropy_hvp", {**_SOFT, "v": "v", **_WEIGHTS}, {"label_smoothing": 0.1}),
@@ -259,6 +284,7 @@ FAMILIES = (
     "cross_entropy weighted",
     "from_probs",
     "binary",
+    "sigmoid_focal",
 )
 # for smaller grids: the other functions, and transformed logits
 OTHERS = (
@@ -268,6 +294,8 @@ OTHERS = (
     "logsumexp b",
     "kl",
     "focal",
+    "focal soft",
+    "binary from_probs",
     "score",
     "grad_and_hessian",
     "hvp",
@@ -304,4 +332,10 @@ DIGESTED = (
     "grad_and_hessian",
     "hvp",
     "hvp options",
+    "binary smoothed",
+    "binary from_probs",
+    "sigmoid_focal",
+    "sigmoid_focal options",
+    "focal soft",
+    "focal soft options",
 )

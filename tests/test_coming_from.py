@@ -86,6 +86,12 @@ def sigmoid_binary(x, t):
     return -t * special.log_expit(x) - (1 - t) * special.log_expit(-x)
 
 
+def sigmoid_focal(x, t, alpha, gamma):
+    p = special.expit(x)
+    loss = sigmoid_binary(x, t) * (1 - (p * t + (1 - p) * (1 - t))) ** gamma
+    return loss if alpha < 0 else (alpha * t + (1 - alpha) * (1 - t)) * loss
+
+
 def divergence(log_p, log_t):
     return np.sum(np.exp(log_t) * (log_t - log_p), -1)
 
@@ -93,6 +99,14 @@ def divergence(log_p, log_t):
 def focal(x, y, alpha, gamma):
     log_p = at(logs(x), y)
     return -alpha * (1 - np.exp(log_p)) ** gamma * log_p
+
+
+class Torchvision:
+    """A loss for each element, unless reduced."""
+
+    def sigmoid_focal_loss(x, t, alpha=0.25, gamma=2, reduction="none"):
+        loss = sigmoid_focal(x, t, alpha, gamma)
+        return mean(loss) if reduction == "mean" else loss
 
 
 class Keras:
@@ -112,11 +126,22 @@ class Keras:
 
         return call
 
-    def CategoricalFocalCrossentropy(alpha, gamma, from_logits):
-        return lambda hot, x: mean(focal(x, hot.argmax(-1), alpha, gamma))
+    def CategoricalFocalCrossentropy(alpha, gamma, from_logits, label_smoothing=0.0):
+        def call(t, x):
+            t = t * (1 - label_smoothing) + label_smoothing / t.shape[-1]
+            return mean(np.sum(-alpha * t * (1 - np.exp(logs(x))) ** gamma * logs(x), -1))
 
-    def BinaryCrossentropy(from_logits):
-        return lambda t, x: mean(sigmoid_binary(x, t))
+        return call
+
+    def BinaryCrossentropy(from_logits=False, label_smoothing=0.0):
+        def call(t, x):
+            t = t * (1 - label_smoothing) + label_smoothing / 2
+            return mean(sigmoid_binary(x, t) if from_logits else -(t * np.log(x) + (1 - t) * np.log1p(-x)))
+
+        return call
+
+    def BinaryFocalCrossentropy(apply_class_balancing, alpha, gamma, from_logits):
+        return lambda t, x: mean(sigmoid_focal(x, t, alpha, gamma))
 
     def KLDivergence():
         return lambda t, p: mean(divergence(np.log(p), np.log(t)))
@@ -136,6 +161,7 @@ class Optax:
 
     softmax_cross_entropy = soft
     sigmoid_binary_cross_entropy = sigmoid_binary
+    sigmoid_focal_loss = sigmoid_focal
 
 
 class Liger:
@@ -200,6 +226,7 @@ def theirs(library, call):
     names = {
         "SciPy": {"special": special},
         "scikit-learn": {"metrics": metrics, "HalfMultinomialLoss": HalfMultinomialLoss},
+        "torchvision": public(Torchvision),
         "Keras": public(Keras),
         "optax": public(Optax),
         "Liger": public(Liger),
@@ -220,7 +247,18 @@ def test_row(library, call, here):
 
 def test_every_row_is_run():
     assert len(ROWS) == len(re.findall(r"^\| .* \|$", TEXT, re.M)) - 1
-    libraries = {"PyTorch", "Keras", "optax", "SciPy", "scikit-learn", "Liger", "MyGrad", "XGBoost", "LightGBM"}
+    libraries = {
+        "PyTorch",
+        "torchvision",
+        "Keras",
+        "optax",
+        "SciPy",
+        "scikit-learn",
+        "Liger",
+        "MyGrad",
+        "XGBoost",
+        "LightGBM",
+    }
     assert {library for library, _, _ in ROWS} == libraries
 
 

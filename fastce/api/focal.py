@@ -11,10 +11,11 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
-from fastce.core.layout import Array, cast_to
-from fastce.core.loss import LossCall
+from fastce.core.layout import Array, cast_to, split_number
+from fastce.core.loss import LossCall, smoothing_parts
 from fastce.core.reduction import Reduction
-from fastce.core.validation import as_number, as_weights
+from fastce.core.staging import Block, staged
+from fastce.core.validation import as_factor, as_gamma, as_real, as_smoothing, as_weights
 
 
 def focal_loss(
@@ -26,14 +27,19 @@ def focal_loss(
     axis: int = -1,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: int = -100,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Any:
-    r"""Compute the focal loss between logits and class indices.
+    r"""Compute the focal loss between logits and class indices or class probabilities.
 
-    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the labels y, class weights
-    :math:`\alpha` and sample weights u,
+    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the target q (one-hot for class
+    indices), label smoothing e over C classes, class weights :math:`\alpha` and sample weights u,
 
-    .. math:: \ell_i = -u_i\, \alpha_{y_i} \left(1 - p_{i y_i}\right)^\gamma \log p_{i y_i}
+    .. math:: \ell_i = -u_i \sum_j \alpha_j\, t_{ij} \left(1 - p_{ij}\right)^\gamma \log p_{ij},
+        \qquad t_{ij} = (1 - e)\, q_{ij} + \frac{e}{C}
+
+    For class indices y without label smoothing, this is
+    :math:`-u_i\, \alpha_{y_i} (1 - p_{i y_i})^\gamma \log p_{i y_i}`.
 
     Parameters
     ----------
@@ -41,20 +47,24 @@ def focal_loss(
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like, shape of ``logits`` without the class axis
         Class indices of any integer dtype. Or an array in the shape of ``logits``: one-hot
-        integers or booleans.
+        integers or booleans, or class probabilities as floats.
     gamma : float
         At least 0: the greater, the less confident samples count. 2 is usual.
-    alpha : array_like, shape (C,), optional
-        One weight per class.
+    alpha : float or array_like, shape (C,), optional
+        One weight per class; or a number, which multiplies the loss and does not change the denominator
+        of a mean.
     axis : int, default -1
         The axis of the classes.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
     ignore_index : int, default -100
         Samples with this class index are ignored: they add nothing to the result.
+    label_smoothing : float, default 0.0
+        The share of each target that is spread evenly over all classes, from 0 to 1.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of
-        ``alpha`` at the label times sample weight over the samples that are not ignored.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
+        weight at the label times sample weight over the samples that are not ignored; for class
+        probabilities, by the sum of the sample weights.
 
     Returns
     -------
@@ -75,13 +85,14 @@ def focal_loss(
     See Also
     --------
     focal_loss_and_grad : the gradient as well.
+    sigmoid_focal_loss : over sigmoid probabilities, element by element.
     cross_entropy : the same bits as with ``gamma=0``, if ``weight`` is ``alpha``.
 
     Notes
     -----
-    In [1]_ the probability is a sigmoid, here it is a softmax. ``1 - p`` is computed as
-    ``-expm1(-cross_entropy)``, which keeps its digits however confident the sample. The logits of
-    ignored samples have no effect, NaN included.
+    In [1]_ the probability is a sigmoid, here it is a softmax. ``1 - p`` is never computed as this
+    difference, and keeps its digits however confident the sample. The logits of ignored samples have no
+    effect, NaN included.
 
     References
     ----------
@@ -96,11 +107,13 @@ def focal_loss(
     array([2.407606, 0.013386])
     >>> fastce.focal_loss(logits, [0, 0], gamma=2.0, reduction="none").round(6)
     array([1.993605e+00, 2.000000e-06])
+    >>> fastce.focal_loss(logits, [[0.5, 0.5, 0.0], [0.9, 0.1, 0.0]], gamma=2.0, reduction="none").round(4)
+    array([1.3983, 0.4947])
     """
     call = _FocalCall().bind(
         logits, target, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction
     )
-    return call.focus(gamma, alpha).solve(None, None)[0]
+    return call.focus(gamma, alpha, label_smoothing).solve(None, None)[0]
 
 
 def focal_loss_and_grad(
@@ -112,21 +125,23 @@ def focal_loss_and_grad(
     axis: int = -1,
     sample_weight: npt.ArrayLike | None = None,
     ignore_index: int = -100,
+    label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> LossAndGrad:
     r"""Compute the focal loss and its gradient with respect to the logits.
 
-    In the notation of `focal_loss`, with the cross-entropy :math:`c_i = -\log p_{i y_i}`, the
-    denominator D of the reduction (1 for "sum" and "none") and the upstream gradient g,
+    In the notation of `focal_loss`, with :math:`c_{ij} = -\log p_{ij}`, the denominator D of the
+    reduction (1 for "sum" and "none") and the upstream gradient g,
 
-    .. math:: \frac{\partial}{\partial x_{ij}} = \frac{g_i u_i \alpha_{y_i}}{D} (1 - p_{i y_i})^\gamma
-        \left(1 + \gamma \frac{c_i}{e^{c_i} - 1}\right) \left(p_{ij} - [j = y_i]\right)
+    .. math:: \frac{\partial}{\partial x_{ij}} = \frac{g_i u_i}{D} \left(p_{ij} \sum_k s_{ik} - s_{ij}\right),
+        \qquad s_{ij} = \alpha_j\, t_{ij} (1 - p_{ij})^\gamma
+        \left(1 + \gamma \frac{p_{ij}\, c_{ij}}{1 - p_{ij}}\right)
 
     Parameters
     ----------
-    logits, target, gamma, alpha, axis, sample_weight, ignore_index, reduction
+    logits, target, gamma, alpha, axis, sample_weight, ignore_index, label_smoothing, reduction
         As in `focal_loss`.
     grad_output : scalar or array_like in the shape of the loss, optional
         Derivative of the final objective with respect to this loss, 1 by default.
@@ -163,28 +178,32 @@ def focal_loss_and_grad(
     call = _FocalCall().bind(
         logits, target, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index, reduction=reduction
     )
-    grad = call.focus(gamma, alpha).grad_array(out)
+    grad = call.focus(gamma, alpha, label_smoothing).grad_array(out)
     return LossAndGrad(call.solve(grad, grad_output, out is None)[0], grad)
 
 
 class _FocalCall(LossCall):
-    """Focal loss: the cross-entropy of each sample, times a factor that depends on it."""
+    """Focal loss: each class's term of the cross-entropy, times a factor that depends on its probability."""
 
-    def focus(self, gamma: float, alpha: npt.ArrayLike | None) -> Self:
+    def focus(self, gamma: float, alpha: npt.ArrayLike | None, label_smoothing: float) -> Self:
         """Check and keep the options of focal loss; return the call."""
-        if self.labels is None:
-            raise TypeError(
-                "target must hold class indices, integers in the shape of logits without the class axis, or one-hot "
-                "integers in the shape of logits: focal loss takes no class probabilities, "
-                f"got dtype {self.target.dtype} and shape {self.target.shape}"
-            )
-        self.gamma = as_number(gamma, "gamma")
-        if not 0.0 <= self.gamma < math.inf:
-            raise ValueError(f"gamma must be finite and at least 0, got {gamma!r}")
-        if alpha is not None:
-            classes = self.classes
-            self.weight = cast_to(as_weights(alpha, (classes,), "alpha", "one per class"), self.dtype)
+        self.gamma = as_gamma(gamma, self.dtype)
+        factor = None if alpha is None else as_real(alpha, "alpha")
+        if factor is not None and factor.ndim:
+            weights = as_weights(factor, (self.classes,), "alpha", "one per class")
+            self.weight = cast_to(weights, self.dtype)
+        self.smoothing = smoothing_parts(as_smoothing(label_smoothing), self.classes, self.weight)
+        if factor is not None and not factor.ndim:
+            self._scale_losses(as_factor(factor.item(), "alpha", self.dtype))
         return self
+
+    def _scale_losses(self, factor: float) -> None:
+        """Multiply all losses, but not the denominator of their mean."""
+        if self.reduction == "mean":
+            self.normalizer = self._total_weight()
+        weights = np.ones(math.prod(self.shape), self.dtype) if self.sample_weight is None else self.sample_weight
+        with np.errstate(all="ignore"):
+            self.sample_weight = weights * self.dtype.type(factor)
 
     def _fill(
         self,
@@ -194,11 +213,23 @@ class _FocalCall(LossCall):
         upstream: Array | None,
         out_is_new: bool = False,
     ) -> tuple[float, float]:
-        assert loss is not None and self.labels is not None
         if self.gamma == 0.0:
             return super()._fill(loss, grad, scale, upstream, out_is_new)
+        assert loss is not None
         self._own_labels()
         scale, total_weight = self._divided(scale)
+        if self.labels is not None and self.smoothing is None:
+            self._fill_at_labels(loss, grad, scale, upstream)
+        elif self.logits.size:
+            with np.errstate(all="ignore"):
+                self._fill_classes(loss, grad, scale, upstream)
+        else:
+            loss.fill(0.0)
+        return dispatch.total(loss), total_weight
+
+    def _fill_at_labels(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
+        """Handle class indices without smoothing: a factor of the cross-entropy, and another of its gradient."""
+        assert self.labels is not None
         labels = self.labels.reshape(self.shape)
         plain = LossCall().bind(self.logits, labels, axis=self.axis, ignore_index=self.ignore_index, reduction="none")
         if grad is not None:
@@ -214,7 +245,35 @@ class _FocalCall(LossCall):
                 slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
                 slope = (slope if upstream is None else slope * upstream).astype(self.dtype)
                 plain._fill(None, grad, 1.0, slope)
-        return dispatch.total(loss), total_weight
+
+    def _fill_classes(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
+        """Handle targets with a share for each class, a block of rows at a time."""
+        factors = self._sample_factors(upstream)
+        if factors is None:
+            factors = np.ones((2, loss.size), self.dtype)
+        if self.labels is not None:
+            factors[:, self.labels == self.ignore_index] = 0.0
+        gamma = None if self.gamma == 2.0 else split_number(self.gamma, self.dtype)
+        inputs = [self.logits] if self.labels is not None else [self.logits, self.target]
+        for block in staged(self.axis, self.dtype, inputs, grad):
+            part = slice(block.start, block.stop)
+            targets = self._shares(block)
+            dispatch.run_focal(block.inputs[0], targets, gamma, factors[:, part], scale, loss[part], block.out)
+
+    def _shares(self, block: Block) -> Array:
+        """Return the targets of a block as class probabilities after smoothing and class weights."""
+        keep, uniform_mass, _ = self.smoothing or (1.0, 0.0, 0.0)
+        if self.labels is None:
+            targets: Array = block.inputs[1]
+            if self.smoothing is not None:
+                targets *= self.dtype.type(keep)
+                targets += self.dtype.type(uniform_mass)
+        else:
+            labels = self.labels[block.start : block.stop]
+            kept = np.flatnonzero(labels != self.ignore_index)
+            targets = np.full_like(block.inputs[0], uniform_mass)
+            targets[kept, labels[kept]] += self.dtype.type(keep)
+        return targets if self.weight is None else np.multiply(targets, self.weight, out=targets)
 
 
 def _ratio(x: Array) -> Array:

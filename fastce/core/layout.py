@@ -78,6 +78,12 @@ def cast_into(destination: Array, source: Array) -> None:
         np.copyto(destination, source, casting="unsafe")
 
 
+def split_number(value: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """Return a number as a number of this dtype and what that lacks."""
+    rounded = float(dtype.type(value))
+    return rounded, value - rounded
+
+
 def without_axis(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     """Return the shape of one value a sample: the shape without the class axis."""
     return shape[:axis] + shape[axis + 1 :]

@@ -159,6 +159,22 @@ def as_smoothing(label_smoothing: float) -> float:
     return value
 
 
+def as_factor(value: float, name: str, dtype: np.dtype[Any]) -> float:
+    """Return a real scalar as a float that is finite in this dtype."""
+    number = as_number(value, name)
+    if not abs(number) <= float(np.finfo(dtype).max):
+        raise ValueError(f"{name} must be finite in {dtype}, got {value!r}")
+    return number
+
+
+def as_gamma(gamma: float, dtype: np.dtype[Any] = FLOAT64) -> float:
+    """Return the exponent of a focal loss as a float that is at least 0 and finite in this dtype."""
+    value = as_number(gamma, "gamma")
+    if not 0.0 <= value <= float(np.finfo(dtype).max):
+        raise ValueError(f"gamma must be finite and at least 0, got {gamma!r}")
+    return value
+
+
 def as_logit_transform(logit_scale: float, softcap: float | None) -> tuple[float, float | None] | None:
     """Return (scale, cap), which act on the logits before anything else; None if they change nothing."""
     scale = as_number(logit_scale, "logit_scale")

@@ -180,3 +180,97 @@ def test_any_options(shape, dtype, layout, target, weights, reduction, grad_outp
     if grad_output == "each":
         grad_output = rng.normal(size=shape) if reduction == "none" else 0.3
     check(x, t, weight=weight, pos_weight=pos_weight, reduction=reduction, grad_output=grad_output)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
+def test_weight_0_leaves_out_any_logit_and_target(dtype, bad):
+    """Of the gradient too. Seen to fail: with a slope that was multiplied by the weight."""
+    for x, target in (([bad, 0.0], [1.0, 1.0]), ([0.5, 0.0], [bad, 1.0]), ([bad, 0.0], [bad, 1.0])):
+        given = np.array(x, dtype), np.array(target, dtype)
+        for upstream in (None, [3.0, 1.0]):
+            loss, grad = fastce.binary_cross_entropy_with_logits_and_grad(
+                *given, weight=[0.0, 2.0], reduction="none", grad_output=upstream
+            )
+            assert loss.tolist() == [0, computed(dtype).type(2 * np.log(2))]
+            assert grad.tolist() == [0, -1]
+        loss, grad = fastce.binary_cross_entropy_with_logits_and_grad(*given, weight=[0.0, 2.0])
+        assert loss == pytest.approx(np.log(2), rel=1e-6)
+        assert grad.tolist() == [0, -0.5]
+
+
+def test_pos_weight_0_leaves_out_nan():
+    loss, grad = fastce.binary_cross_entropy_with_logits_and_grad([NAN, NAN], [1, 0], pos_weight=0, reduction="none")
+    assert loss[0] == grad[0] == 0
+    assert np.isnan([loss[1], grad[1]]).all()
+
+
+@pytest.mark.parametrize("ignored", [-1, -100, 255, 0.1, NAN, INF, np.int64(-1), True])
+@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_ignored_targets(reduction, dtype, ignored, rng):
+    """As if they were not there, whatever their logits are."""
+    x, target = logits(rng, (6, 50), dtype), rng.random((6, 50))
+    is_out = rng.random((6, 50)) < 0.4
+    target[is_out], x[is_out] = ignored, NAN
+    weight, pos_weight = rng.random((6, 50)), rng.random((6, 50))
+    kept = {"weight": weight[~is_out], "pos_weight": pos_weight[~is_out], "reduction": reduction}
+    expected = fastce.binary_cross_entropy_with_logits_and_grad(x[~is_out], target[~is_out], **kept)
+    options = {"weight": weight, "pos_weight": pos_weight, "reduction": reduction, "ignore_index": ignored}
+    loss, grad = fastce.binary_cross_entropy_with_logits_and_grad(x, target, **options)
+    if reduction == "none":
+        assert not loss[is_out].any()
+        loss = loss[~is_out]
+    np.testing.assert_allclose(loss, expected.loss, rtol=3e-7)
+    assert not grad[is_out].any()
+    np.testing.assert_allclose(grad[~is_out].astype(float), expected.grad.astype(float), rtol=1e-3, atol=1e-7)
+    alone = fastce.binary_cross_entropy_with_logits(x, target, **options)
+    assert_same_bits(np.asarray(alone)[~is_out if alone.ndim else ()], np.asarray(loss))
+
+
+def test_ignored_targets_of_integers(rng):
+    x, target = logits(rng, (300, 300), np.float32), rng.integers(-1, 2, (300, 300))
+    loss, grad = fastce.binary_cross_entropy_with_logits_and_grad(x, target, ignore_index=-1)
+    kept = target >= 0
+    expected = fastce.binary_cross_entropy_with_logits_and_grad(x[kept], target[kept])
+    assert loss == pytest.approx(expected.loss, rel=1e-6)
+    assert_same_bits(grad[kept], expected.grad)
+
+
+def test_nothing_but_ignored_targets():
+    loss, grad = fastce.binary_cross_entropy_with_logits_and_grad([1.0, 2.0], [-1, -1], ignore_index=-1)
+    assert np.isnan(loss)
+    assert grad.tolist() == [0, 0]
+    assert fastce.binary_cross_entropy_with_logits([1.0], [-1], ignore_index=-1, reduction="sum") == 0
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
+def test_label_smoothing(amount, dtype, rng):
+    x, pos_weight = logits(rng, (4, 300), dtype, spread=6), rng.random(300)
+    for target in (rng.integers(0, 2, (4, 300)), rng.random((4, 300))):
+        for reduction in REDUCTIONS:
+            check(x, target, label_smoothing=amount, reduction=reduction)
+        check(x, target, label_smoothing=amount, pos_weight=pos_weight, weight=pos_weight + 1)
+        smoothed = target * (1 - amount) + amount / 2
+        plain = fastce.binary_cross_entropy_with_logits(x, smoothed)
+        assert fastce.binary_cross_entropy_with_logits(x, target, label_smoothing=amount) == pytest.approx(
+            plain, rel=1e-5
+        )
+
+
+def test_ignored_targets_are_compared_before_they_are_smoothed(rng):
+    x, target = logits(rng, (5, 60)), rng.integers(-1, 2, (5, 60)).astype(float)
+    for reduction in REDUCTIONS:
+        check(x, target, label_smoothing=0.2, ignore_index=-1, reduction=reduction)
+
+
+def test_errors_of_options():
+    out = np.ones(2)
+    for amount in (-0.1, 1.1, NAN):
+        with pytest.raises(ValueError, match="label_smoothing must be from 0 to 1, got"):
+            fastce.binary_cross_entropy_with_logits_and_grad([0.0, 0.0], [0, 1], label_smoothing=amount, out=out)
+    for ignored in ("one", 1j, [1, 2]):
+        with pytest.raises((TypeError, ValueError), match="ignore_index must be a"):
+            fastce.binary_cross_entropy_with_logits_and_grad([0.0, 0.0], [0, 1], ignore_index=ignored, out=out)
+    assert (out == 1).all()

@@ -28,9 +28,9 @@ SHAPES = [(1, 1), (17, 10), (33, 32), (9, 33), (17, 100), (3, 2600), (5003, 10)]
 GAMMAS = [0.0, 0.5, 1.0, 2.0, 3.7]
 
 
-def expected(*arguments):
-    """The losses, the gradients of their sum and the sum of weights."""
-    return reference_losses.focal_loss(*arguments)[:3]
+def expected(x, y, gamma):
+    """The losses and the gradients of their sum."""
+    return reference_losses.focal_loss(x, np.eye(x.shape[-1])[y], gamma)[:2]
 
 
 @shapes_and_dtypes(SHAPES)
@@ -68,7 +68,7 @@ def test_confident_samples_keep_their_digits(gamma, dtype, classes):
     x[:, 1] = 0
     y = np.zeros(5, int)
     loss, grad = focal_loss_and_grad(x, y, gamma=gamma, reduction="none")
-    losses, grads, _ = expected(x, y, gamma)
+    losses, grads = expected(x, y, gamma)
     assert (losses > 0).all()
     assert_within(loss, losses, 10)
     assert_within(grad, grads, 15)
@@ -195,8 +195,12 @@ def test_errors(gamma):
         focal_loss_and_grad(x, y, gamma=gamma, out=out)
     with pytest.raises(ValueError, match=r"alpha must have shape \(3,\), one per class, got \(2,\)"):
         focal_loss_and_grad(x, y, gamma=gamma, alpha=[1, 2], out=out)
-    with pytest.raises(TypeError, match="target must hold class indices, integers in the shape of logits without"):
-        focal_loss_and_grad(x, x, gamma=gamma, out=out)
+    with pytest.raises(ValueError, match=r"label_smoothing must be from 0 to 1, got -0\.1"):
+        focal_loss_and_grad(x, y, gamma=gamma, label_smoothing=-0.1, out=out)
+    with pytest.raises(ValueError, match="alpha must be finite in float64, got inf"):
+        focal_loss_and_grad(x, y, gamma=gamma, alpha=np.inf, out=out)
+    with pytest.raises(ValueError, match=r"alpha must be finite in float32, got 1e\+39"):
+        focal_loss_and_grad(x.astype(np.float32), y, gamma=gamma, alpha=1e39)
     with pytest.raises(ValueError, match="reduction must be"):
         focal_loss_and_grad(x, y, gamma=gamma, reduction="average", out=out)
     assert (out == 1).all()
@@ -256,3 +260,100 @@ def test_any_options(case, dtype, layout, gamma, spread, weights, ignored, reduc
     options = {"gamma": gamma, "axis": axis, "ignore_index": ignored, "reduction": reduction, **given_weights}
     given = None if grad_output is None else g
     assert_matches_oracle("focal_loss_and_grad", LAYOUTS[layout](x), y, grad_output=given, **options)
+
+
+def definition(x, t, gamma, weight):
+    """torch's autograd of the formula."""
+    logp = torch.log_softmax(x, -1)
+    return -(weight * t * (1 - logp.exp()) ** gamma * logp).sum(-1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 2.0])
+@pytest.mark.parametrize("kind", ["labels", "one-hot", "soft"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_every_target_against_torch(rng, reduction, kind, gamma):
+    """With label smoothing, weights of classes and of samples."""
+    x = torch.tensor(rng.normal(size=(40, 9)) * 2, requires_grad=True)
+    y, e = rng.integers(0, 9, 40), 0.2
+    target = {"labels": y, "one-hot": np.eye(9, dtype=int)[y], "soft": rng.dirichlet(np.ones(9), 40)}[kind]
+    hot = torch.tensor(target if kind == "soft" else np.eye(9)[y])
+    alpha, u = torch.tensor(rng.random(9) + 0.2), torch.tensor(rng.random(40))
+    theirs = u * definition(x, hot * (1 - e) + e / 9, gamma, alpha)
+    total = u.sum() if kind == "soft" else (u * alpha[y]).sum()
+    theirs = {"mean": theirs.sum() / total, "sum": theirs.sum(), "none": theirs}[reduction]
+    theirs.backward(torch.full_like(theirs, 0.7))
+    options = {"alpha": alpha.numpy(), "sample_weight": u.numpy(), "label_smoothing": e, "reduction": reduction}
+    ours = focal_loss_and_grad(x.detach().numpy(), target, gamma=gamma, grad_output=0.7, **options)
+    np.testing.assert_allclose(ours.loss, theirs.detach().numpy(), rtol=1e-12)
+    np.testing.assert_allclose(ours.grad, x.grad.numpy(), rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.7, 2.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", ["labels", "soft"])
+def test_a_number_for_alpha_multiplies_the_loss(rng, kind, reduction, gamma):
+    """And stays out of the denominator."""
+    x, y, u = logits(rng, (6, 5)), labels_for(rng, (6, 5)), rng.random(6)
+    y[2] = -100
+    target = y if kind == "labels" else rng.dirichlet(np.ones(5), 6)
+    options = {"gamma": gamma, "reduction": reduction, "sample_weight": u, "grad_output": 1.5}
+    want = focal_loss_and_grad(x, target, **options)
+    for alpha in (0.25, np.float32(0.25), np.array(0.25)):
+        loss, grad = focal_loss_and_grad(x, target, alpha=alpha, **options)
+        np.testing.assert_allclose(loss, 0.25 * want.loss, rtol=1e-15)
+        np.testing.assert_allclose(grad, 0.25 * want.grad, rtol=1e-14)
+    loss, grad = focal_loss_and_grad(x, target, alpha=0, **options)
+    assert not np.any(loss)
+    assert not grad.any()
+    if kind == "labels":
+        assert np.isnan(focal_loss(x, np.full(6, -100), gamma=gamma, alpha=0.25))
+
+
+@pytest.mark.parametrize("dtype", WIDE, ids=name_of)
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("classes", [2, 40])
+def test_confident_one_hot_probabilities_keep_their_digits(gamma, dtype, classes):
+    x = np.full((5, classes), -np.inf, dtype)
+    x[:, 0] = [5, 10, 20, 30, 35]
+    x[:, 1] = 0
+    t = np.eye(classes)[np.zeros(5, int)]
+    loss, grad = focal_loss_and_grad(x, t, gamma=gamma, reduction="none")
+    losses, grads = expected(x, np.zeros(5, int), gamma)
+    assert (losses > 0).all()
+    assert_within(loss, losses, 12)
+    assert_within(grad, grads, 18)
+
+
+def test_certain_and_invalid_samples_of_probabilities():
+    x = np.array([[0.0, -np.inf, -np.inf], [0, -np.inf, -np.inf], [np.nan, 0, 0], [np.nan, 0, 0], [1, 2, 3]])
+    t = np.array([[1.0, 0, 0], [0.5, 0.5, 0], [1, 0, 0], [1, 0, 0], [0.5, 0.25, 0.25]])
+    loss, grad = focal_loss_and_grad(x, t, gamma=2.0, sample_weight=[1, 1, 1, 0, 1], reduction="none")
+    assert (loss[0], loss[1], loss[3]) == (0, np.inf, 0)
+    assert not grad[[0, 3]].any()
+    np.testing.assert_array_equal(grad[1], [0.5, -0.5, 0])
+    assert np.isnan(loss[2])
+    assert np.isnan(grad[2]).all()
+    assert np.isfinite(loss[4])
+
+
+@given(
+    case=st.sampled_from([((4, 3), -1), ((3, 35), 1), ((4, 20, 3), 1), ((12, 5), 0), ((6,), 0)]),
+    dtype=st.sampled_from(SIZES),
+    layout=st.sampled_from(sorted(LAYOUTS)),
+    gamma=st.floats(0.1, 5.0) | st.just(2.0),
+    spread=st.floats(0.0, 8.0),
+    weights=st.sets(st.sampled_from(["alpha", "sample_weight"])),
+    kind=st.sampled_from(["labels", "soft"]),
+    amount=st.sampled_from([0.1, 1.0]),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    seed=st.integers(0, 10),
+)
+def test_any_options_of_classes(case, dtype, layout, gamma, spread, weights, kind, amount, reduction, seed):
+    (shape, axis), rng = case, np.random.default_rng(seed)
+    x, y = logits(rng, shape, dtype, spread), np.asarray(labels_for(rng, shape, axis))
+    target = y if kind == "labels" else LAYOUTS[layout](rng.random(shape))
+    alpha = rng.random() if seed % 2 else rng.random(shape[axis]) + 0.1
+    made = {"alpha": alpha, "sample_weight": rng.integers(1, 5, y.shape) / 4}
+    options = {"gamma": gamma, "axis": axis, "label_smoothing": amount, "reduction": reduction}
+    options |= {name: made[name] for name in weights}
+    assert_matches_oracle("focal_loss_and_grad", LAYOUTS[layout](x), target, eps=4, **options)

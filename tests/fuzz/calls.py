@@ -62,6 +62,11 @@ class Call:
         """Whether the logits are the product of two arguments."""
         return self.name.startswith("linear")
 
+    @property
+    def has_elements(self) -> bool:
+        """Whether there is a loss for each element."""
+        return self.name.startswith(("binary", "sigmoid"))
+
     def _shapes(self) -> None:
         self.shape: tuple[int, ...] = self.case["shape"]
         axis = self.case.get("axis", -1)
@@ -79,7 +84,7 @@ class Call:
         self.classes = self.shape[self.class_axis] if self.shape else 1
         if self.is_layer:
             self.classes = self.case["classes"]
-        self.losses = self.shape if self.name.startswith("binary") else self.samples
+        self.losses = self.shape if self.has_elements else self.samples
 
     def dtype_of_result(self, letter: str) -> np.dtype[Any]:
         """The dtype of a result by its letter in the table of functions."""
@@ -150,8 +155,10 @@ class Call:
             kind = case["values"] if rng.random() < 0.5 else "normal"
             target = values_of(kind, self.shape, like(self.dtype) if is_real else np.dtype(float), rng)
             return [x, self._other("target_logits", target, case["other"])]
-        if name.startswith("binary"):
-            return [x, self._other("target", rng.random(self.shape), case["other"])]
+        if self.has_elements:
+            targets = rng.random(self.shape)
+            targets = np.where(targets < 0.4, np.round(targets / 0.4), targets)  # of 0 and 1, which may be ignored, too
+            return [x, self._other("target", targets, case["other"])]
         if name.endswith("hvp"):
             return [x, self._other("v", rng.normal(size=self.shape), case["v"])]
         if self.is_layer:
@@ -219,8 +226,9 @@ class Call:
             if option == "no sign":
                 del self.keywords["return_sign"]
             elif option != "scalar b":
-                self.keywords[option] = self._bad_option(option) if is_bad else self._option(option)
-        for name in ("reduction", "gamma", "temperature", "accumulate"):
+                name = option.rpartition(" ")[2]  # of two kinds of one argument
+                self.keywords[name] = self._bad_option(option) if is_bad else self._option(option)
+        for name in ("reduction", "gamma", "alpha", "temperature", "accumulate"):
             if name in self.fields:
                 self.keywords[name] = plain(self.case[name])
         upstream = plain(self.case.get("grad_output"))
@@ -244,7 +252,7 @@ class Call:
     def _option(self, name: str) -> Any:
         classes, rng = self.classes, self.rng
         per_class = ("weight", "alpha", "class_weight", "bias")
-        if self.name.startswith("binary"):
+        if self.has_elements and "weight" in name:
             shape = self.shape if rng.random() < 0.5 else self.shape[-1:]
             return self._keep(f"option {name}", self._strange(rng.random(shape) + 0.1))
         if name == "bias" and self.is_layer:
@@ -258,14 +266,21 @@ class Call:
             shape = self.shape if rng.random() < 0.7 else self.shape[-1:]
             return self._keep("where", rng.random(shape) < 0.7)
         values = {"label_smoothing": 0.25, "z_loss": 0.01, "normalizer": 7.0, "ignore_index": 1, "logit_scale": 0.5}
-        values |= {"softcap": 5.0, "keepdims": True, "max_bytes": 1, "top_k": 3, "hessian_scale": 2.0}
+        values |= {
+            "number alpha": 0.3,
+            "softcap": 5.0,
+            "keepdims": True,
+            "max_bytes": 1,
+            "top_k": 3,
+            "hessian_scale": 2.0,
+        }
         return values[name]
 
     def _bad_option(self, name: str) -> Any:
         if name in ("weight", "alpha", "class_weight", "bias", "pos_weight"):
-            return np.ones((*self.shape, 2) if self.name.startswith("binary") else self.classes + 1)
+            return np.ones((*self.shape, 2) if self.has_elements else self.classes + 1)
         values = {"label_smoothing": 1.5, "softcap": -1.0, "normalizer": 0.0, "z_loss": "z", "logit_scale": np.inf}
-        values |= {"ignore_index": 0.5, "max_bytes": 0, "top_k": 0, "hessian_scale": "2"}
+        values |= {"element ignore_index": "one", "ignore_index": 0.5, "max_bytes": 0, "top_k": 0, "hessian_scale": "2"}
         values |= {"where": np.ones(self.shape), "sample_weight": np.ones((*self.samples, 3))}
         return values[name]
 

@@ -91,7 +91,9 @@ FOCAL = {
     "gamma": (2.0, 0.0, 0.5, 1, 3.7, Bad(-1.0), Bad("two")),
     **options(
         *(("alpha",), ("ignore_index",), ("sample_weight",), ("alpha", "sample_weight", "ignore_index")),
-        *bad("alpha", "sample_weight"),
+        *(("label_smoothing",), ("number alpha",), ("alpha", "label_smoothing", "sample_weight")),
+        ("number alpha", "label_smoothing", "ignore_index"),
+        *bad("alpha", "sample_weight", "label_smoothing"),
     ),
 }
 KL_OPTIONS = {
@@ -129,9 +131,25 @@ WEIGHTED = options(("keepdims",), ("where",), ("no sign",), ("scalar b",), ("whe
 VJP = (LOGITS, AXIS, BAD_OTHER)
 CE = (LOGITS, AXIS, TARGET, CROSS_ENTROPY, REDUCTION)
 PROBS = (LOGITS, AXIS, TARGET, FROM_PROBS, REDUCTION)
-BINARY = (LOGITS, BAD_OTHER, options(("pos_weight",), ("weight", "pos_weight"), *bad("pos_weight")), REDUCTION)
+BINARY = (
+    LOGITS,
+    BAD_OTHER,
+    options(
+        *(("pos_weight",), ("weight", "pos_weight"), ("label_smoothing",), ("ignore_index",)),
+        ("weight", "pos_weight", "label_smoothing", "ignore_index"),
+        *bad("pos_weight", "label_smoothing", "element ignore_index"),
+    ),
+    REDUCTION,
+)
+BINARY_PROBS = (LOGITS, BAD_OTHER, options(("pos_weight",), ("weight", "pos_weight"), *bad("pos_weight")), REDUCTION)
+SIGMOID_FOCAL = (
+    LOGITS,
+    BAD_OTHER,
+    {"gamma": (2.0, 0.0, 0.5, 1, 3.7, Bad(-1.0), Bad("two")), "alpha": (0.25, None, 0.0, 1, Bad(1.5), Bad("a"))},
+    REDUCTION,
+)
 KL = (LOGITS, AXIS, BAD_OTHER, KL_OPTIONS, REDUCTION)
-FOCAL_LOSS = (LOGITS, AXIS, HARD, FOCAL, REDUCTION)
+FOCAL_LOSS = (LOGITS, AXIS, TARGET, FOCAL, REDUCTION)
 SCORES = (LOGITS, AXIS, HARD, options(("top_k",), ("ignore_index",), ("top_k", "ignore_index"), *bad("top_k")))
 DIAGONAL = options(("sample_weight",), ("hessian_scale",), *bad("sample_weight", "hessian_scale"))
 
@@ -150,6 +168,10 @@ FIELDS = {
     "cross_entropy_from_probs_and_grad": (*PROBS, UPSTREAM, OUT),
     "binary_cross_entropy_with_logits": BINARY,
     "binary_cross_entropy_with_logits_and_grad": (*BINARY, UPSTREAM, OUT_OF_TWO),
+    "binary_cross_entropy_from_probs": BINARY_PROBS,
+    "binary_cross_entropy_from_probs_and_grad": (*BINARY_PROBS, UPSTREAM, OUT_OF_TWO),
+    "sigmoid_focal_loss": SIGMOID_FOCAL,
+    "sigmoid_focal_loss_and_grad": (*SIGMOID_FOCAL, UPSTREAM, OUT_OF_TWO),
     "kl_divergence": KL,
     "kl_divergence_and_grad": (*KL, UPSTREAM, OUT_OF_TWO),
     "focal_loss": FOCAL_LOSS,

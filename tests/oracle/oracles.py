@@ -190,19 +190,55 @@ def from_probs(x, target, *, axis=-1, reduction="mean", grad_output=None, **opti
     return [(loss, _reduced(each, reduction, denominator)), (grad, np.abs(grad))]
 
 
-def binary(x, target, *, weight=None, pos_weight=None, reduction="mean", grad_output=None) -> Found:
+def binary(
+    x, target, *, weight=None, pos_weight=None, ignore_index=None, label_smoothing=0.0, reduction="mean",
+    grad_output=None,
+) -> Found:  # fmt: skip
     weights = {"weight": weight, "pos_weight": pos_weight}
     loss_of, grad_of = reference.binary_cross_entropy_with_logits, reference.binary_cross_entropy_with_logits_grad
-    given = {"reduction": reduction, **weights}
     target = _rounded(target, x)
+    if ignore_index is not None:
+        ignore_index = _rounded(np.array(ignore_index), x)
+    given = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing, **weights}
     loss, grad = loss_of(x, target, **given), grad_of(x, target, grad_output=grad_output, **given)
+    count = 1 if ignore_index is None else np.mean(reference._kept_targets(target, None, ignore_index, 0.0)[3]) or 1
+    return _of_elements(x, target, loss, grad, loss_of, grad_of, weights, reduction, grad_output, count)
+
+
+def _of_elements(x, target, loss, grad, loss_of, grad_of, weights, reduction, grad_output, share=1) -> Found:
+    """Loss and gradient with their sizes, from those of targets of 0 and 1; ``share`` of the elements is counted."""
     ends = np.zeros(x.shape), np.ones(x.shape)
     no, yes = (np.abs(loss_of(x, y, reduction="none", **weights)) for y in ends)
-    each = reference.product(np.abs(1 - target), no) + reference.product(np.abs(target), yes)
+    t = np.nan_to_num(target)
+    each = reference.product(np.abs(1 - t) + 0.5, no) + reference.product(np.abs(t) + 0.5, yes)
     # (1 - t) σ(x) - t σ(-x) cancels, but for targets of 0 or 1
-    slopes = sum(np.abs(grad_of(x, y, grad_output=grad_output, **given)) for y in ends)
-    size = np.where((target == 0) | (target == 1), np.abs(grad), np.maximum(slopes, np.abs(grad)))
-    return [(loss, _reduced(_finite(each), reduction, max(x.size, 1))), (grad, size)]
+    slopes = sum(np.abs(grad_of(x, y, grad_output=grad_output, reduction=reduction, **weights)) for y in ends) / share
+    slopes = slopes * np.maximum(1, np.abs(t))
+    size = np.where((target == 0) | (target == 1), np.abs(grad), np.maximum(np.nan_to_num(slopes), np.abs(grad)))
+    return [(loss, _reduced(_finite(each), reduction, max(x.size * share, 1))), (grad, size)]
+
+
+def binary_from_probs(x, target, *, weight=None, pos_weight=None, reduction="mean", grad_output=None) -> Found:
+    weights = {"weight": weight, "pos_weight": pos_weight}
+    loss_of, grad_of = reference.binary_cross_entropy_from_probs, reference.binary_cross_entropy_from_probs_grad
+    target = _rounded(target, x)
+    loss = loss_of(x, target, reduction=reduction, **weights)
+    grad = grad_of(x, target, reduction=reduction, grad_output=grad_output, **weights)
+    return _of_elements(x, target, loss, grad, loss_of, grad_of, weights, reduction, grad_output)
+
+
+def sigmoid_focal(x, target, *, gamma=2.0, alpha=0.25, reduction="mean", grad_output=None) -> Found:
+    losses, grads, sizes = reference.sigmoid_focal(x, _rounded(target, x), gamma=gamma, alpha=alpha)
+    g = real(1.0 if grad_output is None else grad_output)
+    with np.errstate(all="ignore"):
+        g = g / x.size if reduction == "mean" else g
+        loss = losses if reduction == "none" else losses.sum() / (x.size if reduction == "mean" else 1)
+        worst = 1 + real(gamma)
+        size = sizes * np.abs(g) * worst
+    return [
+        (loss, _reduced(_finite(losses) * worst, reduction, max(x.size, 1))),
+        (np.where(grads == 0, 0, grads * g), size),
+    ]
 
 
 # --- other losses --------------------------------------------------------------
@@ -228,23 +264,27 @@ def kl_divergence(x, z, *, axis=-1, temperature=1.0, sample_weight=None, reducti
 
 
 def focal_loss(
-    x, y, *, gamma, alpha=None, axis=-1, sample_weight=None, ignore_index=-100, reduction="mean", grad_output=None
-) -> Found:
-    x = np.moveaxis(real(x), axis, -1)
-    losses, grads, total, entropy = reference_losses.focal_loss(x, y, gamma, alpha, ignore_index, sample_weight)
-    parts = CrossEntropy(x, y, ignore_index=ignore_index)
-    inherited = np.where(entropy > 0, parts.losses / np.where(entropy > 0, entropy, 1), 1)  # relative to the entropy
-    each = _finite(losses) * (1 + gamma) * (1 + inherited)
-    s = parts.softmax
-    ratio = np.where(s.p > 0, s.of_p / np.where(s.p > 0, s.p, 1), 1)
-    size = _finite(grads) * ((1 + gamma) * (1 + inherited)[..., None] + ratio)
+    x, y, *, gamma, alpha=None, axis=-1, sample_weight=None, ignore_index=-100, label_smoothing=0.0, reduction="mean",
+    grad_output=None,
+) -> Found:  # fmt: skip
+    number = 1 if alpha is None or np.ndim(alpha) else real(alpha)
+    per_class = alpha if np.ndim(alpha) else None
+    if y.shape == x.shape and y.ndim:
+        y = _rounded(y, x)
+    t, kept, total, _ = reference.coefficients(
+        x.shape, y, axis=axis, weight=per_class, sample_weight=sample_weight, ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
+    losses, grads, of_losses, of_grads = reference_losses.focal_loss(np.moveaxis(real(x), axis, -1), t * number, gamma)
     denominator = total if reduction == "mean" else REAL(1)
     g = real(1.0 if grad_output is None else grad_output)[..., None]
+    losses, of_losses = np.where(kept, losses, 0), np.where(kept, of_losses, 0)
     loss = losses if reduction == "none" else losses.sum() / denominator
     scaled = g / denominator
-    kept = (y != ignore_index)[..., None]
-    grad = np.moveaxis(np.where(kept, grads * scaled, 0), -1, axis)
-    return [(loss, _reduced(each, reduction, denominator)), (grad, np.moveaxis(size * np.abs(scaled), -1, axis))]
+    grad, size = (
+        np.moveaxis(np.where(kept[..., None], v, 0), -1, axis) for v in (grads * scaled, of_grads * np.abs(scaled))
+    )
+    return [(loss, _reduced(of_losses, reduction, denominator)), (grad, size)]
 
 
 def score(x, target, *, axis=-1, ignore_index=-100, top_k=1) -> Found:

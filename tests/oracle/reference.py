@@ -254,22 +254,86 @@ def _sigmoid(z):
         return 1 / (1 + np.exp(-z))
 
 
-def _binary(logits, target, weight, pos_weight):
-    x, y = real(logits), real(target)
-    w, p = (real(1.0 if v is None else v) for v in (weight, pos_weight))
-    return x, y * p * w, (1 - y) * w  # what log σ(x) and log σ(−x) are multiplied with
+def _kept_targets(target, weight, ignore_index, label_smoothing):
+    """Return (targets after smoothing, 1 less that, weights, whether an element is counted)."""
+    y, e = real(target), real(label_smoothing)
+    kept = np.ones(y.shape, bool)
+    if ignore_index is not None:
+        kept = ~np.isnan(y) if np.isnan(ignore_index) else y != real(ignore_index)
+    weight = np.where(kept, real(1.0 if weight is None else weight), 0)
+    return y * (1 - e) + e / 2, (1 - y) * (1 - e) + e / 2, weight, kept
 
 
-def binary_cross_entropy_with_logits(logits, target, *, weight=None, pos_weight=None, reduction="mean"):
-    x, positive, negative = _binary(logits, target, weight, pos_weight)
+def _binary(target, weight, pos_weight, ignore_index, label_smoothing):
+    """What log σ(x) and log σ(−x) are multiplied with, and how many elements are counted."""
+    yes, no, weight, kept = _kept_targets(target, weight, ignore_index, label_smoothing)
+    return product(product(yes, real(1.0 if pos_weight is None else pos_weight)), weight), product(no, weight), kept
+
+
+def binary_cross_entropy_with_logits(
+    logits, target, *, weight=None, pos_weight=None, ignore_index=None, label_smoothing=0.0, reduction="mean"
+):
+    x = real(logits)
+    positive, negative, kept = _binary(target, weight, pos_weight, ignore_index, label_smoothing)
     losses = product(positive, _softplus(-x)) + product(negative, _softplus(x))
-    return _reduce(losses, losses.size, reduction)
+    return _reduce(losses, kept.sum(), reduction)
 
 
 def binary_cross_entropy_with_logits_grad(
-    logits, target, *, weight=None, pos_weight=None, reduction="mean", grad_output=None
+    logits,
+    target,
+    *,
+    weight=None,
+    pos_weight=None,
+    ignore_index=None,
+    label_smoothing=0.0,
+    reduction="mean",
+    grad_output=None,
 ):
-    x, positive, negative = _binary(logits, target, weight, pos_weight)
-    grad = negative * _sigmoid(x) - positive * _sigmoid(-x)
+    x = real(logits)
+    positive, negative, kept = _binary(target, weight, pos_weight, ignore_index, label_smoothing)
+    grad = product(negative, _sigmoid(x)) - product(positive, _sigmoid(-x))
+    return _scaled(grad, (positive == 0) & (negative == 0), kept.sum(), reduction, grad_output)
+
+
+def _scaled(grad, is_out, count, reduction, grad_output):
+    """Gradients of elements, 0 of those that are left out."""
     g = real(1.0 if grad_output is None else grad_output)
-    return grad * (g / grad.size if reduction == "mean" else g)
+    with np.errstate(all="ignore"):
+        return np.where(is_out, 0, grad * (g / count if reduction == "mean" else g))
+
+
+def binary_cross_entropy_from_probs(probs, target, *, weight=None, pos_weight=None, reduction="mean"):
+    p = real(probs)
+    positive, negative, kept = _binary(target, weight, pos_weight, None, 0.0)
+    with np.errstate(all="ignore"):
+        losses = product(positive, -np.log(p)) + product(negative, -np.log1p(-p))
+    return _reduce(losses, kept.sum(), reduction)
+
+
+def binary_cross_entropy_from_probs_grad(
+    probs, target, *, weight=None, pos_weight=None, reduction="mean", grad_output=None
+):
+    p = real(probs)
+    positive, negative, kept = _binary(target, weight, pos_weight, None, 0.0)
+    with np.errstate(all="ignore"):
+        grad = product(negative, 1 / (1 - p)) - product(positive, 1 / p)
+    return _scaled(grad, (positive == 0) & (negative == 0), kept.sum(), reduction, grad_output)
+
+
+# --- focal loss of sigmoids ----------------------------------------------------
+
+
+def sigmoid_focal(logits, target, *, gamma=2.0, alpha=0.25):
+    """Each element's loss and gradient, and the sum of the magnitudes of the terms of the gradient."""
+    x, t, gamma = real(logits), real(target), real(gamma)
+    share = np.ones(t.shape, REAL) if alpha is None else real(alpha) * t + (1 - real(alpha)) * (1 - t)
+    with np.errstate(all="ignore"):
+        entropy = product(t, _softplus(-x)) + product(1 - t, _softplus(x))
+        rising, falling = product(1 - t, _sigmoid(x)), product(t, _sigmoid(-x))
+        miss = falling + rising
+        focus = share * miss**gamma
+        pull = np.where(miss == 0, 0, product(gamma * (1 - 2 * t) * _sigmoid(x) * _sigmoid(-x) / miss, entropy))
+        loss, grad = product(focus, entropy), product(focus, rising - falling + pull)
+        size = product(np.abs(focus), np.abs(rising) + np.abs(falling) + np.abs(pull))
+    return tuple(np.where(share == 0, 0, v) for v in (loss, grad, size))

@@ -23,26 +23,38 @@ def kl_divergence(x, z, temperature=1.0):
     return losses.sum(-1), (p - q) * beta, logp, logq
 
 
-def focal_loss(x, y, gamma, alpha=None, ignore_index=-100, sample_weight=None):
-    """The losses, the gradients of their sum, the kept samples' sum of weights, and the cross-entropy."""
-    x = real(x)
-    kept = y != ignore_index
-    safe = np.where(kept, y, 0).astype(np.intp)
-    hot = np.arange(x.shape[-1]) == safe[..., None]
+def focal_loss(x, t, gamma):
+    """The losses, the gradients of their sum, and what the errors of both are measured by.
+
+    ``t`` are targets after smoothing and weights, classes last. An error of a logit relative to its distance from the
+    greatest is one of p, 1 - p and the entropy.
+    """
+    x, gamma = real(x), REAL(gamma)
     logs = log_softmax(x)
     p = np.exp(logs)
     with np.errstate(all="ignore"):
-        miss = np.where(np.isnan(logs).any(-1), np.nan, np.where(hot, 0, p).sum(-1))  # 1 - p from the others' sum
-        entropy = np.where(hot, -logs, 0).sum(-1)
-        a = np.where(kept, 1 if alpha is None else real(alpha)[safe], REAL(0)) if x.size else np.zeros(y.shape, REAL)
-        a = a * (1 if sample_weight is None else real(sample_weight))
-        gamma = REAL(gamma)
-        loss = np.where(entropy == 0, 0, miss**gamma * entropy)
-        at = np.where(hot, p, 0).sum(-1)
-        pull = np.where((miss == 0) | (at == 0), 0, gamma * at * miss ** (gamma - 1) * entropy) if gamma else 0
-        minus = np.where(hot, -miss[..., None], p)
-        grad = (a * (miss**gamma + pull))[..., None] * minus
-    return np.where(kept, a * loss, 0), np.where(kept[..., None], grad, 0), a.sum(), entropy
+        top = np.arange(x.shape[-1]) == (np.argmax(x, -1)[..., None] if x.shape[-1] else 0)
+        others = np.where(top, 0, p).sum(-1, keepdims=True)
+        miss = np.where(top, others + 0 * p, 1 - p)
+        far = np.nan_to_num(np.abs(x - x.max(-1, keepdims=True, initial=-np.inf)), posinf=0)
+        spread = np.nan_to_num(p * far).sum(-1, keepdims=True)
+        of_others = np.nan_to_num(np.where(top, 0, p * far)).sum(-1, keepdims=True) / np.where(others > 0, others, 1)
+        blur = 1 + far + spread + np.where(top, of_others, 0)  # of p and of 1 - p, relative to them
+        focus = np.where(t == 0, 0, t * miss**gamma) if gamma else t + 0 * p
+        terms = np.where(focus == 0, 0, -focus * logs)
+        pull = np.where((miss == 0) | (p == 0), 0, -p * logs / miss)
+        s = focus * (1 + gamma * pull)
+        total = s.sum(-1, keepdims=True)
+        rest = np.where(top, 0, s).sum(-1, keepdims=True)
+        grads = np.where(top, p * rest - s * miss, p * total - s)
+        amount = np.abs(s)
+        all_ = (amount * (1 + gamma) * blur).sum(-1, keepdims=True)
+        rest = np.where(top, 0, amount * (1 + gamma) * blur).sum(-1, keepdims=True)
+        sizes = np.where(
+            top, p * rest + amount * miss * (1 + gamma) * blur, p * (all_ + amount * blur) + amount * (1 + gamma) * blur
+        )
+        of_losses = (np.nan_to_num(np.abs(terms), posinf=0) * (1 + gamma) * blur + np.abs(focus) * far).sum(-1)
+    return terms.sum(-1), grads, of_losses, np.nan_to_num(sizes * (1 + spread))
 
 
 def score(x, target, *, axis=-1, ignore_index=-100, top_k=1):

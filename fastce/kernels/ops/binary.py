@@ -1,20 +1,39 @@
 """Kernel of binary cross-entropy with logits, element by element over flat arrays."""
 
+from typing import Any, NamedTuple
+
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
-from fastce.kernels.simd.memory import load_n, row, store_n
+from fastce.kernels.rows.elements import (
+    BLOCK,
+    block_count,
+    block_stop,
+    factors_at,
+    weighted_loss,
+    weights_at,
+    write_gradient,
+    write_loss,
+)
+from fastce.kernels.simd.memory import load_n, row
 from fastce.kernels.simd.vecmath import exp, log1p
-from fastce.kernels.simd.vector import first_lanes, full_like, lanes, maximum, reduce_add, where, widen
+from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, where, widen
 
-BLOCK = 4096  # elements whose losses are added in one entry of ``sums``
+
+class Options(NamedTuple):
+    """What makes a loss other than plain binary cross-entropy; None where an option is not used."""
+
+    weight: Any  # w, in the shape of the logits, as pos_weight
+    pos_weight: Any
+    smoothing: tuple[float, float] | None = None  # (1 - e, e / 2)
+    ignored: float | None = None  # the target of elements that are left out
 
 
 @inline
-def _element(x, t, pos_weight):
-    """Return (loss, derivative) of logits x and targets t; both are right at infinities too.
+def element(x, a, b):
+    """Return (loss, derivative) of logits x; both are right at infinities too.
 
-    With a = pos_weight t and b = 1 - t
+    With factors a of positive targets and b of negative ones, t pos_weight and 1 - t for a target t,
 
         loss       = a softplus(-x) + b softplus(x)
         derivative = b sigmoid(x) - a sigmoid(-x)
@@ -23,8 +42,6 @@ def _element(x, t, pos_weight):
 
     Types: floats.
     """
-    a = t * pos_weight
-    b = full_like(x, 1.0) - t
     exp_neg = exp(-maximum(x, -x))
     log_term = log1p(exp_neg)
     loss = where(a == 0.0, full_like(x, 0.0), a * (log_term + maximum(-x, 0.0)))
@@ -35,27 +52,39 @@ def _element(x, t, pos_weight):
     return where(x == x, loss, x), slope
 
 
+@inline
+def _smoothed(t, smoothing):
+    """Return t (1 - e) + e / 2, and 1 less that, without cancellation."""
+    rest = full_like(t, 1.0) - t
+    if smoothing is not None:
+        keep, half = smoothing
+        return t * keep + half, rest * keep + half
+    return t, rest
+
+
+@inline
+def _without_nothing(weight, a, b, pos_weight):
+    """Return ``weight``, or 0 where a positive weight of 0 leaves neither term."""
+    if pos_weight is not None:
+        return where((a == 0.0) & (b == 0.0), 0.0, weight)
+    return weight
+
+
 @kernel
-def binary(x, target, weight, pos_weight, upstream, scale, sums, loss, grad):
-    """Write the sum of each ``BLOCK`` losses, and losses and gradient unless their arrays are None."""
+def binary(x, target, options, upstream, scale, sums, loss, grad):
+    """Write the sum of each block of losses, and losses and gradient unless their arrays are None."""
+    weight, pos_weight, smoothing, ignored = options
     width = lanes(x)
-    for b in prange((x.size + BLOCK - 1) // BLOCK):
+    for block in prange(block_count(x)):
         part = widen(full_like(x, 0.0))
-        for j in range(b * BLOCK, min((b + 1) * BLOCK, x.size), width):
+        for j in range(block * BLOCK, block_stop(x, block), width):
             n = min(width, x.size - j)
-            positive = full_like(x, 1.0)
-            if pos_weight is not None:
-                positive = load_n(row(pos_weight, j), 0, n, 1.0)
-            value, slope = _element(load_n(row(x, j), 0, n, 0.0), load_n(row(target, j), 0, n, 0.0), positive)
-            if weight is not None:
-                w = load_n(row(weight, j), 0, n, 0.0)
-                value = where(w == 0.0, full_like(x, 0.0), value * w)  # 0 for an infinite loss too
-                slope = slope * w
-            if loss is not None:
-                store_n(row(loss, j), 0, n, value)
-            if grad is not None:
-                if upstream is not None:
-                    slope = slope * load_n(row(upstream, j), 0, n, 0.0)
-                store_n(row(grad, j), 0, n, slope * scale)
-            part = part + where(first_lanes(x, n), widen(value), 0.0)
-        sums[b] = reduce_add(part)
+            t = load_n(row(target, j), 0, n, 0.0)
+            w = weights_at(t, weight, ignored, j, n)
+            a, b = _smoothed(t, smoothing)
+            a = a * factors_at(x, pos_weight, j, n)
+            w = _without_nothing(w, a, b, pos_weight)
+            value, slope = element(load_n(row(x, j), 0, n, 0.0), a, b)
+            part = part + write_loss(loss, j, n, weighted_loss(value, w))
+            write_gradient(grad, j, n, slope, w, upstream, scale)
+        sums[block] = reduce_add(part)
