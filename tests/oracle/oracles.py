@@ -202,7 +202,8 @@ def binary(
     given = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing, **weights}
     loss, grad = loss_of(x, target, **given), grad_of(x, target, grad_output=grad_output, **given)
     count = 1 if ignore_index is None else np.mean(reference._kept_targets(target, None, ignore_index, 0.0)[3]) or 1
-    return _of_elements(x, target, loss, grad, loss_of, grad_of, weights, reduction, grad_output, count)
+    smoothed = target * (1 - real(label_smoothing)) + real(label_smoothing) / 2
+    return _of_elements(x, smoothed, loss, grad, loss_of, grad_of, weights, reduction, grad_output, count)
 
 
 def _of_elements(x, target, loss, grad, loss_of, grad_of, weights, reduction, grad_output, share=1) -> Found:
