@@ -29,6 +29,7 @@ from fastce.kernels.ops import (
     binary,
     cross_entropy,
     hessian,
+    jensen_shannon,
     kl_divergence,
     logit_transform,
     score,
@@ -421,6 +422,18 @@ def run_kl(x: Array, target: Array, *options: Any) -> float:
     if x.shape[1] <= MAX_CLASSES:
         return _run(kl_divergence.kl_tiles, (x, target, *options))  # type: ignore[no-any-return]
     return _run(kl_divergence.kl_rows, (x, target, *options))  # type: ignore[no-any-return]
+
+
+def run_jensen_shannon(x: Array, target: Array, beta: float, target_share: float, *options: Any) -> float:
+    """Run the Jensen-Shannon divergence, or for a share of 1 the reversed divergence, and return the sum of its losses.
+
+    See ``kernels.ops.jensen_shannon``.
+    """
+    reversed_kl = jensen_shannon.REVERSED
+    mixture = reversed_kl if target_share == 1.0 else jensen_shannon.mixture_of(target_share, x.itemsize)
+    args = x, target, beta, mixture, *options
+    kernel = jensen_shannon.mixture_tiles if x.shape[1] <= MAX_CLASSES else jensen_shannon.mixture_rows
+    return _run(kernel, args)  # type: ignore[no-any-return]
 
 
 def run_hessian_diag(x: Array, sample_weight: Array | None, scale: float, out: Array | None) -> None:
