@@ -15,10 +15,12 @@ there, the term is q a b t**2 times a series in t (`series_of`). The reversed di
 p (exp(-t) - 1 + t), see ``kl_divergence``.
 
 A common error of t, from those of both log-sum-exps, changes each term in first order. Where all t are small, the sum
-of p - q is this error, and half its square, times a b, is taken from the loss. G's common error cancels in the gradient.
+of p - q is this error, and half its square, times a b, is taken from the loss. The gradient is computed from G less that
+of a class with the greatest logit: a common error of G cancels, and so confident rows keep the digits of a small
+gradient.
 
-The rows of a block are read once for their statistics, once for the loss and, if ``grad`` is given, once more for the
-gradient, right after the loss of the row. ``grad`` may be ``x`` or ``target`` itself. The kernels return the sum of the
+The rows of a block are read once for their statistics and once for the loss; if ``grad`` is given, twice more, right
+before and after the loss of the row. ``grad`` may be ``x`` or ``target`` itself. The kernels return the sum of the
 losses.
 """
 
@@ -45,7 +47,17 @@ from fastce.kernels.rows.softmax_pairs import (
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.simd.memory import load, load_n, row, scratch, store, store_n
 from fastce.kernels.simd.vecmath import log1p
-from fastce.kernels.simd.vector import full_like, get_lane, lanes, polynomial, reduce_add, set_lane, where
+from fastce.kernels.simd.vector import (
+    full_like,
+    get_lane,
+    lanes,
+    maximum,
+    polynomial,
+    reduce_add,
+    reduce_max,
+    set_lane,
+    where,
+)
 
 SMALL = 0.5  # a term is a series in t for |t| up to this; for greater t the difference loses at most 3 bits
 SERIES_TERMS = {4: 9, 8: 21}  # by the bytes of an element; the coefficients fall at least as the powers of 1 / pi
@@ -85,11 +97,11 @@ def series_of(a: float, b: float, terms: int) -> tuple[float, ...]:
 
 @inline
 def _terms(x, z, p, q, pair, beta, mixture, series):
-    """Return (term of the loss, p G, p - q) of classes with logits x and z and softmaxes p and q."""
+    """Return (term of the loss, G or 0 where p is 0, p - q) of classes with logits x and z and softmaxes p and q."""
     t, d = log_quotient(x, z, pair, beta)
     if series is None:
         difference, term = kl_terms(q, p, -t, -d)
-        return term, where(p == 0.0, 0.0, p * t), -difference
+        return term, where(p == 0.0, 0.0, t), -difference
     difference, _, _ = differences(p, q, t)
     p_part, q_part = p * mixture.b, q * mixture.a
     m = p_part + q_part
@@ -103,7 +115,7 @@ def _terms(x, z, p, q, pair, beta, mixture, series):
     far = where(lesser == 0.0, 0.0, lesser * log_lesser) - m * log_m
     near = q_part * mixture.b * (t * t) * polynomial(t, series)
     is_small = (t < SMALL) & (t > -SMALL)
-    return where(is_small, near, far), where(p == 0.0, 0.0, p * (where(is_p_greater, 0.0, t) - log_m)), difference
+    return where(is_small, near, far), where(p == 0.0, 0.0, where(is_p_greater, 0.0, t) - log_m), difference
 
 
 @inline
@@ -112,9 +124,27 @@ def _loss_of(total, gap, mixture):
     return total - gap * gap * (0.5 * mixture.a * mixture.b)
 
 
+@inline
+def _log_at_greatest(x_max, z_at, pair, beta, mixture):
+    """Return G of a class with the greatest logit and the target logit ``z_at``."""
+    p, q = softmaxes(x_max, z_at, pair, beta)
+    return _terms(x_max, z_at, p, q, pair, beta, mixture, mixture.series)[1]
+
+
 @block
-def _sums_of_row(p, z, classes, beta, pair, mixture):
-    """Return the loss of a row and the sum of its p G, which is NaN where the loss is infinite."""
+def _target_at_greatest(p, z, classes, x_max):
+    """Return the target logit of the class with the greatest logit, the greatest if there are several."""
+    width = lanes(p)
+    z_at = full_like(p, -np.inf)
+    for j in range(0, classes, width):
+        is_greatest = load_n(p, j, classes - j, -np.inf) == x_max
+        z_at = maximum(where(is_greatest, load_n(z, j, classes - j, -np.inf), -np.inf), z_at)
+    return reduce_max(z_at)
+
+
+@block
+def _sums_of_row(p, z, classes, beta, pair, mixture, base):
+    """Return the loss of a row and the sum of p (G - base), which is NaN where the loss is infinite."""
     width = lanes(p)
     total = gap = slope = 0.0
     for start in range(0, classes, PLAIN_SUM * width):
@@ -123,8 +153,9 @@ def _sums_of_row(p, z, classes, beta, pair, mixture):
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
             x_prob, z_prob = softmaxes(a, b, pair, beta)
-            term, product, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
-            part, part_of_gap, part_of_slope = part + term, part_of_gap + difference, part_of_slope + product
+            term, log_p, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
+            part, part_of_gap = part + term, part_of_gap + difference
+            part_of_slope = part_of_slope + x_prob * (log_p - base)
         total += np.float64(reduce_add(part))
         gap += np.float64(reduce_add(part_of_gap))
         slope += np.float64(reduce_add(part_of_slope))
@@ -133,14 +164,14 @@ def _sums_of_row(p, z, classes, beta, pair, mixture):
 
 
 @block
-def _finish_row(p, z, g, classes, beta, pair, mixture, slope, grad_scale):
+def _finish_row(p, z, g, classes, beta, pair, mixture, base, slope, grad_scale):
     """Write the gradient of a row to ``g``."""
     width = lanes(p)
     for j in range(0, classes, width):
         a, b = load_n(p, j, classes - j, -np.inf), load_n(z, j, classes - j, -np.inf)
         x_prob, z_prob = softmaxes(a, b, pair, beta)
-        _, product, _ = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
-        store_n(g, j, classes - j, (product - x_prob * slope) * grad_scale)
+        _, log_p, _ = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
+        store_n(g, j, classes - j, x_prob * (log_p - base - slope) * grad_scale)
 
 
 @kernel
@@ -153,14 +184,19 @@ def mixture_rows(x, target, beta, mixture, upstream, scale, loss, grad):
         n = min(width, count - start)
         pair = pair_of_rows(x, target, start, n, classes, beta)
         grad_scale = scaled(x, upstream, scale * mixture.b * beta, start, n)
-        losses = full_like(x, 0.0)
+        losses = z_at = full_like(x, 0.0)
+        if grad is not None:
+            for r in range(n):
+                at = _target_at_greatest(row(x, start + r), row(target, start + r), classes, get_lane(pair.x_max, r))
+                z_at = set_lane(z_at, r, at)
+        bases = _log_at_greatest(pair.x_max, z_at, pair, beta, mixture)
         for r in range(n):
-            p, z, one = row(x, start + r), row(target, start + r), pair_of_lane(pair, r)
-            value, slope = _sums_of_row(p, z, classes, beta, one, mixture)
+            p, z, one, base = row(x, start + r), row(target, start + r), pair_of_lane(pair, r), get_lane(bases, r)
+            value, slope = _sums_of_row(p, z, classes, beta, one, mixture, base)
             losses = set_lane(losses, r, value)
             if grad is not None:
                 g = row(grad, start + r)
-                _finish_row(p, z, g, classes, beta, one, mixture, slope, get_lane(grad_scale, r))
+                _finish_row(p, z, g, classes, beta, one, mixture, base, slope, get_lane(grad_scale, r))
         store_n(row(loss, start), 0, n, losses)
     return total_of(loss)
 
@@ -180,20 +216,24 @@ def mixture_tiles(x, target, beta, mixture, upstream, scale, loss, grad):
         tiles.load_tile(target, start, n, z_tile)
         pair = pair_of_tiles(tile, z_tile, classes, beta, shifted, exps, z_exps)
         grad_scale = scaled(x, upstream, scale * mixture.b * beta, start, n)
+        z_at = full_like(x, -np.inf)
+        for c in range(0, classes * width, width):
+            z_at = maximum(where(load(tile, c) == pair.x_max, load(z_tile, c), -np.inf), z_at)
+        base = _log_at_greatest(pair.x_max, z_at, pair, beta, mixture)
         total = gap = slope = full_like(x, 0.0)
         for c in range(0, classes * width, width):
             x_prob, z_prob = load(exps, c) * pair.x_factor, load(z_exps, c) * pair.z_factor
             a, b = load(tile, c), load(z_tile, c)
-            term, product, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
-            total, gap, slope = total + term, gap + difference, slope + product
+            term, log_p, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
+            total, gap, slope = total + term, gap + difference, slope + x_prob * (log_p - base)
             if grad is not None:
                 store(exps, c, x_prob)
-                store(tile, c, product)
+                store(tile, c, log_p - base)
         value = _loss_of(total, gap, mixture)
         store_n(row(loss, start), 0, n, where(value < 0.0, 0.0, value))
         if grad is not None:
             slope = where(value == np.inf, np.nan, slope)
             for c in range(0, classes * width, width):
-                store(tile, c, (load(tile, c) - load(exps, c) * slope) * grad_scale)
+                store(tile, c, load(exps, c) * (load(tile, c) - slope) * grad_scale)
             tiles.store_tile(grad, start, n, tile)
     return total_of(loss)
