@@ -431,7 +431,7 @@ def run_jensen_shannon(x: Array, target: Array, beta: float, target_share: float
     """
     reversed_kl = jensen_shannon.REVERSED
     mixture = reversed_kl if target_share == 1.0 else jensen_shannon.mixture_of(target_share, x.itemsize)
-    args = x, target, beta, mixture, *options
+    args = x, target, beta, *mixture, *options
     kernel = jensen_shannon.mixture_tiles if x.shape[1] <= MAX_CLASSES else jensen_shannon.mixture_rows
     return _run(kernel, args)  # type: ignore[no-any-return]
 

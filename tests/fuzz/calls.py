@@ -220,7 +220,7 @@ class Call:
                 del self.keywords["return_sign"]
             elif option != "scalar b":
                 self.keywords[option] = self._bad_option(option) if is_bad else self._option(option)
-        for name in ("reduction", "gamma", "temperature", "accumulate"):
+        for name in ("reduction", "gamma", "temperature", "reverse", "beta", "accumulate"):
             if name in self.fields:
                 self.keywords[name] = plain(self.case[name])
         upstream = plain(self.case.get("grad_output"))

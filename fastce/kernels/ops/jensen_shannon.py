@@ -60,24 +60,31 @@ from fastce.kernels.simd.vector import (
 )
 
 SMALL = 0.5  # a term is a series in t for |t| up to this; for greater t the difference loses at most 3 bits
-SERIES_TERMS = {4: 9, 8: 21}  # by the bytes of an element; the coefficients fall at least as the powers of 1 / pi
+SERIES_TERMS = {2: 9, 4: 9, 8: 21}  # by the bytes of an element; the coefficients fall at least as the powers of 1 / pi
 
 
 class Mixture(NamedTuple):
-    """The mixture m = a q + b p of two softmaxes. Both shares are 1 for the reversed divergence."""
+    """The shares of the mixture m = a q + b p of two softmaxes; both are 1 for the reversed divergence."""
 
     a: float
     b: float
-    series: tuple[float, ...] | None  # see `series_of`; None for the reversed divergence
 
 
-REVERSED = Mixture(1.0, 1.0, None)
+class _Slope(NamedTuple):
+    """The numbers of a sample that give its gradient, p (G - base - mean) factor."""
+
+    base: float  # G of a class with the greatest logit
+    mean: float  # of G - base, weighted by p
+    factor: float
+
+
+REVERSED = Mixture(1.0, 1.0), None  # and no series
 
 
 @functools.lru_cache
-def mixture_of(a: float, itemsize: int) -> Mixture:
-    """Return the `Mixture` with the share ``a`` of q, for elements of so many bytes."""
-    return Mixture(a, 1.0 - a, series_of(a, 1.0 - a, SERIES_TERMS[itemsize]))
+def mixture_of(a: float, itemsize: int) -> tuple[Mixture, tuple[float, ...]]:
+    """Return the `Mixture` with the share ``a`` of q, and its `series_of`, for elements of so many bytes."""
+    return Mixture(a, 1.0 - a), series_of(a, 1.0 - a, SERIES_TERMS[itemsize])
 
 
 def series_of(a: float, b: float, terms: int) -> tuple[float, ...]:
@@ -125,10 +132,10 @@ def _loss_of(total, gap, mixture):
 
 
 @inline
-def _log_at_greatest(x_max, z_at, pair, beta, mixture):
+def _log_at_greatest(x_max, z_at, pair, beta, mixture, series):
     """Return G of a class with the greatest logit and the target logit ``z_at``."""
     p, q = softmaxes(x_max, z_at, pair, beta)
-    return _terms(x_max, z_at, p, q, pair, beta, mixture, mixture.series)[1]
+    return _terms(x_max, z_at, p, q, pair, beta, mixture, series)[1]
 
 
 @block
@@ -143,7 +150,7 @@ def _target_at_greatest(p, z, classes, x_max):
 
 
 @block
-def _sums_of_row(p, z, classes, beta, pair, mixture, base):
+def _sums_of_row(p, z, classes, beta, pair, mixture, series, base):
     """Return the loss of a row and the sum of p (G - base), which is NaN where the loss is infinite."""
     width = lanes(p)
     total = gap = slope = 0.0
@@ -153,7 +160,7 @@ def _sums_of_row(p, z, classes, beta, pair, mixture, base):
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
             x_prob, z_prob = softmaxes(a, b, pair, beta)
-            term, log_p, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
+            term, log_p, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, series)
             part, part_of_gap = part + term, part_of_gap + difference
             part_of_slope = part_of_slope + x_prob * (log_p - base)
         total += np.float64(reduce_add(part))
@@ -164,18 +171,18 @@ def _sums_of_row(p, z, classes, beta, pair, mixture, base):
 
 
 @block
-def _finish_row(p, z, g, classes, beta, pair, mixture, base, slope, grad_scale):
+def _finish_row(p, z, g, classes, beta, pair, mixture, series, slope):
     """Write the gradient of a row to ``g``."""
     width = lanes(p)
     for j in range(0, classes, width):
         a, b = load_n(p, j, classes - j, -np.inf), load_n(z, j, classes - j, -np.inf)
         x_prob, z_prob = softmaxes(a, b, pair, beta)
-        _, log_p, _ = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
-        store_n(g, j, classes - j, x_prob * (log_p - base - slope) * grad_scale)
+        _, log_p, _ = _terms(a, b, x_prob, z_prob, pair, beta, mixture, series)
+        store_n(g, j, classes - j, x_prob * (log_p - slope.base - slope.mean) * slope.factor)
 
 
 @kernel
-def mixture_rows(x, target, beta, mixture, upstream, scale, loss, grad):
+def mixture_rows(x, target, beta, mixture, series, upstream, scale, loss, grad):
     """``x`` and ``target`` are (N, C) with contiguous rows; a block has as many rows as a value has lanes."""
     count, classes = x.shape
     width = lanes(x)
@@ -189,20 +196,20 @@ def mixture_rows(x, target, beta, mixture, upstream, scale, loss, grad):
             for r in range(n):
                 at = _target_at_greatest(row(x, start + r), row(target, start + r), classes, get_lane(pair.x_max, r))
                 z_at = set_lane(z_at, r, at)
-        bases = _log_at_greatest(pair.x_max, z_at, pair, beta, mixture)
+        bases = _log_at_greatest(pair.x_max, z_at, pair, beta, mixture, series)
         for r in range(n):
             p, z, one, base = row(x, start + r), row(target, start + r), pair_of_lane(pair, r), get_lane(bases, r)
-            value, slope = _sums_of_row(p, z, classes, beta, one, mixture, base)
+            value, mean = _sums_of_row(p, z, classes, beta, one, mixture, series, base)
             losses = set_lane(losses, r, value)
             if grad is not None:
-                g = row(grad, start + r)
-                _finish_row(p, z, g, classes, beta, one, mixture, base, slope, get_lane(grad_scale, r))
+                slope = _Slope(base, mean, get_lane(grad_scale, r))
+                _finish_row(p, z, row(grad, start + r), classes, beta, one, mixture, series, slope)
         store_n(row(loss, start), 0, n, losses)
     return total_of(loss)
 
 
 @kernel
-def mixture_tiles(x, target, beta, mixture, upstream, scale, loss, grad):
+def mixture_tiles(x, target, beta, mixture, series, upstream, scale, loss, grad):
     """``x`` and ``target`` are (N, C) with contiguous rows of few classes."""
     count, classes = x.shape
     width = lanes(x)
@@ -219,12 +226,12 @@ def mixture_tiles(x, target, beta, mixture, upstream, scale, loss, grad):
         z_at = full_like(x, -np.inf)
         for c in range(0, classes * width, width):
             z_at = maximum(where(load(tile, c) == pair.x_max, load(z_tile, c), -np.inf), z_at)
-        base = _log_at_greatest(pair.x_max, z_at, pair, beta, mixture)
+        base = _log_at_greatest(pair.x_max, z_at, pair, beta, mixture, series)
         total = gap = slope = full_like(x, 0.0)
         for c in range(0, classes * width, width):
             x_prob, z_prob = load(exps, c) * pair.x_factor, load(z_exps, c) * pair.z_factor
             a, b = load(tile, c), load(z_tile, c)
-            term, log_p, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, mixture.series)
+            term, log_p, difference = _terms(a, b, x_prob, z_prob, pair, beta, mixture, series)
             total, gap, slope = total + term, gap + difference, slope + x_prob * (log_p - base)
             if grad is not None:
                 store(exps, c, x_prob)
