@@ -424,7 +424,7 @@ def run_kl(x: Array, target: Array, *options: Any) -> float:
     return _run(kl_divergence.kl_rows, (x, target, *options))  # type: ignore[no-any-return]
 
 
-def run_jensen_shannon(x: Array, target: Array, beta: float, target_share: float, *options: Any) -> float:
+def run_jensen_shannon(target_share: float, x: Array, target: Array, beta: float, *options: Any) -> float:
     """Run the Jensen-Shannon divergence, or for a share of 1 the reversed divergence, and return the sum of its losses.
 
     See ``kernels.ops.jensen_shannon``.

@@ -79,9 +79,12 @@ def jensen_shannon(
     Notes
     -----
     The loss of a class is computed from :math:`t = \log p - \log q`, where p is near q by its
-    series in t. So nothing cancels: the error is below 10 units in the last place, however small
-    the divergence and whatever ``beta`` is. Equal logits give exactly 0. ``target_logits`` are
-    rounded to the dtype in which ``logits`` are computed.
+    series in t. So nothing cancels: the relative error is below 10 machine epsilons, however
+    small the divergence and whatever ``beta`` is. Equal logits give exactly 0. ``target_logits``
+    are rounded to the dtype in which ``logits`` are computed.
+
+    Three passes over a row's logits give the loss, four the gradient; all but the first usually
+    read a cache.
 
     References
     ----------

@@ -86,9 +86,10 @@ def kl_divergence(
     -----
     With :math:`t = \log p - \log q` the loss is summed as :math:`\sum_j q_j (e^{t_j} - 1 - t_j)`,
     in which no term is negative. So nothing cancels if p and q are nearly equal, and a small
-    divergence keeps its digits; equal logits give exactly 0. With ``reverse`` the sum is :math:`\sum_j p_j (e^{-t_j} - 1 + t_j)`.
-    Its error is below 10 units in the last place, however small it is. ``target_logits`` are rounded to the
-    dtype in which ``logits`` are computed.
+    divergence keeps its digits; equal logits give exactly 0. With ``reverse`` the sum is
+    :math:`\sum_j p_j (e^{-t_j} - 1 + t_j)`, and its relative error below 10 machine epsilons,
+    however small it is. ``target_logits`` are rounded to the dtype in which ``logits`` are
+    computed.
 
     References
     ----------

@@ -74,7 +74,7 @@ class DivergenceCall:
                 if self.target_share == 0.0:
                     dispatch.run_kl(*block.inputs, self.beta, *arguments)
                 else:
-                    dispatch.run_jensen_shannon(*block.inputs, self.beta, self.target_share, *arguments)
+                    dispatch.run_jensen_shannon(self.target_share, *block.inputs, self.beta, *arguments)
         if weights is not None:
             with np.errstate(all="ignore"):
                 loss *= weights

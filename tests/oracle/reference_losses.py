@@ -31,7 +31,7 @@ def _from_the_greatest(g, p, x):
 
 
 def reversed_kl(x, z, temperature=1.0):
-    """As `kl_divergence`, of p from q: the gradient where the loss is infinite is NaN; and log p - log q, 0 for p = 0."""
+    """As `kl_divergence`, of p from q, and log p - log q, which is 0 for p = 0; the gradient is NaN for infinite losses."""
     losses, _, logq, logp = kl_divergence(z, x, temperature)
     with np.errstate(invalid="ignore", over="ignore"):
         t = np.where(logp == -np.inf, 0, logp - logq)
@@ -49,8 +49,8 @@ def _excess_entropy(v):
 def jensen_shannon(x, z, share, temperature=1.0):
     """As `reversed_kl`, with log p - log m in the place of log p - log q.
 
-    A class's term is q (b h(u) - h(b u)) with u = p / q - 1, where h is `_excess_entropy`; near 1, b and p change places
-    with a and q.
+    A class's term is q (b h(u) - h(b u)) with u = p / q - 1, where h is `_excess_entropy`. For b near 1, b and p change
+    places with a and q.
     """
     beta = REAL(1) / REAL(temperature)
     a, b = REAL(share), 1 - REAL(share)

@@ -1,8 +1,8 @@
 """Pairs of softmaxes p and q, of logits x and target logits z: their statistics, log p - log q and p - q.
 
 beta is 1 / temperature, p = softmax(beta x) and q = softmax(beta z). Where p is near q, t = log p - log q is computed
-from z - x, and p - q as q (exp(t) - 1), so that nothing cancels. Where x and z are further apart than from their maxima,
-as with a constant offset, t is computed from x - max(x) and z - max(z).
+from z - x, and p - q as q (exp(t) - 1), so that nothing cancels. Where x and z are further apart than from their
+maxima, as with a constant offset, t is computed from x - max(x) and z - max(z).
 """
 
 import math
