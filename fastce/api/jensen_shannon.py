@@ -83,7 +83,7 @@ def jensen_shannon(
     small the divergence and whatever ``beta`` is. Equal logits give exactly 0. ``target_logits``
     are rounded to the dtype in which ``logits`` are computed.
 
-    Three passes over a row's logits give the loss, four the gradient; all but the first usually
+    Two passes over a row's logits give the loss, four the gradient; all but the first usually
     read a cache.
 
     References

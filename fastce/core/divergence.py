@@ -74,7 +74,8 @@ class DivergenceCall:
                 if self.target_share == 0.0:
                     dispatch.run_kl(*block.inputs, self.beta, *arguments)
                 else:
-                    dispatch.run_jensen_shannon(self.target_share, *block.inputs, self.beta, *arguments)
+                    x, target = block.inputs
+                    dispatch.run_jensen_shannon(self.target_share, x, target, self.beta, *arguments)
         if weights is not None:
             with np.errstate(all="ignore"):
                 loss *= weights

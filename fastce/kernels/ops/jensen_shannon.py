@@ -10,8 +10,8 @@ m = a q + b p, a sample's loss and gradient are
 
 With t = log p - log q, let r be p where b p >= a q, else q. Then m - r is -a (p - q) or b (p - q), and the logarithm of
 m / r loses no digits as plus or minus log(1 + |m - r| / min(m, r)), neither where p is near q nor where a or b is
-tiny. A class's term is -m log(m / r) + l log(s / r) with the other softmax s and its part l of m. For small t the two cancel:
-there, the term is q a b t**2 times a series in t (`series_of`). The reversed divergence is summed as
+tiny. A class's term is -m log(m / r) + l log(s / r) with the other softmax s and its part l of m. For small t the two
+cancel: there, the term is q a b t**2 times a series in t (`series_of`). The reversed divergence is summed as
 p (exp(-t) - 1 + t), see ``kl_divergence``.
 
 A common error of t, from those of both log-sum-exps, changes each term in first order. Where all t are small, the sum
