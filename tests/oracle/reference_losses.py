@@ -31,7 +31,7 @@ def _from_the_greatest(g, p, x):
 
 
 def reversed_kl(x, z, temperature=1.0):
-    """As `kl_divergence`, of p from q, and log p - log q, 0 for p = 0; the gradient is NaN where the loss is infinite."""
+    """As `kl_divergence`, of p from q, and log p - log q, 0 for p = 0. Infinite losses have the gradient NaN."""
     losses, _, logq, logp = kl_divergence(z, x, temperature)
     with np.errstate(invalid="ignore", over="ignore"):
         t = np.where(logp == -np.inf, 0, logp - logq)
