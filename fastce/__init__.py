@@ -9,6 +9,7 @@ from fastce.api.evaluate import Evaluation, evaluate
 from fastce.api.focal import focal_loss, focal_loss_and_grad
 from fastce.api.from_probs import cross_entropy_from_probs, cross_entropy_from_probs_and_grad
 from fastce.api.hessian import GradAndHessian, cross_entropy_grad_and_hessian, cross_entropy_hvp
+from fastce.api.jensen_shannon import jensen_shannon, jensen_shannon_and_grad
 from fastce.api.kl_divergence import kl_divergence, kl_divergence_and_grad
 from fastce.api.linear import LinearCrossEntropy, linear_cross_entropy, linear_cross_entropy_and_grad
 from fastce.api.score import Score, score
@@ -38,6 +39,8 @@ __all__ = [
     "evaluate",
     "focal_loss",
     "focal_loss_and_grad",
+    "jensen_shannon",
+    "jensen_shannon_and_grad",
     "kl_divergence",
     "kl_divergence_and_grad",
     "linear_cross_entropy",

@@ -30,6 +30,7 @@ from fastce.kernels.ops import (
     cross_entropy,
     focal,
     hessian,
+    jensen_shannon,
     kl_divergence,
     logit_transform,
     score,
@@ -481,6 +482,18 @@ def run_kl(
 def run_focal(x: Array, target: Array, *options: Any) -> None:
     """Run the focal loss of class probabilities; see ``kernels.ops.focal``."""
     _run_kernel(focal.focal_rows, (x, target, *options))
+
+
+def run_jensen_shannon(target_share: float, x: Array, target: Array, beta: float, *options: Any) -> float:
+    """Run the Jensen-Shannon divergence, or for a share of 1 the reversed divergence, and return the sum of its losses.
+
+    See ``kernels.ops.jensen_shannon``.
+    """
+    reversed_kl = jensen_shannon.REVERSED
+    mixture = reversed_kl if target_share == 1.0 else jensen_shannon.mixture_of(target_share, x.itemsize)
+    args = x, target, beta, *mixture, *options
+    kernel = jensen_shannon.mixture_tiles if x.shape[1] <= MAX_CLASSES else jensen_shannon.mixture_rows
+    return _run_kernel(kernel, args)  # type: ignore[no-any-return]
 
 
 def run_hessian_diag(x: Array, sample_weight: Array | None, scale: float, out: Array | None) -> None:

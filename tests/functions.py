@@ -106,6 +106,10 @@ FUNCTIONS = {
     ),
     "kl_divergence": Function(fastce.kl_divergence, "l", oracles.kl_divergence),
     "kl_divergence_and_grad": Function(fastce.kl_divergence_and_grad, "lx", oracles.kl_divergence, {"out": "logits"}),
+    "jensen_shannon": Function(fastce.jensen_shannon, "l", oracles.jensen_shannon),
+    "jensen_shannon_and_grad": Function(
+        fastce.jensen_shannon_and_grad, "lx", oracles.jensen_shannon, {"out": "logits"}
+    ),
     "focal_loss": Function(fastce.focal_loss, "l", oracles.focal_loss, eps=1.5),
     "focal_loss_and_grad": Function(fastce.focal_loss_and_grad, "lx", oracles.focal_loss, {"out": "logits"}, 1.5),
     "score": Function(fastce.score, "lli?il", oracles.score),
@@ -212,6 +216,9 @@ CALLS = {
     "binary options": Call("binary_cross_entropy_with_logits_and_grad", _ELEMENT_OPTIONS),
     "kl": Call("kl_divergence_and_grad", _PAIR),
     "kl temperature": Call("kl_divergence_and_grad", _PAIR, {"temperature": 1.7}),
+    "kl reverse": Call("kl_divergence_and_grad", _PAIR, {"reverse": True}),
+    "jensen_shannon": Call("jensen_shannon_and_grad", _PAIR),
+    "jensen_shannon options": Call("jensen_shannon_and_grad", _PAIR, {"beta": 0.9, "temperature": 1.7}),
     "focal": Call("focal_loss_and_grad", _INDEX, {"gamma": 2.0}),
     "focal options": Call("focal_loss_and_grad", _FOCAL, {"gamma": 1.3}),
     "linear": Call("linear_cross_entropy", _LAYER, {"z_loss": 0.01}),
@@ -253,6 +260,9 @@ CALLS = {
         {"label_smoothing": 0.1},
     ),
     "kl options": Call("kl_divergence_and_grad", {**_PAIR, "sample_weight": "sample_weight"}),
+    "kl reverse options": Call(
+        "kl_divergence_and_grad", {**_PAIR, "sample_weight": "sample_weight"}, {"reverse": True, "temperature": 1.7}
+    ),
     "focal all options": Call(
         "focal_loss_and_grad", {**_INDEX, "alpha": "weight", "sample_weight": "sample_weight"}, {"gamma": 2.0}
     ),
@@ -293,6 +303,8 @@ OTHERS = (
     "logsumexp_vjp",
     "logsumexp b",
     "kl",
+    "kl reverse",
+    "jensen_shannon",
     "focal",
     "focal soft",
     "binary from_probs",
@@ -338,4 +350,7 @@ DIGESTED = (
     "sigmoid_focal options",
     "focal soft",
     "focal soft options",
+    "kl reverse",
+    "jensen_shannon",
+    "jensen_shannon options",
 )

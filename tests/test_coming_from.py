@@ -45,7 +45,8 @@ def arrays():
     probabilities = {name: rng.dirichlet(np.ones(C), N) for name in "pt"}
     last = {"h": rng.normal(size=(N, 7)), "W": rng.normal(size=(C, 7))}
     weights = {"w": rng.random(C) + 0.5, "u": rng.random(N) + 0.5}
-    return {**rows, **images, **probabilities, **last, **weights}
+    teacher = {"k": rng.normal(size=(N, 9)), "V": rng.normal(size=(C, 9))}
+    return {**rows, **images, **probabilities, **last, **weights, **teacher}
 
 
 NUMBERS = {"e": 0.1, "i": 1, "T": 2.5, "z": 0.01, "c": 3.0, "a": 0.3, "g": 2.0, "C": C, "np": np, "math": math}
@@ -157,6 +158,9 @@ class Optax:
         return t * (1 - alpha) + alpha / t.shape[-1]
 
     class losses:
+        def kl_divergence(log_p, t):
+            return divergence(log_p, np.log(t))
+
         kl_divergence_with_log_targets = divergence
 
     softmax_cross_entropy = soft
@@ -165,7 +169,23 @@ class Optax:
 
 
 class Liger:
-    """The mean of cross-entropies of capped logits, and of squares of their log-sum-exps."""
+    """The mean of cross-entropies of capped logits, and of squares of their log-sum-exps; that of divergences."""
+
+    def LigerJSD(beta):
+        def call(log_q, log_p):
+            if beta in (0.0, 1.0):
+                return mean(divergence(log_q, log_p) if beta == 0.0 else divergence(log_p, log_q))
+            log_m = np.log(beta * np.exp(log_p) + (1 - beta) * np.exp(log_q))
+            return mean(beta * divergence(log_m, log_p) + (1 - beta) * divergence(log_m, log_q))
+
+        return call
+
+    def LigerFusedLinearJSD(jsd_beta, temperature):
+        def call(student, student_weight, teacher, teacher_weight):
+            rows = (student @ student_weight.T, teacher @ teacher_weight.T)
+            return Liger.LigerJSD(jsd_beta)(*(logs(x / temperature) for x in rows))
+
+        return call
 
     def LigerCrossEntropyLoss(lse_square_scale, label_smoothing, softcap):
         def call(x, y):

@@ -146,6 +146,8 @@ OTHER_WORDING = {
     ("focal_loss", "alpha"): "weights, or a number",
     ("focal_loss", "reduction"): "its denominator",
     ("kl_divergence", "reduction"): "its denominator",
+    ("jensen_shannon", "reduction"): "its denominator",
+    ("jensen_shannon", "target_logits"): "no class makes the loss infinite",
     ("linear_cross_entropy", "reduction"): "its denominator",
     ("cross_entropy_hvp", "reduction"): "all samples have one Hessian",
     ("cross_entropy", "where"): "classes have targets, elements of a softmax have none",

@@ -132,6 +132,13 @@ def as_number(value: Any, name: str) -> float:
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
 
 
+def as_flag(value: Any, name: str) -> bool:
+    """Return True or False, NumPy's too; TypeError for all else, whose truth may not be what was meant."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def as_positive(value: Any, name: str) -> float:
     """Return a real scalar as a float that is greater than 0 and finite."""
     number = as_number(value, name)

@@ -228,7 +228,7 @@ class Call:
             elif option != "scalar b":
                 name = option.rpartition(" ")[2]  # of two kinds of one argument
                 self.keywords[name] = self._bad_option(option) if is_bad else self._option(option)
-        for name in ("reduction", "gamma", "alpha", "temperature", "accumulate"):
+        for name in ("reduction", "gamma", "alpha", "temperature", "reverse", "beta", "accumulate"):
             if name in self.fields:
                 self.keywords[name] = plain(self.case[name])
         upstream = plain(self.case.get("grad_output"))

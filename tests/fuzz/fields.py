@@ -96,10 +96,13 @@ FOCAL = {
         *bad("alpha", "sample_weight", "label_smoothing"),
     ),
 }
+TEMPERATURE = {"temperature": (1.0, 2.5, 0.3, Bad(0.0), Bad("hot"))}
 KL_OPTIONS = {
-    "temperature": (1.0, 2.5, 0.3, Bad(0.0), Bad("hot")),
+    **TEMPERATURE,
+    "reverse": (False, True, Bad("yes")),
     **options(("sample_weight",), *bad("sample_weight")),
 }
+JS_OPTIONS = {**TEMPERATURE, "beta": (0.5, 0.1, 0.9, 0.0, 1.0, 1e-3, Bad(-0.1), Bad(1.5), Bad("half"))}
 HVP = options(("weight",), ("sample_weight",), ("label_smoothing",), ALL_WEIGHTS, ("ignore_index",), *bad("weight"))
 LINEAR = {
     "shape": ((2, 3), (1, 1), (4,), (7, 5), (17, 10), (2, 3, 4), (0, 3), (4, 0), (300, 7)),
@@ -149,6 +152,7 @@ SIGMOID_FOCAL = (
     REDUCTION,
 )
 KL = (LOGITS, AXIS, BAD_OTHER, KL_OPTIONS, REDUCTION)
+JS = (LOGITS, AXIS, BAD_OTHER, JS_OPTIONS, REDUCTION)
 FOCAL_LOSS = (LOGITS, AXIS, TARGET, FOCAL, REDUCTION)
 SCORES = (LOGITS, AXIS, HARD, options(("top_k",), ("ignore_index",), ("top_k", "ignore_index"), *bad("top_k")))
 DIAGONAL = options(("sample_weight",), ("hessian_scale",), *bad("sample_weight", "hessian_scale"))
@@ -174,6 +178,8 @@ FIELDS = {
     "sigmoid_focal_loss_and_grad": (*SIGMOID_FOCAL, UPSTREAM, OUT_OF_TWO),
     "kl_divergence": KL,
     "kl_divergence_and_grad": (*KL, UPSTREAM, OUT_OF_TWO),
+    "jensen_shannon": JS,
+    "jensen_shannon_and_grad": (*JS, UPSTREAM, OUT_OF_TWO),
     "focal_loss": FOCAL_LOSS,
     "focal_loss_and_grad": (*FOCAL_LOSS, UPSTREAM, OUT),
     "score": SCORES,

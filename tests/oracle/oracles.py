@@ -245,22 +245,54 @@ def sigmoid_focal(x, target, *, gamma=2.0, alpha=0.25, reduction="mean", grad_ou
 # --- other losses --------------------------------------------------------------
 
 
-def kl_divergence(x, z, *, axis=-1, temperature=1.0, sample_weight=None, reduction="mean", grad_output=None) -> Found:
+def kl_divergence(
+    x, z, *, axis=-1, temperature=1.0, reverse=False, sample_weight=None, reduction="mean", grad_output=None
+) -> Found:
+    return _divergence(x, z, float(reverse), axis, temperature, sample_weight, reduction, grad_output)
+
+
+def jensen_shannon(x, z, *, axis=-1, beta=0.5, temperature=1.0, reduction="mean", grad_output=None) -> Found:
+    return _divergence(x, z, beta, axis, temperature, None, reduction, grad_output)
+
+
+def _divergence(x, z, share, axis, temperature, sample_weight, reduction, grad_output) -> Found:
+    """The divergence with this share of the target in the mixture: 0 and 1 stand for those of q from p and p from q."""
     info = _info(x)
     x, z = (np.moveaxis(v, axis, -1) for v in (real(x), _rounded(z, x)))
-    losses, grads, _, _ = reference_losses.kl_divergence(x, z, temperature)
     beta = 1 / REAL(temperature)
     both = [Softmax(v * beta, 0 if temperature == 1 else _finite(v * beta)) for v in (x, z)]
     off = both[0].of_logs + both[1].of_logs
     p, q = (s.p for s in both)
-    each = _finite(losses) + np.nan_to_num(np.abs(p - q) * off + EPS * float(info.eps) * q * off**2).sum(-1)
-    each = each + _lost(q, off, info)
+    a, b = (REAL(share), 1 - REAL(share)) if 0 < share < 1 else (REAL(1), REAL(1))
+    if share == 0:
+        losses, grads, _, _ = reference_losses.kl_divergence(x, z, temperature)
+        size = both[0].of_p + both[1].of_p
+        slopes, lost = np.abs(p - q), _lost(q, off, info)
+    else:
+        if share == 1:
+            losses, grads, _, _, of_p = reference_losses.reversed_kl(x, z, temperature)
+            slopes, lost = np.abs(p - q), _lost(p, off, info)
+            steep = np.ones_like(p)
+        else:
+            losses, grads, _, _, of_p = reference_losses.jensen_shannon(x, z, share, temperature)
+            m = a * q + b * p
+            slopes = b * p * np.abs(of_p) + a * q * np.abs(np.where(q == 0, 0, np.log(q / m)))
+            lost = _lost(p, off, info) + _lost(q, off, info)
+            steep = np.where(m == 0, 0, a * q / m)  # the derivative of log p - log m by log p - log q
+        top = np.take_along_axis(steep * off, x.argmax(-1, keepdims=True), -1) if p.shape[-1] else 0
+        g0 = np.take_along_axis(of_p, x.argmax(-1, keepdims=True), -1) if p.shape[-1] else 0
+        each = steep * off + top + np.abs(of_p - g0)
+        size = b * p * np.nan_to_num(each + (p * (each + np.abs(of_p - g0) * off)).sum(-1, keepdims=True))
+        size = size + np.abs(np.nan_to_num(grads)) / beta * off
+    curved = q if share == 0 else a * b * np.maximum(p, q)
+    each = _finite(losses) + np.nan_to_num(slopes * off + EPS * float(info.eps) * curved * off**2).sum(-1)
+    each = each + lost
     u = np.ones(losses.shape) if sample_weight is None else real(sample_weight)
     losses, each = losses * u, each * u
     count = u.sum() if reduction == "mean" else 1
     g = (real(1.0 if grad_output is None else grad_output) * u)[..., None] / (count or 1)
     loss = losses if reduction == "none" else losses.sum() / count if count else REAL(np.nan)
-    grad, size = (np.moveaxis(v, -1, axis) for v in (grads * g, beta * (both[0].of_p + both[1].of_p) * np.abs(g)))
+    grad, size = (np.moveaxis(v, -1, axis) for v in (grads * g, beta * size * np.abs(g)))
     return [(loss, _reduced(each, reduction, count or 1)), (grad, size)]
 
 

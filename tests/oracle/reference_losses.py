@@ -23,6 +23,53 @@ def kl_divergence(x, z, temperature=1.0):
     return losses.sum(-1), (p - q) * beta, logp, logq
 
 
+def _from_the_greatest(g, p, x):
+    """p (G - Σ p G), from G less that of the greatest class, so that little cancels where p is near 1."""
+    top = x.argmax(-1, keepdims=True) if x.shape[-1] else np.zeros((*x.shape[:-1], 0), int)
+    g = np.where(p == 0, 0, g - np.take_along_axis(g, top, -1))
+    return p * (g - (p * g).sum(-1, keepdims=True))
+
+
+def reversed_kl(x, z, temperature=1.0):
+    """As `kl_divergence`, of p from q, and log p - log q, 0 for p = 0. Infinite losses have the gradient NaN."""
+    losses, _, logq, logp = kl_divergence(z, x, temperature)
+    with np.errstate(invalid="ignore", over="ignore"):
+        t = np.where(logp == -np.inf, 0, logp - logq)
+        grads = _from_the_greatest(t, np.exp(logp), real(x)) / REAL(temperature)
+    return losses, np.where(losses == np.inf, np.nan, losses)[..., None] * 0 + grads, logp, logq, t
+
+
+def _excess_entropy(v):
+    """(1 + v) log(1 + v) - v for v of at least -1."""
+    series = sum((-v) ** k / (k * (k - 1)) for k in range(2, 26))
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        return np.where(np.abs(v) < 0.1, series, np.where(v == -1, 1, (1 + v) * np.log1p(v) - v))
+
+
+def jensen_shannon(x, z, share, temperature=1.0):
+    """As `reversed_kl`, with log p - log m in the place of log p - log q.
+
+    A class's term is q (b h(u) - h(b u)) with u = p / q - 1, where h is `_excess_entropy`. For b near 1, b and p change
+    places with a and q.
+    """
+    beta = REAL(1) / REAL(temperature)
+    a, b = REAL(share), 1 - REAL(share)
+    logp, logq = log_softmax(real(x) * beta), log_softmax(real(z) * beta)
+    p, q = np.exp(logp), np.exp(logq)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        t = logp - logq
+        of_p = np.where(t > 0, -np.log1p(a * np.expm1(-np.abs(t))), t - np.log1p(b * np.expm1(-np.abs(t))))
+        of_q = np.where(t > 0, of_p - t, -np.log1p(b * np.expm1(-np.abs(t))))
+        far = np.where(p == 0, 0, b * p * of_p) + np.where(q == 0, 0, a * q * of_q)
+        less, greater, lesser_share = (q, t, b) if b <= 0.5 else (p, -t, a)
+        u = np.expm1(np.where(np.abs(t) < 0.5, greater, 0))
+        near = less * (lesser_share * _excess_entropy(u) - _excess_entropy(lesser_share * u))
+        losses = np.where(np.abs(t) < 0.5, near, far).sum(-1)
+        of_p = np.where(p == 0, 0, of_p)
+        grads = b * beta * _from_the_greatest(of_p, p, real(x))
+    return losses, grads, logp, logq, of_p
+
+
 def focal_loss(x, t, gamma):
     """The losses, the gradients of their sum, and what the errors of both are measured by.
 

@@ -7,160 +7,31 @@ sample's loss and gradient are
     grad_j = upstream scale beta (p_j - q_j)
 
 The loss equals -sum_j q_j t_j, since the sums of p and q are equal, but none of its terms is negative. Where p is near
-q, p - q is computed as q (exp(t) - 1), and t from z - x, so that nothing cancels. Then an error in both log-sum-exps
-changes the loss only by its square. Where x and z are further apart than from their maxima, as with a constant offset,
-t is computed from x - max(x) and z - max(z).
+q, nothing cancels in t and p - q (see ``rows.softmax_pairs``). Then an error in both log-sum-exps changes the loss only
+by its square.
 
 A block of rows is read twice, the second time from a cache unless its rows are very long. ``grad`` may be ``x`` or
-``target`` itself. The kernels return the sum of the losses.
+``target`` itself. The kernels return the sum of the losses. The reversed divergence is in ``jensen_shannon``.
 """
 
-import math
-from typing import NamedTuple
-
 import numpy as np
-from numba import prange, types
+from numba import prange
 
-from fastce.kernels.codegen.jit import block, inline, inline_for, kernel
-from fastce.kernels.rows import long_rows, tiles
+from fastce.kernels.codegen.jit import block, kernel
+from fastce.kernels.rows import tiles
 from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.rows.samples import scaled, total_of
+from fastce.kernels.rows.softmax_pairs import (
+    kl_terms,
+    log_quotient,
+    pair_of_lane,
+    pair_of_rows,
+    pair_of_tiles,
+    softmaxes,
+)
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.simd.memory import load, load_n, row, scratch, store, store_n
-from fastce.kernels.simd.value import Simd
-from fastce.kernels.simd.vecmath import exp, exp_one, log1p
-from fastce.kernels.simd.vector import (
-    add_where,
-    count_true,
-    full_like,
-    get_lane,
-    lanes,
-    maximum,
-    polynomial,
-    reduce_add,
-    reduce_max,
-    set_lane,
-    where,
-)
-
-NEAR = 1.0  # exp(t) - 1 - t is a series for |t| up to this; for greater t the difference loses at most 3 bits
-# The Taylor series of (exp(t) - 1 - t) / t**2, highest power first. Further terms are negligible beside 1/2.
-_SERIES = {
-    types.float32: tuple(1.0 / math.factorial(k + 2) for k in range(10, -1, -1)),
-    types.float64: tuple(1.0 / math.factorial(k + 2) for k in range(17, -1, -1)),
-}
-
-
-class _Pair(NamedTuple):
-    """Statistics of logits x and target logits z: values with a sample in each lane, or scalars of one sample.
-
-    r_x is the sum of exp(beta (x - x_max)) over all classes but one greatest, and r_z the same sum of z.
-    """
-
-    x_max: float
-    x_factor: float  # 1 / (1 + r_x)
-    z_max: float
-    z_factor: float  # 1 / (1 + r_z)
-    max_gap: float  # z_max - x_max
-    log_ratio: float  # log((1 + r_z) / (1 + r_x))
-
-
-@inline
-def _pair_of(x_max, x_rest, z_max, z_rest):
-    """Return the `_Pair` of samples in the lanes from their statistics."""
-    one = full_like(x_max, 1.0)
-    x_factor, z_factor = one / (x_rest + 1.0), one / (z_rest + 1.0)
-    return _Pair(x_max, x_factor, z_max, z_factor, z_max - x_max, _log_ratio(z_rest, x_rest))
-
-
-@inline
-def _pair_of_lane(pair, r):
-    """Return the `_Pair` of one sample."""
-    return _Pair(
-        get_lane(pair.x_max, r),
-        get_lane(pair.x_factor, r),
-        get_lane(pair.z_max, r),
-        get_lane(pair.z_factor, r),
-        get_lane(pair.max_gap, r),
-        get_lane(pair.log_ratio, r),
-    )
-
-
-def _exp_minus_1_minus(t):
-    """Return exp(t) - 1 - t, to a few ulp.
-
-    Types: floats.
-    Range: |t| <= NEAR.
-    """
-
-
-@inline_for(_exp_minus_1_minus)
-def _exp_minus_1_minus_of(t):
-    if not isinstance(t, Simd):
-        return None
-    series = _SERIES[t.element]
-    return lambda t: t * t * polynomial(t, series)
-
-
-@block
-def _greatest(p, start, stop):
-    """Return the greatest of ``p[start:stop]``; NaN is ignored."""
-    width = lanes(p)
-    row_max = full_like(p, -np.inf)
-    for j in range(start, stop, width):
-        row_max = maximum(load_n(p, j, stop - j, -np.inf), row_max)
-    return reduce_max(row_max)
-
-
-@block
-def _stats(p, classes, beta):
-    """Return (maximum, sum_exp_rest) as `long_rows.stats` does, but the sum of exp(beta (x - maximum))."""
-    width = lanes(p)
-    row_max = get_lane(full_like(p, -np.inf), 0)
-    sum_exp_rest = num_at_max = 0.0
-    for start in range(0, classes, PLAIN_SUM * width):
-        stop = min(start + PLAIN_SUM * width, classes)
-        higher = _greatest(p, start, stop)
-        if higher > row_max:
-            sum_exp_rest = (sum_exp_rest + num_at_max) * exp_one(beta * (np.float64(row_max) - np.float64(higher)))
-            num_at_max, row_max = 0.0, higher
-        shift = full_like(p, row_max if row_max > -np.inf else 0.0)
-        total = full_like(p, 0.0)
-        count = 0
-        for j in range(start, stop, width):
-            d = (load_n(p, j, stop - j, -np.inf) - shift) * beta
-            below = d != 0.0  # true for NaN, which has to reach the sum
-            total = add_where(total, below, exp(d))
-            count += width - count_true(below)
-        sum_exp_rest += np.float64(reduce_add(total))
-        num_at_max += count
-    return long_rows.finish(row_max, sum_exp_rest, num_at_max)
-
-
-@inline
-def _log_ratio(a, b):
-    """Return log((1 + a) / (1 + b)) without cancellation where a is near b; 0 where they are equal.
-
-    Range: a and b are at least 0.
-    """
-    low, high = where(a < b, a, b), where(a < b, b, a)
-    size = log1p((high - low) / (low + 1.0))
-    return where(a < b, -size, size)
-
-
-@inline
-def _terms(x, z, p, q, pair, beta):
-    """Return (p - q, the term of the loss) of classes with logits x and z and softmaxes p and q."""
-    d, x_below, z_below = z - x, x - pair.x_max, z - pair.z_max
-    lower = x_below + z_below
-    is_offset_small = (d > lower) & (-d > lower)  # |z - x| is less than both distances from the maxima together
-    t = pair.log_ratio + where(is_offset_small, pair.max_gap - d, x_below - z_below) * beta
-    is_near = (t < NEAR) & (t > -NEAR)
-    excess = _exp_minus_1_minus(t)
-    difference = where(is_near, q * (t + excess), p - q)
-    # If q underflows to 0, the term is p. But it is infinite if x is -inf and z is not: then p is 0 and q is not.
-    far = where(q == 0.0, where(d == np.inf, np.inf, difference), difference - q * t)
-    return difference, where(is_near, q * excess, far)
+from fastce.kernels.simd.vector import full_like, get_lane, lanes, reduce_add, set_lane
 
 
 @block
@@ -173,9 +44,9 @@ def _finish_row(p, z, g, classes, beta, pair, grad_scale):
         part = full_like(p, 0.0)
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
-            x_prob = exp((a - pair.x_max) * beta) * pair.x_factor
-            z_prob = exp((b - pair.z_max) * beta) * pair.z_factor
-            difference, term = _terms(a, b, x_prob, z_prob, pair, beta)
+            x_prob, z_prob = softmaxes(a, b, pair, beta)
+            t, d = log_quotient(a, b, pair, beta)
+            difference, term = kl_terms(x_prob, z_prob, t, d)
             part = part + term
             if g is not None:
                 store_n(g, j, stop - j, difference * grad_scale)
@@ -191,32 +62,15 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad):
     for b in prange(-(-count // width)):
         start = b * width
         n = min(width, count - start)
-        x_max = x_rest = z_max = z_rest = losses = full_like(x, 0.0)
-        for r in range(n):
-            one_max, one_rest = _stats(row(x, start + r), classes, beta)
-            x_max, x_rest = set_lane(x_max, r, one_max), set_lane(x_rest, r, one_rest)
-            one_max, one_rest = _stats(row(target, start + r), classes, beta)
-            z_max, z_rest = set_lane(z_max, r, one_max), set_lane(z_rest, r, one_rest)
-        pair = _pair_of(x_max, x_rest, z_max, z_rest)
+        pair = pair_of_rows(x, target, start, n, classes, beta)
         grad_scale = scaled(x, upstream, scale * beta, start, n)
+        losses = full_like(x, 0.0)
         for r in range(n):
             p, z, g = row(x, start + r), row(target, start + r), row(grad, start + r)
-            value = _finish_row(p, z, g, classes, beta, _pair_of_lane(pair, r), get_lane(grad_scale, r))
+            value = _finish_row(p, z, g, classes, beta, pair_of_lane(pair, r), get_lane(grad_scale, r))
             losses = set_lane(losses, r, value)
         store_n(row(loss, start), 0, n, losses)
     return total_of(loss)
-
-
-@inline
-def _tile_stats(tile, classes, beta, shifted, exps):
-    """Return (maximum, sum_exp_rest) of samples in the lanes; write exp(beta (x - maximum)) to ``exps``."""
-    width = lanes(tile)
-    row_max = tiles.maximum_of(tile, classes)
-    shift = where(row_max > -np.inf, row_max, 0.0)
-    for c in range(classes):
-        store(shifted, c * width, (load(tile, c * width) - shift) * beta)
-    _, sum_exp_rest = tiles.stats(shifted, classes, exps)
-    return row_max, sum_exp_rest
 
 
 @kernel
@@ -232,14 +86,13 @@ def kl_tiles(x, target, beta, upstream, scale, loss, grad):
         tiles.prefetch_for_write(grad, start, n)
         tiles.load_tile(x, start, n, tile)
         tiles.load_tile(target, start, n, z_tile)
-        x_max, x_rest = _tile_stats(tile, classes, beta, shifted, exps)
-        z_max, z_rest = _tile_stats(z_tile, classes, beta, shifted, z_exps)
-        pair = _pair_of(x_max, x_rest, z_max, z_rest)
+        pair = pair_of_tiles(tile, z_tile, classes, beta, shifted, exps, z_exps)
         grad_scale = scaled(x, upstream, scale * beta, start, n)
         value = full_like(x, 0.0)
         for c in range(0, classes * width, width):
             x_prob, z_prob = load(exps, c) * pair.x_factor, load(z_exps, c) * pair.z_factor
-            difference, term = _terms(load(tile, c), load(z_tile, c), x_prob, z_prob, pair, beta)
+            t, d = log_quotient(load(tile, c), load(z_tile, c), pair, beta)
+            difference, term = kl_terms(x_prob, z_prob, t, d)
             value = value + term
             if grad is not None:
                 store(tile, c, difference * grad_scale)
