@@ -28,6 +28,7 @@ from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS, run, started, thre
 from fastce.kernels.ops import (
     binary,
     cross_entropy,
+    exact_sum,
     hessian,
     kl_divergence,
     logit_transform,
@@ -385,6 +386,11 @@ def total(values: Array) -> float:
     """Sum losses in a fixed order in float64."""
     result: float = samples.total(False, (values,))
     return result
+
+
+def run_exact_sum(values: Array, bins: Array) -> None:
+    """Add contiguous float64 numbers to ``bins``; see ``kernels.ops.exact_sum``."""
+    exact_sum.exact_sum(False, (values.view(np.int64), bins))
 
 
 # --- operations on rows alone: other layouts are staged ------------------------------------
