@@ -148,17 +148,18 @@ class EvaluationSums:
         logits, target = as_real(logits, "logits"), as_array(target, "target")
         result = score(logits, target, **labels)
         batch = _Batch(result.rank, sample_weight)
-        losses, loss_weights = -result.log_prob, batch.kept
+        losses, loss_weight = -result.log_prob, batch.weight
         if weight is not None or smoothing:
             criterion = {"weight": weight, "label_smoothing": smoothing, "reduction": "none"}
             losses = cross_entropy(logits, target, **criterion, **labels)
         if weight is not None:
-            loss_weights = _weights_at_labels(logits, target, self._options["axis"], weight)
+            loss_weight = batch.total(_weights_at_labels(logits, target, self._options["axis"], weight))
         classes = logits.shape[self._options["axis"]]
-        found = (is_among_first(result.rank, k, classes) for k in (1, *self._top_ks()))
-        terms = (losses, loss_weights, result.entropy, batch.kept, *found)
-        self._sums = tuple(total + batch.total(values) for total, values in zip(self._sums, terms, strict=True))
-        self._count += int(np.count_nonzero(batch.kept))
+        correct = batch.total(result.correct)
+        found = (correct if k == 1 else batch.total(is_among_first(result.rank, k, classes)) for k in self._top_ks())
+        more = batch.total(losses), loss_weight, batch.total(result.entropy), batch.weight, correct, *found
+        self._sums = tuple(a + b for a, b in zip(self._sums, more, strict=True))
+        self._count += batch.count
 
     def result(self) -> Evaluation[Any]:
         """Return what `evaluate` returns for the batches so far; means of nothing are NaN."""
@@ -227,6 +228,8 @@ class _Batch:
             weights = as_weights(sample_weight, np.shape(rank), "sample_weight", "one per sample").reshape(-1)
             self.kept &= weights != 0
             self.weights = weights[self.kept]
+        self.count = int(np.count_nonzero(self.kept))
+        self.weight = ExactSum.of_count(self.count) if self.weights is None else ExactSum.of(self.weights)
 
     def total(self, values: Any) -> ExactSum:
         """Return the weighted sum of one value a sample, which is 0 or False for ignored samples."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastce import dispatch
-from fastce.core.layout import Array, cast_to
+from fastce.core.layout import Array
 from fastce.core.reduction import mean
 from fastce.kernels.ops.exact_sum import BIN_BITS, BINS, IS_NAN, IS_NEGATIVE_INFINITE, IS_POSITIVE_INFINITE
 
@@ -16,7 +16,7 @@ _UNIT_EXPONENT = 1074  # every finite float64 is a multiple of 2**-1074
 _BLOCK = 1 << 15  # numbers that are converted at a time
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ExactSum:
     """A sum of float64 numbers without rounding; ``+`` adds two."""
 
@@ -30,10 +30,10 @@ class ExactSum:
 
     @classmethod
     def of(cls, values: Array) -> ExactSum:
-        """Return the sum of an array of one dimension."""
+        """Return the sum of an array of one dimension, float32 or float64."""
         bins = np.zeros(BINS + 1, np.int64)
         for start in range(0, len(values), _BLOCK):
-            dispatch.run_exact_sum(cast_to(values[start : start + _BLOCK], np.float64), bins)
+            dispatch.run_exact_sum(values[start : start + _BLOCK].astype(np.float64), bins)
         *counts, flags = bins.tolist()
         return cls(sum(count << (BIN_BITS * k) for k, count in enumerate(counts) if count), flags)
 
