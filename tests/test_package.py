@@ -101,7 +101,6 @@ def test_public_names():
 def test_arrays_first_then_keywords():
     positional = {
         "cross_entropy_hvp": ["logits", "target", "v"],
-        "evaluate": ["batches"],
         "kl_divergence": ["logits", "target_logits"],
         "kl_divergence_and_grad": ["logits", "target_logits"],
         "linear_cross_entropy": ["hidden", "weight", "target"],

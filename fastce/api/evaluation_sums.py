@@ -124,7 +124,7 @@ class EvaluationSums:
             "weight": None if weight is None else cast_to(as_real(weight, "weight"), np.float64),
             "label_smoothing": as_smoothing(label_smoothing),
             "ignore_index": as_ignore_index(ignore_index),
-            "top_k": tuple(map(as_top_k, top_k)) if isinstance(top_k, Sequence | np.ndarray) else as_top_k(top_k),
+            "top_k": tuple(map(as_top_k, cast(Any, top_k))) if np.ndim(cast(Any, top_k)) else as_top_k(top_k),
         }
         self._count = 0
         # loss, its weight, entropy, weight of the samples, of those whose target is the argmax, of those for each top_k
