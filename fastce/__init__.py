@@ -5,7 +5,8 @@ from fastce.api.binary_from_probs import binary_cross_entropy_from_probs, binary
 from fastce.api.config import show_config
 from fastce.api.cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
 from fastce.api.cross_entropy_loss import CrossEntropyLoss, LossParts
-from fastce.api.evaluate import Evaluation, evaluate
+from fastce.api.evaluate import evaluate
+from fastce.api.evaluation_sums import Evaluation, EvaluationSums
 from fastce.api.focal import focal_loss, focal_loss_and_grad
 from fastce.api.from_probs import cross_entropy_from_probs, cross_entropy_from_probs_and_grad
 from fastce.api.hessian import GradAndHessian, cross_entropy_grad_and_hessian, cross_entropy_hvp
@@ -21,6 +22,7 @@ from fastce.api.warmup import warmup
 __all__ = [
     "CrossEntropyLoss",
     "Evaluation",
+    "EvaluationSums",
     "GradAndHessian",
     "LinearCrossEntropy",
     "LossAndGrad",

@@ -28,6 +28,7 @@ from fastce.kernels.ops import (
     binary,
     binary_probs,
     cross_entropy,
+    exact_sum,
     focal,
     hessian,
     jensen_shannon,
@@ -381,6 +382,11 @@ def total(values: Array) -> float:
     """Sum losses in a fixed order in float64."""
     result: float = samples.total(False, (values,))
     return result
+
+
+def run_exact_sum(values: Array, bins: Array) -> None:
+    """Add contiguous float64 numbers to ``bins``; see ``kernels.ops.exact_sum``."""
+    exact_sum.exact_sum(False, (values.view(np.int64), bins))
 
 
 # --- losses of elements: all arrays are flat ----------------------------------------------

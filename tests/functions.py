@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 import fastce
 from tests.helpers import tuple_of
 from tests.inputs import RowInputs
@@ -66,10 +68,14 @@ def _criterion(
     return loss, criterion.backward(grad_output, out=out), criterion.lse, *criterion.parts
 
 
-def _evaluation(logits, target, *, axis=-1, ignore_index=-100, top_k=1):
+def _evaluation(
+    logits, target, *, axis=-1, weight=None, sample_weight=None, label_smoothing=0.0, ignore_index=-100, top_k=1
+):
     """The means of one batch."""
-    found = fastce.evaluate([(logits, target)], axis=axis, ignore_index=ignore_index, top_k=top_k)
-    return found.loss, found.perplexity, found.entropy, found.accuracy, found.top_k_accuracy, found.count
+    options = {"axis": axis, "weight": weight, "label_smoothing": label_smoothing}
+    found = fastce.evaluate([(logits, target, sample_weight)], ignore_index=ignore_index, top_k=top_k, **options)
+    shares = np.asarray(found.top_k_accuracy)[()]
+    return found.loss, found.perplexity, found.entropy, found.accuracy, shares, found.count
 
 
 _LAYER_OUTS = {"d_hidden_out": "hidden", "d_weight_out": "weight", "d_bias_out": "bias"}
@@ -259,6 +265,7 @@ CALLS = {
         {**_PROBS, **_WEIGHTS, "target": "one_hot"},
         {"label_smoothing": 0.1},
     ),
+    "evaluate options": Call("evaluate", {**_INDEX, **_WEIGHTS}, {"label_smoothing": 0.1, "top_k": (1, 3)}),
     "kl options": Call("kl_divergence_and_grad", {**_PAIR, "sample_weight": "sample_weight"}),
     "kl reverse options": Call(
         "kl_divergence_and_grad", {**_PAIR, "sample_weight": "sample_weight"}, {"reverse": True, "temperature": 1.7}

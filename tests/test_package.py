@@ -101,7 +101,6 @@ def test_public_names():
 def test_arrays_first_then_keywords():
     positional = {
         "cross_entropy_hvp": ["logits", "target", "v"],
-        "evaluate": ["batches"],
         "jensen_shannon": ["logits", "target_logits"],
         "jensen_shannon_and_grad": ["logits", "target_logits"],
         "kl_divergence": ["logits", "target_logits"],

@@ -2,134 +2,156 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from numbers import Number
+from typing import Any, overload
 
-import numpy as np
 import numpy.typing as npt
 
-from fastce.api.score import Score, as_top_k, is_among_first, score
-from fastce.core.elementary import exp
-from fastce.core.layout import Array
-from fastce.core.reduction import mean
+from fastce.api.evaluation_sums import Evaluation, EvaluationSums
+from fastce.core.layout import without_axis
 from fastce.core.targets import check_target
-from fastce.core.validation import as_index, as_real, normalize_axis
+from fastce.core.validation import as_array, as_index, as_real, as_weights, normalize_axis
 
 BLOCK_ELEMENTS = 1 << 22  # logits that are scored at a time if all of them are one array
 
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The result of `evaluate`, over all samples that are not ignored.
-
-    Attributes
-    ----------
-    count : int
-        The number of samples.
-    loss : float
-        The mean cross-entropy in nats.
-    perplexity : float
-        The exponential of that mean.
-    accuracy : float
-        The fraction of samples whose target is the argmax.
-    top_k_accuracy : float
-        The fraction of samples whose target has a rank below ``top_k``.
-    entropy : float
-        The mean entropy of the softmax in nats.
-
-    Examples
-    --------
-    >>> import fastce
-    >>> fastce.evaluate([([[0.0, 0.0]], [0])]).perplexity
-    2.0
-    """
-
-    count: int
-    loss: float
-    perplexity: float
-    accuracy: float
-    top_k_accuracy: float
-    entropy: float
+Batches = Iterable[Sequence[Any]]
+Named = tuple[str, Sequence[Any]]  # an error's note, and a batch
 
 
-class _Sums:
-    """The sums of an evaluation so far, in float64."""
+@overload
+def evaluate(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    axis: int = ...,
+    weight: npt.ArrayLike | None = ...,
+    sample_weight: npt.ArrayLike | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    top_k: int | None = ...,
+    progress: bool = ...,
+) -> Evaluation: ...
 
-    def __init__(self) -> None:
-        self.count = self.correct = self.top_k_correct = 0
-        self.loss = self.entropy = 0.0
 
-    def add(self, result: Score, top_k: int, classes: int) -> None:
-        """Add a batch; the losses and entropies of ignored samples are 0."""
-        self.count += int(np.count_nonzero(result.rank >= 0))
-        self.correct += int(np.count_nonzero(result.correct))
-        self.top_k_correct += int(np.count_nonzero(is_among_first(result.rank, top_k, classes)))
-        with np.errstate(all="ignore"):
-            self.loss -= float(np.sum(result.log_prob, dtype=np.float64))
-            self.entropy += float(np.sum(result.entropy, dtype=np.float64))
+@overload
+def evaluate(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    axis: int = ...,
+    weight: npt.ArrayLike | None = ...,
+    sample_weight: npt.ArrayLike | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    top_k: Sequence[int],
+    progress: bool = ...,
+) -> Evaluation[tuple[float, ...]]: ...
 
-    def means(self) -> Evaluation:
-        """Return the means, which are NaN if there is no sample."""
-        loss = mean(self.loss, self.count)
-        with np.errstate(all="ignore"):
-            perplexity = float(exp(loss))
-        accuracies = mean(self.correct, self.count), mean(self.top_k_correct, self.count)
-        return Evaluation(self.count, loss, perplexity, *accuracies, mean(self.entropy, self.count))
+
+@overload
+def evaluate(
+    logits: Batches,
+    target: None = ...,
+    *,
+    axis: int = ...,
+    weight: npt.ArrayLike | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    top_k: int | None = ...,
+    progress: bool = ...,
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    logits: Batches,
+    target: None = ...,
+    *,
+    axis: int = ...,
+    weight: npt.ArrayLike | None = ...,
+    ignore_index: int = ...,
+    label_smoothing: float = ...,
+    top_k: Sequence[int],
+    progress: bool = ...,
+) -> Evaluation[tuple[float, ...]]: ...
 
 
 def evaluate(
-    batches: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]] | tuple[Array, Array],
+    logits: npt.ArrayLike | Batches,
+    target: npt.ArrayLike | None = None,
     *,
     axis: int = -1,
+    weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
     ignore_index: int = -100,
-    top_k: int | None = None,
+    label_smoothing: float = 0.0,
+    top_k: int | Sequence[int] | None = None,
     progress: bool = False,
-) -> Evaluation:
-    r"""Compute the mean loss, perplexity, accuracies and mean entropy over batches.
+) -> Evaluation[Any]:
+    r"""Compute the mean loss, perplexity, accuracies and mean entropy over two arrays, or over batches.
 
-    Over the n samples of all batches whose target is not ``ignore_index``, with the results of
-    `score`,
+    Over all samples whose target is not ``ignore_index``, with the losses :math:`\ell_i` of
+    `cross_entropy`, class weights :math:`w`, sample weights :math:`u` (both 1 by default) and the
+    results of `score`,
 
     .. math::
-        \text{loss} = -\frac{1}{n} \sum_i \text{log\_prob}_i, \qquad
-        \text{perplexity} = e^\text{loss}, \qquad
-        \text{top\_k\_accuracy} = \frac{1}{n} \#\{i : \text{rank}_i < k\}
+        \text{loss} = \frac{\sum_i u_i \ell_i}{\sum_i u_i w_{y_i}}, \qquad
+        \text{perplexity} = e^\text{loss}, \\
+        \text{top\_k\_accuracy} = \frac{\sum_i u_i [\text{rank}_i < k]}{\sum_i u_i}, \qquad
+        \text{entropy} = \frac{\sum_i u_i\, \text{entropy}_i}{\sum_i u_i}
 
     Parameters
     ----------
-    batches : iterable of (logits, target), or a tuple (logits, target) of two arrays
-        Batches that `score` takes, one after the other. A tuple of two arrays is scored a block of
-        samples at a time: memory maps may be larger than memory.
+    logits : array_like, shape (..., C, ...), or iterable of (logits, target)
+        Unnormalised log-probabilities; integers and booleans are taken as float64. They are read
+        a block of samples at a time: memory maps may be larger than memory. Or batches, one after
+        the other, of two arrays or of three with ``sample_weight``.
+    target : array_like, shape of ``logits`` without the class axis, optional
+        Class indices of any integer dtype. Or an array in the shape of ``logits``: one-hot
+        integers or booleans. None if ``logits`` is an iterable of batches.
     axis : int, default -1
         The axis of the classes.
+    weight : array_like, shape (C,), optional
+        One weight per class.
+    sample_weight : array_like, shape of ``logits`` without the class axis, optional
+        One weight per sample.
     ignore_index : int, default -100
         Samples with this class index are ignored: they add nothing to the result.
-    top_k : int, optional
+    label_smoothing : float, default 0.0
+        From 0 to 1: the part of each target that is spread evenly over all classes.
+    top_k : int or sequence of int, optional
         At least 1: a target counts as found if its rank is below this. By default 1, for which
-        the target has to be the argmax.
+        the target has to be the argmax. For several there are as many ``top_k_accuracy``.
     progress : bool, default False
         Show a progress bar on standard error. This needs rich.
 
     Returns
     -------
     Evaluation
-        The attributes ``count``, an int, and ``loss`` and ``entropy`` in nats, ``perplexity``,
-        ``accuracy`` and ``top_k_accuracy``, floats summed in float64. Means of nothing are NaN.
+        A named tuple ``(count, loss, perplexity, accuracy, top_k_accuracy, entropy)`` of an int and
+        floats, ``loss`` and ``entropy`` in nats; ``top_k_accuracy`` is a tuple of floats if ``top_k``
+        is a sequence. Its method ``asdict`` returns a dict for JSON. Means of nothing are NaN.
 
     Raises
     ------
     ImportError
         If a progress bar is wanted and rich is not installed.
     IndexError, TypeError, ValueError, numpy.exceptions.AxisError
-        As `score`, with a note that names the batch. TypeError also if a batch is not a pair.
+        As `score` and `cross_entropy`, with a note that names the batch. TypeError also if a batch is
+        neither a pair nor a triple.
 
     See Also
     --------
+    EvaluationSums : what evaluations in several processes are merged by.
     score : the results of each sample.
 
     Notes
     -----
+    The loss is the one that `cross_entropy` returns with these options for all samples at once, but for
+    rounding: sums here are exact, see `EvaluationSums`. ``weight`` and ``label_smoothing`` act on the
+    loss alone, ``sample_weight`` on all means; samples of weight 0 are left out.
+
     A sample of a language model is a token: the perplexity is per token [1]_. Rows with NaN make the
     means of loss and entropy NaN, and count as wrong.
 
@@ -147,58 +169,95 @@ def evaluate(
     >>> result = fastce.evaluate(batches, top_k=5)
     >>> result.count, result.accuracy, result.top_k_accuracy
     (500, 0.096, 0.508)
+    >>> fastce.evaluate([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]], [0, 1], top_k=(1, 2)).top_k_accuracy
+    (0.0, 1.0)
     """
-    most = as_top_k(top_k)
-    axis = as_index(axis, "axis")
-    named, total = _named(batches, axis)
-    sums = _Sums()
+    sums = EvaluationSums(
+        axis=axis, weight=weight, label_smoothing=label_smoothing, ignore_index=ignore_index, top_k=top_k
+    )
+    named, total = _named(logits, target, sample_weight, as_index(axis, "axis"))
     for place, batch in _with_progress(named, total) if progress else named:
         try:
-            logits, target = _pair(batch)
-            result = score(logits, target, axis=axis, ignore_index=ignore_index)
+            sums.add(*_members(batch))
         except (IndexError, TypeError, ValueError) as error:
             error.add_note(place)
             raise
-        sums.add(result, most, logits.shape[axis])
-    return sums.means()
+    return sums.result()
 
 
-def _named(batches: Any, axis: int) -> tuple[Iterable[tuple[str, Any]], int | None]:
+def _named(
+    logits: Any, target: npt.ArrayLike | None, sample_weight: npt.ArrayLike | None, axis: int
+) -> tuple[Iterable[Named], int | None]:
     """Return ((place, batch) for each batch, the number of batches or None); an error's note names the place."""
-    if isinstance(batches, tuple) and len(batches) == 2 and all(isinstance(part, np.ndarray) for part in batches):
-        blocks = list(_blocks(*batches, axis))
+    if target is None and _are_two_arrays(logits):
+        logits, target = logits
+    if target is not None:
+        blocks = list(_blocks(logits, target, sample_weight, axis))
         return blocks, len(blocks)
-    total = len(batches) if hasattr(batches, "__len__") else None
-    return ((f"in batch {number}, counted from 0", batch) for number, batch in enumerate(batches)), total
+    if hasattr(logits, "__array__") or not isinstance(logits, Iterable) or isinstance(logits, str | bytes | Mapping):
+        raise TypeError(
+            "target is missing: write evaluate(logits, target) for two arrays, or give an iterable of pairs, "
+            f"as in evaluate([(logits, target)]), got {type(logits).__name__} alone"
+        )
+    if sample_weight is not None:
+        raise ValueError("sample_weight must be in the batches here, as in [(logits, target, sample_weight)]")
+    count = len(logits) if isinstance(logits, Sized) else None
+    return ((f"in batch {number}, counted from 0", batch) for number, batch in enumerate(logits)), count
 
 
-def _blocks(logits: Array, target: Array, axis: int) -> Iterator[tuple[str, tuple[Array, Array]]]:
+def _are_two_arrays(batches: Any) -> bool:
+    """Tell whether two arrays were given as one argument: one of them cannot be a batch."""
+    return isinstance(batches, tuple | list) and len(batches) == 2 and any(map(_is_no_batch, batches))
+
+
+def _is_no_batch(member: Any) -> bool:
+    """Tell whether this is an array, or a number or a list of numbers that stand for one."""
+    if isinstance(member, tuple | list):
+        return all(isinstance(value, Number) for value in member)
+    return hasattr(member, "__array__") or isinstance(member, Number)
+
+
+def _blocks(
+    logits: npt.ArrayLike, target: npt.ArrayLike, sample_weight: npt.ArrayLike | None, axis: int
+) -> Iterator[Named]:
     """Cut two arrays into blocks along the first axis of the target."""
+    logits, target = as_real(logits, "logits"), as_array(target, "target")
     class_axis = normalize_axis(axis, logits.ndim, "logits")
-    check_target(target, as_real(logits, "logits"), class_axis)  # here: a slice may fit where the whole does not
+    check_target(target, logits, class_axis)  # here: a slice may fit where the whole does not
+    if sample_weight is not None:
+        shape = without_axis(logits.shape, class_axis)
+        sample_weight = as_weights(sample_weight, shape, "sample_weight", "one per sample")
     along = 0 if class_axis else 1
     count = logits.shape[along] if logits.ndim > 1 and logits.size else 1
     step = max(BLOCK_ELEMENTS * count // max(logits.size, 1), 1)
     if step >= count:
-        yield "in the only block", (logits, target)
+        yield "in the only block", (logits, target, sample_weight)
         return
     for start in range(0, count, step):
         part = slice(start, start + step)
         is_first = along == 0 or target.ndim < logits.ndim
         place = f"in the block that starts at target[{'' if is_first else ':, '}{start}], where the message counts from"
-        yield place, (logits[part] if along == 0 else logits[:, part], target[part] if is_first else target[:, part])
+        weights = None if sample_weight is None else sample_weight[part]
+        rows = logits[part] if along == 0 else logits[:, part]
+        yield place, (rows, target[part] if is_first else target[:, part], weights)
 
 
-def _pair(batch: Any) -> tuple[Array, npt.ArrayLike]:
-    """Return the logits as an array, and the target, of a batch."""
-    try:
-        logits, target = batch
-    except (TypeError, ValueError):
-        raise TypeError(f"batches must hold pairs, as in [(logits, target)], got {type(batch).__name__}") from None
-    return as_real(logits, "logits"), target
+def _members(batch: Any) -> Sequence[Any]:
+    """Return the two or three members of a batch, or raise TypeError."""
+    if isinstance(batch, Mapping):
+        first, second = tuple(batch)[:2] if len(batch) > 1 else ("logits", "target")
+        advice = f": write ((batch[{first!r}], batch[{second!r}]) for batch in batches)"
+    elif hasattr(batch, "__array__") or isinstance(batch, str | bytes) or not isinstance(batch, Iterable):
+        advice = "; for two arrays write evaluate(logits, target)"
+    else:
+        members = tuple(batch)
+        if len(members) in (2, 3):
+            return members
+        advice = f" of length {len(members)}; the third member of a batch may be its sample_weight"
+    raise TypeError(f"batches must hold pairs, as in [(logits, target)], got {type(batch).__name__}{advice}")
 
 
-def _with_progress(named: Iterable[tuple[str, Any]], total: int | None) -> Iterable[tuple[str, Any]]:
+def _with_progress(named: Iterable[Named], total: int | None) -> Iterable[Named]:
     """Return the batches; taking one moves a progress bar on."""
     try:
         from rich.console import Console

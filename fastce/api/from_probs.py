@@ -147,6 +147,9 @@ def cross_entropy_from_probs_and_grad(
     return LossAndGrad(call.solve(grad, grad_output, out is None)[0], grad)
 
 
+MAX_INDEXED = 63  # of an array that NumPy takes elements from by indices along each axis
+
+
 class _FromProbsCall(LossCall):
     """Cross-entropy from probabilities, computed by NumPy.
 
@@ -202,6 +205,10 @@ class _FromProbsCall(LossCall):
         """Handle class indices without smoothing: one probability a sample."""
         labels = self.labels
         assert labels is not None
+        if self.logits.ndim > MAX_INDEXED:
+            raise ValueError(
+                f"probs must have at most {MAX_INDEXED} dimensions for class indices, got {self.logits.ndim}"
+            )
         valid = labels != self.ignore_index
         safe_labels = labels if valid.all() else np.where(valid, labels, 0)
         label_weight = np.ones_like(loss) if self.weight is None else self.weight[safe_labels]

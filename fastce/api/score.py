@@ -11,7 +11,7 @@ from fastce import dispatch
 from fastce.core.layout import Array, dtypes_of, without_axis
 from fastce.core.staging import row_blocks
 from fastce.core.targets import raise_label, read_target
-from fastce.core.validation import as_array, as_ignore_index, as_index, as_real, normalize_axis
+from fastce.core.validation import as_array, as_ignore_index, as_index, as_real, normalize_axis, shown
 
 
 class Score(NamedTuple):
@@ -162,7 +162,7 @@ def as_top_k(top_k: Any) -> int:
         return 1
     most = as_index(top_k, "top_k")
     if most < 1:
-        raise ValueError(f"top_k must be at least 1, got {most}")
+        raise ValueError(f"top_k must be at least 1, got {shown(most)}")
     return most
 
 

@@ -52,6 +52,8 @@ def check_out(
         return out
     if not isinstance(out, np.ndarray):
         raise TypeError(f"{out_name} must be a NumPy array, got {type(out).__name__}")
+    if isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{out_name} must not be a masked array, whose mask would stay as it is: pass its .data")
     if out.shape != shape or (out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype):
         raise ValueError(
             f"{out_name} must have shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}"

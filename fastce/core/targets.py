@@ -7,7 +7,7 @@ import numpy as np
 
 from fastce.core.layout import Array, axes_last, without_axis
 from fastce.core.staging import index_blocks
-from fastce.core.validation import INT64_MAX, as_real
+from fastce.core.validation import INT64_MAX, as_real, beyond_64_bits, shown
 
 BLOCK_ELEMENTS = 1 << 15  # elements of a one-hot target that are copied at a time, unless one sample has more
 
@@ -37,6 +37,8 @@ def check_target(target: Array, logits: Array, axis: int, input_name: str = "log
     expected = without_axis(logits.shape, axis)
     if target.shape == expected and (target.dtype.kind in "iu" or target.size == 0):
         return
+    if target.shape == expected:
+        raise_huge_label(target, logits.shape[axis])
     as_real(target, "target")
     if target.shape == expected:
         raise TypeError(f"class indices must be integers, got dtype {target.dtype}; use target.astype(int)")
@@ -98,7 +100,13 @@ def raise_label(target: Array, position: int, classes: int, ignore_index: int | 
     value = int(target[index])
     if value == ignore_index or 0 <= value < classes:
         raise IndexError(f"{where} was not {expected}; it is {value} since another thread or process has changed it")
-    raise IndexError(f"{where} is {value}, expected {expected}")
+    raise IndexError(f"{where} is {shown(value)}, expected {expected}")
+
+
+def raise_huge_label(target: Array, classes: int) -> None:
+    """Raise IndexError for a label beyond 64 bits, which NumPy keeps as an object, if there is one."""
+    if target.dtype.kind == "O" and (position := beyond_64_bits(target)) is not None:
+        raise_label(target, position, classes, None)
 
 
 # --- one-hot targets ------------------------------------------------------------

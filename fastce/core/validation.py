@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastce.core.hints import dtype_hint
 from fastce.core.layout import FLOAT32, FLOAT64, Array, cast_to, dtypes_from
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -35,11 +36,19 @@ def as_real(values: npt.ArrayLike, name: str) -> Array:
         return values
     array = as_array(values, name)
     if dtypes_from(array.dtype) is None:
+        if array.dtype.kind == "O" and (position := beyond_64_bits(array)) is not None:
+            raise ValueError(f"{name} must hold numbers of at most 64 bits, got {shown(array.reshape(-1)[position])}")
         raise TypeError(
             f"{name} must hold real numbers (float16, bfloat16, float32, float64, integers or booleans), "
-            f"got dtype {array.dtype}"
+            f"got dtype {array.dtype}{dtype_hint(values, array, name)}"
         )
     return array
+
+
+def beyond_64_bits(array: Array) -> int | None:
+    """Return the flat position of the first integer that no NumPy integer holds, None if there is none."""
+    flat = enumerate(array.reshape(-1).tolist())
+    return next((i for i, value in flat if type(value) is int and not INT64_MIN <= value < 2**64), None)
 
 
 def as_mask(where: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -80,6 +89,8 @@ def normalize_axis(axis: int, ndim: int, name: str) -> int:
         raise ValueError(f"{name} must have at least one dimension, the classes; got a scalar")
     index = axis if type(axis) is int else as_index(axis, "axis")
     if not -ndim <= index < ndim:
+        if index.bit_length() > 64:  # whose digits Python may refuse to print
+            raise np.exceptions.AxisError(f"axis {shown(index)} is out of bounds for array of dimension {ndim}")
         raise np.exceptions.AxisError(index, ndim)
     return index % ndim
 
@@ -114,8 +125,17 @@ def as_integers(values: int | Iterable[int], name: str, least: int) -> tuple[int
     except TypeError:
         raise TypeError(f"{name} must be an integer or several, such as (65536, 10), got {values!r}") from None
     if min(integers, default=least) < least:
-        raise ValueError(f"{name} must be at least {least}, got {min(integers)}")
+        raise ValueError(f"{name} must be at least {least}, got {shown(min(integers))}")
+    if max(integers, default=least) > INT64_MAX:
+        raise ValueError(f"{name} must fit 64 bits, got {shown(max(integers))}")
     return integers
+
+
+def shown(value: Any) -> str:
+    """Return a value as messages show it: a huge integer by its size, as Python may refuse its digits."""
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value)
 
 
 def as_number(value: Any, name: str) -> float:
@@ -128,6 +148,8 @@ def as_number(value: Any, name: str) -> float:
         if np.iscomplexobj(value) or isinstance(value, str | bytes):
             raise TypeError
         return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be in the range of float64, got a larger {type(value).__name__}") from None
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a real number, got {value!r}") from None
 
@@ -154,7 +176,7 @@ def as_ignore_index(ignore_index: Any) -> int:
     """Return ``ignore_index`` as an int that can be compared with labels."""
     index = ignore_index if type(ignore_index) is int else as_index(ignore_index, "ignore_index")
     if not INT64_MIN <= index <= INT64_MAX:
-        raise ValueError(f"ignore_index must fit 64 bits, got {index}")
+        raise ValueError(f"ignore_index must fit 64 bits, got {shown(index)}")
     return index
 
 

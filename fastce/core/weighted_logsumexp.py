@@ -30,9 +30,9 @@ def weighted_logsumexp(
     weights = np.asarray(1.0) if b is None else as_real(b, "b")
     inputs = x, weights, where
     # a Python number leaves the dtype as it is; NumPy would promote bfloat16 to float64
-    promoted = x.dtype if b is None or type(b) in (bool, int, float) else np.result_type(x, weights)
+    promoted = x.dtype if b is None or type(b) in (bool, int, float) else _promoted(x.dtype, weights.dtype)
     try:
-        x, weights = np.broadcast_arrays(x, weights)
+        x, weights = _broadcast(x, weights)
     except ValueError:
         raise ValueError(f"b must broadcast with x, of shape {x.shape}, got {weights.shape}") from None
     axes = normalize_axes(axis, x.ndim, "x")
@@ -61,6 +61,22 @@ def weighted_logsumexp(
     return (result, sign[()]) if return_sign else result
 
 
+def _promoted(x: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that NumPy promotes two to; bfloat16, where it knows none, counts as float32."""
+    try:
+        return np.result_type(x, b)
+    except TypeError:  # bfloat16 with integers of 16 bits and more, and with float16
+        return np.result_type(np.float32, *(dtype for dtype in (x, b) if dtype.kind in "iu"))
+
+
+def _broadcast(x: Array, y: Array) -> tuple[Array, Array]:
+    """Return views of one shape, as `numpy.broadcast_arrays` does for up to 32 dimensions."""
+    ndim = max(x.ndim, y.ndim)
+    shapes = ((1,) * (ndim - z.ndim) + z.shape for z in (x, y))
+    shape = tuple(n if m == 1 else m for m, n in zip(*shapes, strict=True))
+    return np.broadcast_to(x, shape), np.broadcast_to(y, shape)
+
+
 def _weighted_rows(x: Array, w: Array) -> tuple[Array, Array]:
     """Return (log|sum_j w_j exp(x_j)|, sign of the sum) of each row; ``x`` is overwritten.
 
@@ -81,8 +97,9 @@ def _weighted_rows(x: Array, w: Array) -> tuple[Array, Array]:
         lse = shift + np.where(sum_at_max == 0.0, log(np.abs(sum_rest)), log_at_max)
         sign = np.sign(sum_at_max + sum_rest)
         is_inf = row_max == np.inf
-        lse = np.where(is_inf, np.where(sum_at_max == 0.0, np.nan, np.inf), lse)
-        sign = np.where(is_inf, np.sign(sum_at_max), sign)
+        infinite = sum_at_max * np.inf + sum_rest  # NaN where infinities cancel
+        lse = np.where(is_inf, np.abs(infinite), lse)
+        sign = np.where(is_inf, np.sign(infinite), sign)
         is_empty = row_max == -np.inf
         lse, sign = np.where(is_empty, -np.inf, lse), np.where(is_empty, 0.0, sign)
         has_nan = np.isnan(row_max)

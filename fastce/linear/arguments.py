@@ -11,7 +11,7 @@ from fastce.core.layout import Array, cast_to, dtypes_of
 from fastce.core.loss import smoothing_parts
 from fastce.core.out import result_like, share_memory
 from fastce.core.reduction import as_upstream, check_reduction, mean, reduce_losses
-from fastce.core.targets import as_labels, one_hot_labels, raise_label, shape_hint
+from fastce.core.targets import as_labels, one_hot_labels, raise_huge_label, raise_label, shape_hint
 from fastce.core.validation import (
     as_array,
     as_ignore_index,
@@ -21,6 +21,7 @@ from fastce.core.validation import (
     as_real,
     as_smoothing,
     as_weights,
+    shown,
 )
 from fastce.linear.chunks import make_plan, run
 from fastce.linear.layer import Backward, Gradients, Layer
@@ -79,6 +80,11 @@ class LinearLossCall:
         """
         if d_bias is not None and self.bias is None:
             raise ValueError("d_bias_out has no gradient to take, as there is no bias")
+        if accumulate and d_hidden is None and d_weight is None and d_bias is None:
+            raise ValueError(
+                "accumulate=True adds gradients to given arrays, "
+                "but none of d_hidden_out, d_weight_out and d_bias_out is given"
+            )
         arrays: dict[str, Array] = {}
         for name, out, like in (
             ("d_hidden_out", d_hidden, self.hidden),
@@ -149,6 +155,8 @@ def _check_shapes(hidden: Array, weight: Array) -> None:
 def _read_target(target: Array, shape: tuple[int, ...], classes: int) -> tuple[Array, Array]:
     """Return (class indices of this shape, the same as flat int64)."""
     kind, with_classes = target.dtype.kind, (*shape, classes)
+    if target.shape != shape:
+        as_real(target, "target")
     if target.shape == with_classes:
         if kind not in "iub":
             raise TypeError(
@@ -163,6 +171,8 @@ def _read_target(target: Array, shape: tuple[int, ...], classes: int) -> tuple[A
             f"{with_classes} for one-hot targets{shape_hint(target.shape, shape, len(shape))}"
         )
     if kind not in "iu" and target.size:
+        raise_huge_label(target, classes)
+        as_real(target, "target")
         raise TypeError(f"class indices must be integers, got dtype {target.dtype}; use target.astype(int)")
     return target, as_labels(target)
 
@@ -176,7 +186,7 @@ def _vector(values: npt.ArrayLike, classes: int, name: str) -> Array:
 
 def _at_least(value: float, least: float, name: str) -> float:
     if not least <= value < math.inf:
-        raise ValueError(f"{name} must be at least {least:g}, got {value!r}")
+        raise ValueError(f"{name} must be at least {least:g}, got {shown(value)}")
     return value
 
 

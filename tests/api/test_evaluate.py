@@ -174,7 +174,7 @@ def test_errors_tell_the_batch(rng, monkeypatch):
 def test_errors(rng):
     x, target = data(rng)
     raised(TypeError, r"batches must hold pairs, as in \[\(logits, target\)\], got int", [1])
-    raised(TypeError, "batches must hold pairs", [(x, target, target)])
+    raised(TypeError, "batches must hold pairs", [(x, target, None, target)])
     raised(ValueError, r"target has shape \(301,\), expected \(300,\)", (x, np.append(target, 0)))
     raised(TypeError, "class probabilities", (x, x))
     raised(ValueError, "top_k must be at least 1", [], top_k=0)

@@ -155,6 +155,13 @@ KL = (LOGITS, AXIS, BAD_OTHER, KL_OPTIONS, REDUCTION)
 JS = (LOGITS, AXIS, BAD_OTHER, JS_OPTIONS, REDUCTION)
 FOCAL_LOSS = (LOGITS, AXIS, TARGET, FOCAL, REDUCTION)
 SCORES = (LOGITS, AXIS, HARD, options(("top_k",), ("ignore_index",), ("top_k", "ignore_index"), *bad("top_k")))
+EVALUATED = options(
+    *(("top_k",), ("ignore_index",), ("weight",), ("sample_weight",), ("label_smoothing",), ALL_WEIGHTS),
+    *(
+        ("top_k", "ignore_index", "weight", "sample_weight"),
+        *bad("top_k", "weight", "sample_weight", "label_smoothing"),
+    ),
+)
 DIAGONAL = options(("sample_weight",), ("hessian_scale",), *bad("sample_weight", "hessian_scale"))
 
 FIELDS = {
@@ -183,7 +190,7 @@ FIELDS = {
     "focal_loss": FOCAL_LOSS,
     "focal_loss_and_grad": (*FOCAL_LOSS, UPSTREAM, OUT),
     "score": SCORES,
-    "evaluate": SCORES,
+    "evaluate": (LOGITS, AXIS, HARD, EVALUATED),
     "cross_entropy_grad_and_hessian": (LOGITS, AXIS, TARGET, DIAGONAL, OUT, MORE_OUT),
     "cross_entropy_hvp": (LOGITS, AXIS, TARGET, {"v": BAD_OTHER["other"]}, HVP, REDUCTION, OUT_OF_TWO),
     "linear_cross_entropy": (LINEAR,),

@@ -332,24 +332,28 @@ def score(x, target, *, axis=-1, ignore_index=-100, top_k=1) -> Found:
     return list(zip(found, (of_own, s.of_lse[..., 0], exact, exact, exact, of_entropy), strict=True))
 
 
-def evaluate(x, target, *, top_k=1, **options) -> Found:
-    found = score(x, target, top_k=top_k, **options)
-    (log_prob, of_log_prob), (rank, _), (entropy, of_entropy) = found[0], found[4], found[5]
-    count = int((rank >= 0).sum())
-    kept = rank >= 0
-    classes = x.shape[options.get("axis", -1)]
+def evaluate(
+    x, target, *, axis=-1, ignore_index=-100, top_k=1, weight=None, sample_weight=None, label_smoothing=0.0
+) -> Found:
+    found = score(x, target, axis=axis, ignore_index=ignore_index)
+    (rank, _), (entropy, of_entropy) = found[4], found[5]
+    u = np.ones(rank.shape, REAL) if sample_weight is None else real(sample_weight)
+    kept = (rank >= 0) & (u != 0)
+    u = np.where(kept, u, 0)
+    criterion = {"weight": weight, "sample_weight": None if sample_weight is None else u}
+    criterion |= {"label_smoothing": label_smoothing, "ignore_index": ignore_index, "axis": axis}
+    ((loss, of_loss),) = cross_entropy(x, target, **criterion)
     eps = float(_info(x).eps) / float(np.finfo(float).eps)
-    n = REAL(count)
-    of_loss = np.where(kept, np.nan_to_num(of_log_prob), 0).sum() / n * eps
-    loss = -np.where(kept, log_prob, 0).sum() / n
-    shares = [np.sum(kept & (rank < min(k, classes))) / n for k in (1, top_k)]
-    of_entropy = np.where(kept, np.nan_to_num(of_entropy), 0).sum() / n * eps
+    of_loss = np.nan_to_num(of_loss) * eps
+    shares = [np.sum(u * (kept & (rank < min(k, x.shape[axis])))) / u.sum() for k in (1, *np.atleast_1d(top_k))]
+    entropy, of_entropy = (np.where(kept, v * u, 0).sum() / u.sum() for v in (entropy, np.nan_to_num(of_entropy)))
     return [
         (loss, of_loss),
         (np.exp(loss), _finite(np.exp(loss)) * (1 + of_loss)),
-        (np.where(kept, entropy, 0).sum() / n, of_entropy),
-        *((share, share) for share in shares),
-        (np.array(count), 0),
+        (entropy, np.nan_to_num(of_entropy) * eps),
+        (shares[0], shares[0]),
+        (np.array(shares[1:]) if np.ndim(top_k) else shares[1], 1),
+        (np.array(np.count_nonzero(kept)), 0),
     ]
 
 
