@@ -3,6 +3,7 @@
 from fastce.api.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
 from fastce.api.config import show_config
 from fastce.api.cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
+from fastce.api.cross_entropy_forward import Forward, cross_entropy_backward, cross_entropy_forward
 from fastce.api.cross_entropy_loss import CrossEntropyLoss, LossParts
 from fastce.api.evaluate import Evaluation, evaluate
 from fastce.api.focal import focal_loss, focal_loss_and_grad
@@ -18,6 +19,7 @@ from fastce.api.warmup import warmup
 __all__ = [
     "CrossEntropyLoss",
     "Evaluation",
+    "Forward",
     "GradAndHessian",
     "LinearCrossEntropy",
     "LossAndGrad",
@@ -27,6 +29,8 @@ __all__ = [
     "binary_cross_entropy_with_logits_and_grad",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
     "cross_entropy_from_probs",
     "cross_entropy_from_probs_and_grad",
     "cross_entropy_grad_and_hessian",
