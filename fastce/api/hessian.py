@@ -188,14 +188,16 @@ class _HessianDiagCall(_SecondOrderCall):
 
     def _diag_factors(self) -> Array | None:
         """Return u a of each sample, None where all are 1; only class weights make a another number than 1."""
-        counted = self._total_weight()
-        if self.weight is not None:
-            self._own_labels()
-            return self.factors()
-        if self.labels is None or (self.sample_weight is None and counted == self.labels.size):
+        counts_all = True
+        if self.labels is not None:
+            position, counted = dispatch.scan_labels(self.labels, self.classes, self.ignore_index, None, None)
+            if position >= 0:
+                self._raise_label(position)
+            counts_all = counted == self.labels.size
+        if self.weight is None and counts_all:
             return self.sample_weight
-        weights = 1.0 if self.sample_weight is None else self.sample_weight
-        return np.where(self.labels == self.ignore_index, 0.0, weights).astype(self.dtype)
+        self._own_labels()
+        return self.factors()
 
 
 def cross_entropy_hvp(

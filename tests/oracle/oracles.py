@@ -168,6 +168,23 @@ def cross_entropy_and_grad(x, target, *, axis=-1, reduction="mean", grad_output=
     return [(value, _reduced(parts.losses, reduction, parts.denominator)), (grad, size)]
 
 
+def forward(x, target, *, axis=-1, reduction="mean", **options) -> Found:
+    """The loss, and maxima and sums of all samples; what is left of the sum has the size of a log-sum-exp's error."""
+    loss = cross_entropy(x, target, axis=axis, reduction=reduction, **options)
+    parts = CrossEntropy(x, target, axis=axis, **options)
+    rows = parts.x.reshape(-1, parts.x.shape[-1])
+    looked_at = (parts.kept & ~reference.invalid(parts.x) & bool(parts.x.shape[-1])).reshape(-1)
+    stats, size = np.full((2, len(rows)), REAL(np.nan)), np.zeros((2, len(rows)))
+    for i in np.flatnonzero(looked_at):
+        top = int(np.argmax(rows[i]))
+        stats[0, i] = rows[i, top]
+        terms = np.exp(np.delete(rows[i], top) - rows[i, top])
+        stats[1, i] = terms.sum()
+        size[:, i] = abs(stats[0, i]), (terms * (1 + np.nan_to_num(rows[i, top] - np.delete(rows[i], top)))).sum()
+    size[1] += parts.softmax.of_lse.reshape(-1) * (1 + np.nan_to_num(stats[1].astype(float)))
+    return [*loss, (stats, np.where(looked_at, size, np.inf))]
+
+
 def criterion(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
     loss, grad = cross_entropy_and_grad(x, target, axis=axis, reduction=reduction, grad_output=grad_output, **options)
     parts = CrossEntropy(x, target, axis=axis, **options)
@@ -280,11 +297,11 @@ def evaluate(x, target, *, top_k=1, **options) -> Found:
     ]
 
 
-def grad_and_hessian(x, target, *, axis=-1, sample_weight=None, hessian_scale=1.0) -> Found:
+def grad_and_hessian(x, target, *, axis=-1, hessian_scale=1.0, **options) -> Found:
     rows = np.moveaxis(real(x), axis, -1)
     is_soft = target.shape == x.shape
     t = np.moveaxis(_rounded(target, x), axis, -1) if is_soft else target
-    grad, hessian, size = reference_losses.grad_and_hessian(rows, t, sample_weight, hessian_scale)
+    grad, hessian, size = reference_losses.grad_and_hessian(rows, t, scale=hessian_scale, **options)
     s = Softmax(rows)
     _, lacking = reference_losses.both(rows)
     others = np.where(lacking > 0, (s.spread - s.p * s.far) / np.where(lacking > 0, lacking, 1), 0)
