@@ -100,6 +100,7 @@ def test_public_names():
 
 def test_arrays_first_then_keywords():
     positional = {
+        "cross_entropy_backward": ["logits", "target", "stats"],
         "cross_entropy_hvp": ["logits", "target", "v"],
         "evaluate": ["batches"],
         "kl_divergence": ["logits", "target_logits"],

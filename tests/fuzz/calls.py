@@ -182,8 +182,7 @@ class Call:
         if self.labels is None:
             return
         bad = (self.labels < 0) | (self.labels >= self.classes)
-        if self.name != "cross_entropy_grad_and_hessian":
-            bad &= self.labels != self._ignored()
+        bad &= self.labels != self._ignored()
         if self.name.startswith(("cross", "Cross")) and isinstance(self.keywords.get("where"), np.ndarray):
             where = self.keywords["where"]
             if self.shape and where.dtype == bool:

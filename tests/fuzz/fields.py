@@ -133,7 +133,10 @@ BINARY = (LOGITS, BAD_OTHER, options(("pos_weight",), ("weight", "pos_weight"), 
 KL = (LOGITS, AXIS, BAD_OTHER, KL_OPTIONS, REDUCTION)
 FOCAL_LOSS = (LOGITS, AXIS, HARD, FOCAL, REDUCTION)
 SCORES = (LOGITS, AXIS, HARD, options(("top_k",), ("ignore_index",), ("top_k", "ignore_index"), *bad("top_k")))
-DIAGONAL = options(("sample_weight",), ("hessian_scale",), *bad("sample_weight", "hessian_scale"))
+DIAGONAL = options(
+    *(("sample_weight",), ("hessian_scale",), ("weight",), ("label_smoothing",), ("ignore_index",), ALL_WEIGHTS),
+    *bad("sample_weight", "hessian_scale", "weight", "label_smoothing", "ignore_index"),
+)
 
 FIELDS = {
     "softmax": (*FAMILY, MASKED),
@@ -145,6 +148,8 @@ FIELDS = {
     "logsumexp_vjp": (*VJP, OUT),
     "cross_entropy": CE,
     "cross_entropy_and_grad": (*CE, UPSTREAM, OUT),
+    "cross_entropy_forward": CE,
+    "cross_entropy_backward": (*CE, UPSTREAM, OUT),
     "CrossEntropyLoss": (*CE, UPSTREAM, OUT),
     "cross_entropy_from_probs": PROBS,
     "cross_entropy_from_probs_and_grad": (*PROBS, UPSTREAM, OUT),
@@ -157,7 +162,7 @@ FIELDS = {
     "score": SCORES,
     "evaluate": SCORES,
     "cross_entropy_grad_and_hessian": (LOGITS, AXIS, TARGET, DIAGONAL, OUT, MORE_OUT),
-    "cross_entropy_hvp": (LOGITS, AXIS, TARGET, {"v": BAD_OTHER["other"]}, HVP, REDUCTION, OUT_OF_TWO),
+    "cross_entropy_hvp": (LOGITS, AXIS, TARGET, {"v": BAD_OTHER["other"]}, HVP, REDUCTION, UPSTREAM, OUT_OF_TWO),
     "linear_cross_entropy": (LINEAR,),
     "linear_cross_entropy_and_grad": (LINEAR, UPSTREAM, OUT, MORE_OUT, {"accumulate": (False, True)}),
 }

@@ -310,7 +310,7 @@ def grad_and_hessian(x, target, *, axis=-1, hessian_scale=1.0, **options) -> Fou
     return [(np.moveaxis(v, -1, axis), np.moveaxis(np.nan_to_num(size), -1, axis)) for v, size in found]
 
 
-def hessian_product(x, target, v, *, axis=-1, reduction="mean", **options) -> Found:
+def hessian_product(x, target, v, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
     v = _rounded(v, x)
     rows, vector = (np.moveaxis(a, axis, -1) for a in (real(x), real(v)))
     if target.shape == x.shape:
@@ -318,8 +318,9 @@ def hessian_product(x, target, v, *, axis=-1, reduction="mean", **options) -> Fo
     s = Softmax(rows)
     options["far"] = s.far + s.spread
     found = reference_losses.hessian_product(rows, target, vector, reduction=reduction, **options)
-    value, size = (np.moveaxis(v, -1, axis) for v in found)
-    return [(value, size)]
+    g = real(1.0 if grad_output is None else grad_output)[..., None]
+    value, size = (np.moveaxis(np.where((v == 0) | (g == 0), 0, v * g), -1, axis) for v in found)
+    return [(value, np.abs(size))]
 
 
 # --- a layer and its loss ------------------------------------------------------
