@@ -112,7 +112,7 @@ def log_softmax_vjp(g, logp, axis=-1) -> Found:
 
 def logsumexp_vjp(g, x, lse, axis=-1) -> Found:
     value = reference.vjp("logsumexp", _rounded(g, x), lse, axis, x)
-    away = real(x) - (real(lse) if lse.ndim == x.ndim else np.expand_dims(real(lse), axis))
+    away = real(x) - real(lse).reshape(reference.reduced_shape(x.shape, axis, keepdims=True))
     return [(value, np.abs(value) * (1 + _finite(away)))]
 
 
