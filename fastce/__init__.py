@@ -4,6 +4,7 @@ from fastce.api.binary import binary_cross_entropy_with_logits, binary_cross_ent
 from fastce.api.binary_from_probs import binary_cross_entropy_from_probs, binary_cross_entropy_from_probs_and_grad
 from fastce.api.config import show_config
 from fastce.api.cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
+from fastce.api.cross_entropy_forward import Forward, cross_entropy_backward, cross_entropy_forward
 from fastce.api.cross_entropy_loss import CrossEntropyLoss, LossParts
 from fastce.api.evaluate import evaluate
 from fastce.api.evaluation_sums import Evaluation, EvaluationSums
@@ -23,6 +24,7 @@ __all__ = [
     "CrossEntropyLoss",
     "Evaluation",
     "EvaluationSums",
+    "Forward",
     "GradAndHessian",
     "LinearCrossEntropy",
     "LossAndGrad",
@@ -34,6 +36,8 @@ __all__ = [
     "binary_cross_entropy_with_logits_and_grad",
     "cross_entropy",
     "cross_entropy_and_grad",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
     "cross_entropy_from_probs",
     "cross_entropy_from_probs_and_grad",
     "cross_entropy_grad_and_hessian",

@@ -63,9 +63,19 @@ def _criterion(
     options = dict(locals())
     for name in ("logits", "target", "grad_output", "out"):
         del options[name]
+    batch = {name: options.pop(name) for name in ("sample_weight", "where", "normalizer")}
     criterion = fastce.CrossEntropyLoss(**options)
-    loss = criterion(logits, target)
+    loss = criterion(logits, target, **batch)
     return loss, criterion.backward(grad_output, out=out), criterion.lse, *criterion.parts
+
+
+def _two_passes(logits, target, *, grad_output=None, out=None, **options):
+    """The loss of a forward pass and the gradient of a backward pass."""
+    loss, stats = fastce.cross_entropy_forward(logits, target, **options)
+    return loss, fastce.cross_entropy_backward(logits, target, stats, grad_output=grad_output, out=out, **options)
+
+
+_two_passes.__signature__ = inspect.signature(fastce.cross_entropy_and_grad)  # type: ignore[attr-defined]
 
 
 def _evaluation(
@@ -93,6 +103,8 @@ FUNCTIONS = {
     "cross_entropy_and_grad": Function(
         fastce.cross_entropy_and_grad, "lx", oracles.cross_entropy_and_grad, {"out": "logits"}
     ),
+    "cross_entropy_forward": Function(fastce.cross_entropy_forward, "ll", oracles.forward),
+    "cross_entropy_backward": Function(_two_passes, "lx", oracles.cross_entropy_and_grad, {"out": "logits"}),
     "CrossEntropyLoss": Function(_criterion, "lxlll", oracles.criterion, {"out": "logits"}),
     "cross_entropy_from_probs": Function(fastce.cross_entropy_from_probs, "l", oracles.from_probs),
     "cross_entropy_from_probs_and_grad": Function(
@@ -215,6 +227,9 @@ CALLS = {
     ),
     "cross_entropy soft": Call("cross_entropy_and_grad", _SOFT),
     "cross_entropy soft options": Call("cross_entropy_and_grad", {**_SOFT, **_WEIGHTS}, _NUMBERS),
+    "forward": Call("cross_entropy_forward", _IGNORING),
+    "backward": Call("cross_entropy_backward", _IGNORING),
+    "backward options": Call("cross_entropy_backward", {**_SOFT, **_WEIGHTS, "where": "mask"}, _NUMBERS),
     "CrossEntropyLoss": Call("CrossEntropyLoss", _INDEX, {"z_loss": 0.01}),
     "from_probs": Call("cross_entropy_from_probs_and_grad", _PROBS),
     "from_probs soft": Call("cross_entropy_from_probs_and_grad", _PROBS_OPTIONS, {"label_smoothing": 0.1}),
@@ -280,7 +295,12 @@ CALLS = {
         {**_ELEMENT_PROBS, "weight": "element_weight", "pos_weight": "pos_weight"},
     ),
     "linear options": Call("linear_cross_entropy_and_grad", _LAYER_OPTIONS, {"label_smoothing": 0.1}),
-    "grad_and_hessian options": Call("cross_entropy_grad_and_hessian", {**_SOFT, "sample_weight": "sample_weight"}),
+    "grad_and_hessian options": Call(
+        "cross_entropy_grad_and_hessian", {**_IGNORING, **_WEIGHTS}, {"label_smoothing": 0.1}
+    ),
+    "grad_and_hessian soft options": Call(
+        "cross_entropy_grad_and_hessian", {**_SOFT, "sample_weight": "sample_weight"}
+    ),
     "hvp all options": Call("cross_entropy_hvp", {**_SOFT, "v": "v", **_WEIGHTS}, {"label_smoothing": 0.1}),
 }
 # the losses alone, of the calls with options for which there is a gradient

@@ -100,6 +100,7 @@ def test_public_names():
 
 def test_arrays_first_then_keywords():
     positional = {
+        "cross_entropy_backward": ["logits", "target", "stats"],
         "cross_entropy_hvp": ["logits", "target", "v"],
         "jensen_shannon": ["logits", "target_logits"],
         "jensen_shannon_and_grad": ["logits", "target_logits"],

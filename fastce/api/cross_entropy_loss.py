@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from typing import Any, NamedTuple
 
@@ -13,12 +14,10 @@ from fastce.core.layout import Array
 from fastce.core.loss import LossCall
 from fastce.core.reduction import Reduction, check_reduction, mean
 from fastce.core.validation import (
-    as_array,
     as_ignore_index,
     as_index,
     as_logit_transform,
     as_number,
-    as_positive,
     as_real,
     as_smoothing,
 )
@@ -44,6 +43,7 @@ class _Last(threading.local):
 
     call: LossCall | None = None
     loss: Any = None
+    cross_entropy: Any = None  # without the z-loss, where the loss is not finite because of it
     total_weight = 0.0
     grad: Array | None = None
 
@@ -53,17 +53,20 @@ class CrossEntropyLoss:
 
     Parameters
     ----------
-    axis, weight, sample_weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap
-        As in `cross_entropy`.
-    reduction, normalizer, where
-        As in `cross_entropy`.
+    axis, weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap, reduction
+        As in `cross_entropy`. Each is an attribute that can be read, not set: other options take a new
+        object. ``weight`` is copied.
 
     See Also
     --------
     cross_entropy_and_grad : loss and gradient in one call, which reads the logits once.
+    cross_entropy_forward, cross_entropy_backward : the same two passes as functions.
 
     Notes
     -----
+    What changes from batch to batch is given with the batch: ``sample_weight``, ``where`` and ``normalizer``
+    are arguments of the call.
+
     Several threads may use one object at once. Each thread has its own last step and its own buffer, so
     `backward` belongs to the last call in the same thread. Pickles and copies hold the options alone.
 
@@ -77,22 +80,35 @@ class CrossEntropyLoss:
     array([[-0.2743,  0.2091,  0.0652]])
     >>> criterion.lse.round(4)
     array([2.417])
+    >>> criterion.label_smoothing
+    0.1
+
+    Weights of samples come with their batch:
+
+    >>> criterion(np.array([[2.0, 1.0, 0.1], [0.0, 0.0, 0.0]]), [0, 1], sample_weight=[1.0, 0.0]).round(6)
+    np.float64(0.513697)
     """
+
+    axis: int
+    weight: Array | None
+    ignore_index: int
+    label_smoothing: float
+    z_loss: float
+    logit_scale: float
+    softcap: float | None
+    reduction: Reduction
 
     def __init__(
         self,
         *,
         axis: int = -1,
         weight: npt.ArrayLike | None = None,
-        sample_weight: npt.ArrayLike | None = None,
         ignore_index: int = -100,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         logit_scale: float = 1.0,
         softcap: float | None = None,
         reduction: Reduction = "mean",
-        normalizer: float | None = None,
-        where: npt.ArrayLike | None = None,
     ) -> None:
         check_reduction(reduction)
         as_smoothing(label_smoothing)
@@ -100,37 +116,41 @@ class CrossEntropyLoss:
         as_index(axis, "axis")
         as_number(z_loss, "z_loss")
         as_logit_transform(logit_scale, softcap)
-        if normalizer is not None:
-            as_positive(normalizer, "normalizer")
-        if weight is not None:
-            weight = as_real(weight, "weight")
-        if sample_weight is not None:
-            sample_weight = as_real(sample_weight, "sample_weight")
-        if where is not None:
-            where = as_array(where, "where")
-        self._options: dict[str, Any] = {
+        state = {
             "axis": axis,
-            "weight": weight,
-            "sample_weight": sample_weight,
+            "weight": None if weight is None else as_real(weight, "weight").copy(),
             "ignore_index": ignore_index,
             "label_smoothing": label_smoothing,
             "z_loss": z_loss,
             "logit_scale": logit_scale,
             "softcap": softcap,
             "reduction": reduction,
-            "normalizer": normalizer,
-            "where": where,
         }
-        self._last = _Last()
+        self.__setstate__(state)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the options alone: a copy has no loss yet, and a buffer of its own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_last"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_last", "_options")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the options."""
         self.__dict__.update(state)
+        if self.weight is not None:
+            self.weight.flags.writeable = False
+        self._options: dict[str, Any] = {name: state[name] for name in _OPTIONS}
         self._last = _Last()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to change an option."""
+        if name in _OPTIONS:
+            raise AttributeError(f"{name} cannot be changed: make a new object, CrossEntropyLoss({name}={value!r})")
+        super().__setattr__(name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """Refuse to delete an option."""
+        if name in _OPTIONS:
+            raise AttributeError(f"{name} cannot be deleted: make a new object without this option")
+        super().__delattr__(name)
 
     def __repr__(self) -> str:
         """Show the options that are not the defaults."""
@@ -138,13 +158,23 @@ class CrossEntropyLoss:
         options = [f"{k}={v!r}" for k, v in self._options.items() if np.ndim(v) or v != defaults[k]]
         return f"CrossEntropyLoss({', '.join(options)})"
 
-    def forward(self, logits: npt.ArrayLike, target: npt.ArrayLike) -> Any:
+    def forward(
+        self,
+        logits: npt.ArrayLike,
+        target: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        where: npt.ArrayLike | None = None,
+        normalizer: float | None = None,
+    ) -> Any:
         """Compute the loss, and remember the arguments for `backward`.
 
         Parameters
         ----------
         logits, target : array_like
             As in `cross_entropy`. They are not copied: do not change them before `backward`.
+        sample_weight, where, normalizer : optional
+            Of this batch, as in `cross_entropy`.
 
         Returns
         -------
@@ -158,9 +188,14 @@ class CrossEntropyLoss:
         """
         last = self._last
         last.call = None
-        call = LossCall().bind(logits, target, **self._options)
+        call = LossCall().bind(
+            logits, target, sample_weight=sample_weight, where=where, normalizer=normalizer, **self._options
+        )
         call.remember()
         last.loss, last.total_weight = call.solve(None, None)
+        last.cross_entropy = None
+        if call.z_loss is not None and not np.isfinite(last.loss).all():
+            last.cross_entropy = _without_z_loss(call)
         last.call = call
         return last.loss
 
@@ -185,13 +220,15 @@ class CrossEntropyLoss:
             if call.z_loss is not None:
                 terms = np.nan_to_num(call.lse().astype(np.float64), nan=0.0) ** 2 * call.z_loss
             if call.sample_weight is not None:
-                terms *= call.sample_weight.reshape(call.shape)
+                weights = call.sample_weight.reshape(call.shape)
+                terms = np.where(weights == 0.0, 0.0, terms * weights)
             if call.reduction == "none":
                 z_part: Any = terms.astype(call.dtype)[()]
             else:
                 total = float(terms.sum())
                 z_part = dtype(mean(total, self._last.total_weight) if call.reduction == "mean" else total)
-            return LossParts(self._last.loss - z_part, z_part)
+            apart = self._last.cross_entropy
+            return LossParts(self._last.loss - z_part if apart is None else apart, z_part)
 
     def _last_call(self) -> LossCall:
         call = self._last.call
@@ -239,3 +276,13 @@ class CrossEntropyLoss:
             grad = last.grad
         call.backward(grad, grad_output, is_new)
         return grad
+
+
+_OPTIONS = tuple(CrossEntropyLoss.__init__.__kwdefaults__)  # type: ignore[arg-type]
+
+
+def _without_z_loss(call: LossCall) -> Any:
+    """Return the loss of a call without its z-loss."""
+    plain = copy.copy(call)
+    plain.z_loss = plain.saved_stats = None
+    return plain.solve(None, None)[0]

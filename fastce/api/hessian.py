@@ -13,12 +13,9 @@ from fastce.core.elementary import dots
 from fastce.core.layout import Array, cast_to
 from fastce.core.loss import LossCall
 from fastce.core.out import result_like, share_memory
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import Reduction, as_upstream
 from fastce.core.staging import row_blocks, staged
-from fastce.core.targets import raise_label
-from fastce.core.validation import INT64_MIN, as_number, as_real
-
-_NO_LABEL = INT64_MIN  # the ignore_index of calls that ignore no label: never a class index
+from fastce.core.validation import as_number, as_real
 
 
 class GradAndHessian(NamedTuple):
@@ -45,18 +42,21 @@ def cross_entropy_grad_and_hessian(
     target: npt.ArrayLike,
     *,
     axis: int = -1,
+    weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
     hessian_scale: float = 1.0,
     out: Array | None = None,
     hessian_out: Array | None = None,
 ) -> GradAndHessian:
     r"""Compute each sample's gradient of cross-entropy and the diagonal of its Hessian.
 
-    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the target as probabilities t
-    (one-hot for class indices), sample weights u and ``hessian_scale`` s,
+    With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, t and u of `cross_entropy`,
+    :math:`a_i = \sum_j t_{ij}` and ``hessian_scale`` s,
 
-    .. math:: \mathrm{grad}_{ij} = u_i \left(p_{ij} - t_{ij}\right), \qquad
-        \mathrm{hessian}_{ij} = s\, u_i\, p_{ij} \left(1 - p_{ij}\right)
+    .. math:: \mathrm{grad}_{ij} = u_i \left(a_i p_{ij} - t_{ij}\right), \qquad
+        \mathrm{hessian}_{ij} = s\, u_i a_i\, p_{ij} \left(1 - p_{ij}\right)
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ def cross_entropy_grad_and_hessian(
         Class indices, one-hot or not, or class probabilities, as in `cross_entropy`.
     axis : int, default -1
         The axis of the classes.
-    sample_weight : array_like, shape of ``logits`` without the class axis, optional
-        One weight per sample.
+    weight, sample_weight, ignore_index, label_smoothing
+        As in `cross_entropy`.
     hessian_scale : float, default 1.0
         Factor s of the Hessian: 1 in scikit-learn, 2 in XGBoost and C / (C - 1) in LightGBM.
     out : ndarray, shape and dtype of the gradient, optional
@@ -80,12 +80,13 @@ def cross_entropy_grad_and_hessian(
     -------
     GradAndHessian
         A named tuple ``(grad, hessian)``, both in the shape and dtype of ``logits`` (float64
-        for integers) and exact to a few units in the last place however confident a sample.
+        for integers) and exact to a few units in the last place however confident a sample. Samples
+        that are ignored or have weight 0 give 0, whatever their logits.
 
     Raises
     ------
     IndexError
-        If a class index is outside 0 to C - 1; none is ignored.
+        If a class index is outside 0 to C - 1 and not ``ignore_index``.
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
@@ -102,7 +103,8 @@ def cross_entropy_grad_and_hessian(
     -----
     Gradient boosting libraries take one gradient and one second derivative per sample and class,
     from raw predictions: these are the logits. ``sklearn._loss.HalfMultinomialLoss`` returns the same
-    from its method ``gradient_hessian``. Class probabilities have to sum to 1, which is not checked.
+    from its method ``gradient_hessian``. Class probabilities have to sum to 1, which is not checked: the
+    Hessian takes a to be 1 where there is no ``weight``.
 
     Examples
     --------
@@ -114,18 +116,56 @@ def cross_entropy_grad_and_hessian(
     array([[0.0819, 0.1848, 0.2227]])
     """
     call = _HessianDiagCall().bind(
-        logits, target, axis=axis, sample_weight=sample_weight, ignore_index=_NO_LABEL, reduction="none"
+        logits,
+        target,
+        axis=axis,
+        weight=weight,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        reduction="none",
     )
     scale = as_number(hessian_scale, "hessian_scale")
     grad = call.grad_array(out)
     hessian = call.hessian_array(hessian_out, grad)
-    call.check_labels()
     call.write_hessian_diag(scale, hessian)  # first, as the gradient may replace the logits
     call.solve(grad, None, out is None)
     return GradAndHessian(grad, hessian)
 
 
-class _HessianDiagCall(LossCall):
+class _SecondOrderCall(LossCall):
+    """Cross-entropy with the factor u a of each sample's Hessian."""
+
+    def factors(self, scale: float = 1.0, upstream: Array | None = None) -> Array:
+        """Return u a times the scale and the upstream gradient, 0 where any of these is 0; labels are checked."""
+        factors = self._target_sums()
+        if self.labels is not None:
+            factors[self.labels == self.ignore_index] = 0.0
+        with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
+            for more in (self.sample_weight, upstream, scale):
+                if more is not None:
+                    factors = np.where((factors == 0.0) | (np.asarray(more) == 0.0), 0.0, factors * more)
+        return cast_to(factors, self.dtype)
+
+    def _target_sums(self) -> Array:
+        """Return a, the sum of the target after smoothing and class weights, of each sample."""
+        keep, _, uniform_total = self.smoothing or (1.0, 0.0, 0.0)
+        sums = self._weighted_prob_sums() if self.labels is None else self._class_weights()
+        with np.errstate(all="ignore"):
+            return sums * keep + uniform_total
+
+    def _weighted_prob_sums(self) -> Array:
+        """Return the sums of class probabilities times class weights."""
+        sums = np.ones(math.prod(self.shape))
+        if not self.logits.size:
+            return sums
+        weight = np.ones(self.classes) if self.weight is None else self.weight
+        for block in staged(self.axis, self.dtype, (self.target,), None):
+            sums[block.start : block.stop] = dots(block.inputs[0], weight)
+        return sums
+
+
+class _HessianDiagCall(_SecondOrderCall):
     """Cross-entropy without reduction, with the diagonal of its Hessian."""
 
     def hessian_array(self, out: object, grad: Array) -> Array:
@@ -138,23 +178,26 @@ class _HessianDiagCall(LossCall):
                     raise ValueError(f"hessian_out must not share memory with {name}")
         return array
 
-    def check_labels(self) -> None:
-        """Raise IndexError for a bad label, `_NO_LABEL` included."""
-        if self.labels is None:
-            return
-        classes = self.classes
-        position, valid = dispatch.scan_labels(self.labels, classes, _NO_LABEL, None, None)
-        if position < 0 and valid < self.labels.size:
-            position = int(np.argmax(self.labels == _NO_LABEL))
-        if position >= 0:
-            raise_label(self.target, position, classes, None)
-
     def write_hessian_diag(self, scale: float, hessian: Array) -> None:
-        """Write the diagonal of the Hessian."""
+        """Check the labels and write the diagonal of the Hessian."""
+        factors = self._diag_factors()
         if self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits,), hessian):
-                weight = None if self.sample_weight is None else self.sample_weight[block.start : block.stop]
-                dispatch.run_hessian_diag(block.inputs[0], weight, scale, block.out)
+                part = None if factors is None else factors[block.start : block.stop]
+                dispatch.run_hessian_diag(block.inputs[0], part, scale, block.out)
+
+    def _diag_factors(self) -> Array | None:
+        """Return u a of each sample, None where all are 1; only class weights make a another number than 1."""
+        counts_all = True
+        if self.labels is not None:
+            position, counted = dispatch.scan_labels(self.labels, self.classes, self.ignore_index, None, None)
+            if position >= 0:
+                self._raise_label(position)
+            counts_all = counted == self.labels.size
+        if self.weight is None and counts_all:
+            return self.sample_weight
+        self._own_labels()
+        return self.factors()
 
 
 def cross_entropy_hvp(
@@ -168,15 +211,16 @@ def cross_entropy_hvp(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
+    grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
     r"""Multiply the Hessian of cross-entropy, with respect to the logits, with a vector.
 
     With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the vector v, t and u of
-    `cross_entropy`, :math:`a_i = \sum_j t_{ij}` and the denominator D of the reduction (1 for "sum" and
-    "none"),
+    `cross_entropy`, :math:`a_i = \sum_j t_{ij}`, the denominator D of the reduction (1 for "sum" and
+    "none") and the upstream gradient g,
 
-    .. math:: (H v)_{ij} = \frac{u_i a_i}{D}\, p_{ij} \left(v_{ij} - \sum_k p_{ik} v_{ik}\right)
+    .. math:: (H v)_{ij} = \frac{g_i u_i a_i}{D}\, p_{ij} \left(v_{ij} - \sum_k p_{ik} v_{ik}\right)
 
     Parameters
     ----------
@@ -188,6 +232,8 @@ def cross_entropy_hvp(
         The vector.
     axis, weight, sample_weight, ignore_index, label_smoothing, reduction
         As in `cross_entropy`. "none" multiplies with the same Hessian as "sum".
+    grad_output : scalar or array_like in the shape of the loss, optional
+        Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the result, optional
         Where to write the result. It may be ``logits`` or ``v`` itself, which is then overwritten.
 
@@ -239,7 +285,7 @@ def cross_entropy_hvp(
         raise ValueError(f"v must have the shape of logits, {call.logits.shape}, got {vector.shape}")
     names = "logits", *call.given_names, "v"
     result = result_like(call.logits, out, names, (call.logits, *call.given, vector))
-    factors = call.factors()
+    factors = call.reduced_factors(grad_output)
     if call.logits.size:
         for block in row_blocks(call.axis, call.dtype, (call.logits, vector), result):
             x, vectors = block.inputs
@@ -247,34 +293,12 @@ def cross_entropy_hvp(
     return result
 
 
-class _HvpCall(LossCall):
+class _HvpCall(_SecondOrderCall):
     """Cross-entropy whose Hessian is multiplied with a vector."""
 
-    def factors(self) -> Array:
-        """Return the factor u a / D of each sample, or raise IndexError for a bad label."""
+    def reduced_factors(self, grad_output: npt.ArrayLike | None) -> Array:
+        """Return the factor g u a / D of each sample, or raise IndexError for a bad label."""
+        scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         self._own_labels()
-        scale, _ = self._divided(1.0)
-        with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
-            factors = self._target_sums()
-            if self.sample_weight is not None:
-                factors = factors * self.sample_weight
-            factors = factors * scale
-        if self.labels is not None:
-            factors[self.labels == self.ignore_index] = 0.0
-        return cast_to(factors, self.dtype)
-
-    def _target_sums(self) -> Array:
-        """Return a, the sum of the target after smoothing and class weights, of each sample."""
-        keep, _, uniform_total = self.smoothing or (1.0, 0.0, 0.0)
-        sums = self._weighted_prob_sums() if self.labels is None else self._class_weights()
-        return sums * keep + uniform_total
-
-    def _weighted_prob_sums(self) -> Array:
-        """Return the sums of class probabilities times class weights."""
-        sums = np.ones(math.prod(self.shape))
-        if not self.logits.size:
-            return sums
-        weight = np.ones(self.classes) if self.weight is None else self.weight
-        for block in staged(self.axis, self.dtype, (self.target,), None):
-            sums[block.start : block.stop] = dots(block.inputs[0], weight)
-        return sums
+        scale, _ = self._divided(scale)
+        return self.factors(scale, upstream)

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, without_axis
+from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix
 from fastce.core.out import is_kernel_out, result_like
 from fastce.core.staging import blocks
-from fastce.core.validation import as_real, normalize_axis
+from fastce.core.validation import as_real, normalize_axes
 
 
 def logsumexp_vjp(
-    g: npt.ArrayLike, x: npt.ArrayLike, lse: npt.ArrayLike, axis: int = -1, *, out: Array | None = None
+    g: npt.ArrayLike,
+    x: npt.ArrayLike,
+    lse: npt.ArrayLike,
+    axis: int | Sequence[int] | None = -1,
+    *,
+    out: Array | None = None,
 ) -> Array:
     r"""Propagate a gradient back through `logsumexp`.
 
@@ -25,14 +31,14 @@ def logsumexp_vjp(
 
     Parameters
     ----------
-    g : array_like, shape of ``x`` without the axis, or with length 1 there
+    g : array_like, shape of ``x`` without the axes, or with length 1 there
         Upstream gradient: the derivative of the final objective with respect to the result.
     x : array_like, shape (..., C, ...)
         Real numbers; integers and booleans are taken as float64.
     lse : array_like, shape of ``g``
         The result of ``logsumexp(x, axis)``.
-    axis : int, default -1
-        The axis of the classes.
+    axis : int, tuple of int or None, default -1
+        The axes of the classes, all axes for None.
     out : ndarray, shape and dtype of the result, optional
         Where to write the result. It may be ``x`` itself, which is then overwritten.
 
@@ -46,7 +52,7 @@ def logsumexp_vjp(
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If an argument has a wrong shape or value.
+        If ``x`` is a scalar and ``axis`` is not None, or an argument has a wrong shape or value.
     numpy.exceptions.AxisError
         If ``x`` has no such axis.
 
@@ -62,19 +68,21 @@ def logsumexp_vjp(
         dispatch.run_lse_vjp(x, g, lse, result, out_is_new=out is None)
         return result
     x = as_real(x, "x")
-    axis = normalize_axis(axis, x.ndim, "x")
+    axes = normalize_axes(axis, x.ndim, "x")
     g, lse = as_real(g, "g"), as_real(lse, "lse")
     result = result_like(x, out, ("g", "x", "lse"), (g, x, lse))
     dtype = dtypes_of(x).compute
-    g, lse = (cast_to(_one_a_sample(y, name, x.shape, axis), dtype) for y, name in ((g, "g"), (lse, "lse")))
+    g, lse = (cast_to(_one_a_sample(y, name, x.shape, axes), dtype) for y, name in ((g, "g"), (lse, "lse")))
     if x.size:
-        for block in blocks(axis, dtype, (x,), result):
+        for block in blocks(_one_or_all(axes), dtype, (x,), result):
             part = slice(block.start, block.stop)
             dispatch.run_lse_vjp(block.inputs[0], g[part], lse[part], cast(Array, block.out), out_is_new=out is None)
-    return result
+    return result[()] if out is None and not x.ndim else result
 
 
-def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
+def softmax_vjp(
+    g: npt.ArrayLike, p: npt.ArrayLike, axis: int | Sequence[int] | None = -1, *, out: Array | None = None
+) -> Array:
     r"""Propagate a gradient back through `softmax`.
 
     With the upstream gradient g and the softmax p of x, the gradient with respect to x is
@@ -87,8 +95,8 @@ def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Arra
         Upstream gradient: the derivative of the final objective with respect to the result.
     p : array_like, shape (..., C, ...)
         The result of ``softmax(x, axis)``.
-    axis : int, default -1
-        The axis of the classes.
+    axis : int, tuple of int or None, default -1
+        The axes of the classes, all axes for None.
     out : ndarray, shape and dtype of the result, optional
         Where to write the result. It may be ``p`` or ``g`` itself, which is then overwritten.
 
@@ -102,7 +110,7 @@ def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Arra
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If an argument has a wrong shape or value.
+        If ``p`` is a scalar and ``axis`` is not None, or an argument has a wrong shape or value.
     numpy.exceptions.AxisError
         If ``p`` has no such axis.
 
@@ -115,7 +123,9 @@ def softmax_vjp(g: npt.ArrayLike, p: npt.ArrayLike, axis: int = -1, *, out: Arra
     return _softmax_vjp(g, p, "p", axis, out, True)
 
 
-def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
+def log_softmax_vjp(
+    g: npt.ArrayLike, logp: npt.ArrayLike, axis: int | Sequence[int] | None = -1, *, out: Array | None = None
+) -> Array:
     r"""Propagate a gradient back through `log_softmax`.
 
     With the upstream gradient g and the log-softmax l of x, the gradient with respect to x is
@@ -128,8 +138,8 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
         Upstream gradient: the derivative of the final objective with respect to the result.
     logp : array_like, shape (..., C, ...)
         The result of ``log_softmax(x, axis)``.
-    axis : int, default -1
-        The axis of the classes.
+    axis : int, tuple of int or None, default -1
+        The axes of the classes, all axes for None.
     out : ndarray, shape and dtype of the result, optional
         Where to write the result. It may be ``logp`` or ``g`` itself, which is then overwritten.
 
@@ -143,7 +153,7 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If an argument has a wrong shape or value.
+        If ``logp`` is a scalar and ``axis`` is not None, or an argument has a wrong shape or value.
     numpy.exceptions.AxisError
         If ``logp`` has no such axis.
 
@@ -156,7 +166,14 @@ def log_softmax_vjp(g: npt.ArrayLike, logp: npt.ArrayLike, axis: int = -1, *, ou
     return _softmax_vjp(g, logp, "logp", axis, out, False)
 
 
-def _softmax_vjp(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: Array | None, are_probs: bool) -> Array:
+def _softmax_vjp(
+    g: npt.ArrayLike,
+    y: npt.ArrayLike,
+    name: str,
+    axis: int | Sequence[int] | None,
+    out: Array | None,
+    are_probs: bool,
+) -> Array:
     """Propagate a gradient back to the logits of ``y``, a softmax or a log-softmax."""
     out_is_new = out is None
     if is_kernel_matrix(y, axis) and _is_like(g, y) and _is_ready(out, y, (g, y)):
@@ -165,14 +182,19 @@ def _softmax_vjp(g: npt.ArrayLike, y: npt.ArrayLike, name: str, axis: int, out: 
         return result
     y = as_real(y, name)
     g = as_real(g, "g")
-    axis = normalize_axis(axis, y.ndim, name)
+    axes = normalize_axes(axis, y.ndim, name)
     if g.shape != y.shape:
         raise ValueError(f"g must have the shape of {name}, {y.shape}, got {g.shape}")
     result = result_like(y, out, ("g", name), (g, y))
     if y.size:
-        for block in blocks(axis, dtypes_of(y).compute, (y, g), result):
+        for block in blocks(_one_or_all(axes), dtypes_of(y).compute, (y, g), result):
             dispatch.run_softmax_vjp(block.inputs[0], block.inputs[1], cast(Array, block.out), are_probs, out_is_new)
-    return result
+    return result[()] if out_is_new and not y.ndim else result  # a scalar for a scalar, as in NumPy
+
+
+def _one_or_all(axes: tuple[int, ...]) -> int | tuple[int, ...]:
+    """Return the axis as `blocks` takes it: alone if it is the only one."""
+    return axes[0] if len(axes) == 1 else axes
 
 
 def _is_like(g: object, y: Array) -> TypeGuard[Array]:
@@ -192,10 +214,10 @@ def _is_ready(out: object, x: Array, inputs: tuple[Array, ...]) -> bool:
     return x.size > 0 and (out is None or is_kernel_out(out, x.shape, x.dtype, inputs))
 
 
-def _one_a_sample(values: Array, name: str, shape: tuple[int, ...], axis: int) -> Array:
+def _one_a_sample(values: Array, name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
     """Return one value a sample as a flat array, or raise."""
-    expected = without_axis(shape, axis)
-    with_axis = (*shape[:axis], 1, *shape[axis + 1 :])
-    if values.shape not in (expected, with_axis):
-        raise ValueError(f"{name} must have shape {expected} or {with_axis}, got {values.shape}")
+    expected = tuple(n for i, n in enumerate(shape) if i not in axes)
+    with_axes = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    if values.shape not in (expected, with_axes):
+        raise ValueError(f"{name} must have shape {expected} or {with_axes}, got {values.shape}")
     return values.reshape(-1)

@@ -159,18 +159,29 @@ class LossCall:
         """Have `solve` save the statistics of every sample, for `lse` and `backward`."""
         self.saved_stats = np.full((2, math.prod(self.shape)), np.nan, self.dtype)
 
+    def stats(self) -> Array:
+        """Return the statistics of every sample after `remember` and `solve`.
+
+        Both are NaN for ignored samples. A maximum is NaN for no other sample.
+        """
+        assert self.saved_stats is not None
+        stats = self.saved_stats
+        is_nan = np.isnan(stats[0])
+        if self.mask is not None or is_nan.any():
+            ignored = np.zeros(is_nan.shape, np.bool_)
+            if self.mask is not None:  # kernels saw zeros in place of the logits of ignored samples
+                ignored |= ~self.mask.any(axis=self.axis).reshape(-1)
+            if self.labels is not None:
+                ignored |= self.labels == self.ignore_index
+            stats[0, is_nan] = -np.inf  # of nothing but NaN, whose sum is NaN as well
+            stats[:, ignored] = np.nan
+        return stats
+
     def lse(self) -> Array:
         """Return the log-sum-exp of every sample after `remember` and `solve`, NaN for ignored samples."""
-        assert self.saved_stats is not None
-        row_max, sum_exp_rest = self.saved_stats
+        row_max, sum_exp_rest = self.stats()
         with np.errstate(all="ignore"):
-            lse = np.asarray(row_max + log1p(sum_exp_rest)).reshape(self.shape)
-        if self.mask is not None:  # kernels saw zeros in place of the logits of ignored samples
-            ignored = ~self.mask.any(axis=self.axis)
-            if self.labels is not None:
-                ignored |= (self.labels == self.ignore_index).reshape(self.shape)
-            lse = np.where(ignored, lse.dtype.type(np.nan), lse)
-        return lse
+            return np.asarray(row_max + log1p(sum_exp_rest)).reshape(self.shape)
 
     def solve(
         self, grad: Array | None, grad_output: npt.ArrayLike | None, out_is_new: bool = False
@@ -300,7 +311,7 @@ class LossCall:
             )
             if position >= 0:  # another thread has changed it since it was checked
                 self._raise_label(block.start + position)
-        if stats is not None:
+        if stats is not None and loss is not None:
             part(self.saved_stats)[...] = stats
 
     def _parts(self, inputs: Sequence[Array], grad: Array | None) -> Iterator[Block]:

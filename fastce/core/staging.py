@@ -24,12 +24,23 @@ class Block(NamedTuple):
     out: Array | None
 
 
-def blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None) -> Iterable[Block]:
+def blocks(
+    axis: int | tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None = None
+) -> Iterable[Block]:
     """Return kernel-ready blocks that cover the arrays, which have one shape; ``dtype`` is computed in.
 
-    The caller finishes with a block before it asks for the next one, and by then the block's ``out`` has been copied
-    to ``out``. The ``out`` of a block may be its first input.
+    Several axes, counted from the front, are taken as one. The caller finishes with a block before it asks for the next
+    one, and by then the block's ``out`` has been copied to ``out``. The ``out`` of a block may be its first input.
     """
+    if isinstance(axis, tuple):
+        lead = inputs[0].ndim - len(axis)
+        is_last = axis == tuple(range(lead, inputs[0].ndim))
+        if not is_last or not all(x.flags.c_contiguous for x in (*inputs, inputs[0] if out is None else out)):
+            return staged(axis, kernel_dtype(dtype, inputs), inputs, out)
+        shape = *inputs[0].shape[:lead], math.prod(inputs[0].shape[lead:])
+        joined = [x.reshape(shape) for x in inputs]
+        out = joined[0] if out is inputs[0] else None if out is None else out.reshape(shape)
+        axis, inputs = lead, joined
     views = kernel_views(axis, dtype, inputs, out)
     if views is None:
         return staged(axis, kernel_dtype(dtype, inputs), inputs, out)

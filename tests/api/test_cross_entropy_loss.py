@@ -54,10 +54,12 @@ def test_options(name, rng):
 
 
 def check(x, options, rng):
+    options = dict(options)
+    batch = {"sample_weight": options.pop("sample_weight")} if "sample_weight" in options else {}
     criterion = fastce.CrossEntropyLoss(**options)
     for target in (labels_for(rng, x.shape), soft_for(rng, x.shape, dtype=computed(x.dtype))):
-        expected = fastce.cross_entropy_and_grad(x, target, **options)
-        loss = criterion(x, target)
+        expected = fastce.cross_entropy_and_grad(x, target, **options, **batch)
+        loss = criterion(x, target, **batch)
         assert type(loss) is type(expected.loss)
         assert_same_bits(loss, expected.loss)
         assert_same_bits(criterion.backward(), expected.grad)
@@ -160,8 +162,8 @@ def test_parts_and_lse_of_extreme_logits(row, lse):
 def test_lse_of_samples_without_classes(target, smoothing):
     """They are ignored, so their logits are not looked at."""
     where = [[True, True], [False, False], [True, False]]
-    criterion = fastce.CrossEntropyLoss(where=where, label_smoothing=smoothing)
-    criterion(np.zeros((3, 2)), target)
+    criterion = fastce.CrossEntropyLoss(label_smoothing=smoothing)
+    criterion(np.zeros((3, 2)), target, where=where)
     last = 0.0 if np.ndim(target) == 2 else np.nan
     np.testing.assert_allclose(criterion.lse, [np.log(2), np.nan, last])
 
@@ -238,7 +240,7 @@ def test_training_by_the_object_and_by_the_function_is_the_same(rng):
 
 MANY = {
     "plain": {},
-    "capped": {"softcap": 5.0, "logit_scale": 0.5, "where": np.arange(512) != 3},
+    "capped": {"softcap": 5.0, "logit_scale": 0.5},
 }
 
 
@@ -249,9 +251,10 @@ def test_the_second_step_allocates_nothing_like_the_logits(soft, name):
     x = np.zeros((16_384, 512), np.float32)
     target = np.full(x.shape, 1 / 512, np.float32) if soft else np.zeros(len(x), int)
     criterion = fastce.CrossEntropyLoss(**MANY[name])
+    where = np.arange(512) != 3 if name == "capped" else None
 
     def step():
-        return criterion(x, target), criterion.backward()
+        return criterion(x, target, where=where), criterion.backward()
 
     used, _ = peak_memory(step)  # the second step is measured
     assert used < 100 * len(x) + 6_500_000, f"{used} bytes for logits of {x.nbytes}"
@@ -367,8 +370,10 @@ def test_parts(soft, dtype, reduction, rng):
         options = options | {"reduction": reduction}
         if "where" in options and not soft:
             target[target == 2] = 1
-        criterion = fastce.CrossEntropyLoss(z_loss=0.05, **options)
-        loss = criterion(x, target)
+        batch = {k: v for k, v in options.items() if k in ("sample_weight", "where", "normalizer")}
+        kept = {k: v for k, v in options.items() if k not in batch}
+        criterion = fastce.CrossEntropyLoss(z_loss=0.05, **kept)
+        loss = criterion(x, target, **batch)
         parts = criterion.parts
         assert parts._fields == ("cross_entropy", "z_loss")
         plain = reference.cross_entropy(x, target, **options)
@@ -456,3 +461,65 @@ def test_pickles_and_copies_hold_the_options_alone(duplicate, rng):
     assert other(-x, target) != criterion(x, target)
     assert other.backward() is not grad
     assert_same_bits(criterion.backward(), fastce.cross_entropy_and_grad(x, target, **options).grad)
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "where", "normalizer"])
+def test_what_changes_with_the_batch_is_given_with_it(name):
+    x, target = np.array([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0]]), [0, 1]
+    value = {"sample_weight": [1.0, 3.0], "where": [True, True, False], "normalizer": 7.0}[name]
+    with pytest.raises(TypeError, match=name):
+        fastce.CrossEntropyLoss(**{name: value})
+    criterion = fastce.CrossEntropyLoss(z_loss=0.1)
+    for options in ({name: value}, {}):
+        expected = fastce.cross_entropy_and_grad(x, target, z_loss=0.1, **options)
+        assert criterion(x, target, **options) == expected.loss
+        assert_same_bits(criterion.backward(), expected.grad)
+
+
+SET = {
+    "axis": 1,
+    "weight": np.array([1.0, 2.0]),
+    "ignore_index": 7,
+    "label_smoothing": 0.5,
+    "z_loss": 0.1,
+    "logit_scale": 2.0,
+    "softcap": 3.0,
+    "reduction": "sum",
+}
+
+
+@pytest.mark.parametrize("name", SET)
+def test_options_can_be_read_and_not_set(name):
+    """Seen to fail: where an assignment was taken, and did nothing."""
+    criterion = fastce.CrossEntropyLoss(**SET)
+    for one in (criterion, pickle.loads(pickle.dumps(criterion)), copy.copy(criterion), copy.deepcopy(criterion)):
+        np.testing.assert_array_equal(getattr(one, name), SET[name])
+        with pytest.raises(AttributeError, match=rf"{name} cannot be changed: make a new object, CrossEntropyLoss\("):
+            setattr(one, name, SET[name])
+        with pytest.raises(AttributeError, match=f"{name} cannot be deleted"):
+            delattr(one, name)
+        assert not one.weight.flags.writeable
+
+
+def test_the_weights_are_a_copy():
+    weight = np.array([1.0, 2.0])
+    criterion = fastce.CrossEntropyLoss(weight=weight)
+    weight[0] = 100
+    assert criterion.weight[0] == 1
+
+
+@pytest.mark.parametrize(("reduction", "found"), [("none", [0.0, np.log(2)]), ("sum", np.log(2))])
+def test_parts_when_the_z_loss_overflows(reduction, found):
+    """Seen to fail: with a cross-entropy of inf - inf."""
+    criterion = fastce.CrossEntropyLoss(z_loss=1e10, reduction=reduction)
+    loss = criterion(np.array([[1e200, 0.0], [0.0, 0.0]]), [0, 1])
+    criterion.backward()
+    assert np.isinf(np.max(loss))
+    np.testing.assert_allclose(criterion.parts.cross_entropy, found, rtol=1e-12)
+    assert np.isinf(np.max(criterion.parts.z_loss))
+
+
+def test_parts_leave_out_samples_of_weight_0():
+    criterion = fastce.CrossEntropyLoss(z_loss=0.1)
+    criterion(np.array([[0.0, 0.0], [0.0, 0.0]]), [0, 1], sample_weight=[1.0, 0.0])
+    np.testing.assert_allclose(criterion.parts, (np.log(2), 0.1 * np.log(2) ** 2), rtol=1e-12)

@@ -258,7 +258,12 @@ def test_errors(options, error, message):
         fastce.cross_entropy_and_grad(np.zeros((2, 3)), [0, 1], out=out, **options)
     assert (out == 7.0).all()
     with pytest.raises(error, match=message):
-        fastce.CrossEntropyLoss(**options)(np.zeros((2, 3)), [0, 1])
+        batch = {name: value for name, value in options.items() if name in ("sample_weight", "where", "normalizer")}
+        rest = {name: value for name, value in options.items() if name not in batch}
+        fastce.CrossEntropyLoss(**rest)(np.zeros((2, 3)), [0, 1], **batch)
+    with pytest.raises(error, match=message):
+        fastce.cross_entropy_backward(np.zeros((2, 3)), [0, 1], np.zeros((2, 2)), out=out, **options)
+    assert (out == 7.0).all()
 
 
 def test_capped_tails_keep_their_digits():

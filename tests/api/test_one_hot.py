@@ -15,8 +15,9 @@ W = np.linspace(-1, 1, 20).reshape(5, 4)
 
 
 def _criterion(x, target, **options):
+    batch = {name: options.pop(name) for name in ("sample_weight", "where", "normalizer") if name in options}
     criterion = fastce.CrossEntropyLoss(**options)
-    return criterion(x, target), criterion.backward(), criterion.lse, *criterion.parts
+    return criterion(x, target, **batch), criterion.backward(), criterion.lse, *criterion.parts
 
 
 def _linear(function):

@@ -166,3 +166,55 @@ def test_wrong_shapes():
     memory = np.zeros((5, 3))
     with pytest.raises(ValueError, match="out must not overlap logp"):
         fastce.log_softmax_vjp(x, memory[:4], out=memory[1:])
+
+
+# --- several axes -------------------------------------------------------------------------
+
+
+@NAMES
+@pytest.mark.parametrize("axis", [(-1,), (1, 2), (0, 2), (2, 0), [0, -1], None, ()], ids=str)
+@pytest.mark.parametrize("layout", ["C order", "Fortran order", "every other class"])
+def test_several_axes(name, axis, layout):
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((3, 4, 5))
+    axes = tuple(range(3)) if axis is None else tuple(i % 3 for i in axis)
+    axis = axis if not isinstance(axis, tuple) or axis else ()
+    x = LAYOUTS[layout](x)
+    function = getattr(fastce, name)
+    y = function(x, axis)
+    g = rng.standard_normal(np.shape(y))
+    last = range(-len(axes), 0)
+    lead = tuple(np.delete(x.shape, axes))
+
+    def rows(a):
+        return np.moveaxis(a, axes, last).reshape(*lead, -1)
+
+    p = fastce.softmax(rows(np.array(x))) if axes else np.ones((*x.shape, 1))
+    if name == "logsumexp":
+        want = g[..., None] * p
+    elif name == "softmax":
+        want = p * (rows(g) - (rows(g) * p).sum(-1, keepdims=True))
+    else:
+        want = rows(g) - p * rows(g).sum(-1, keepdims=True)
+    want = np.moveaxis(want.reshape(np.moveaxis(x, axes, last).shape), last, axes)
+    out = np.full(x.shape, np.nan)
+    for options in ({}, {"out": out}, {"out": LAYOUTS[layout](out)}):
+        np.testing.assert_allclose(product(name, g, x, axis, **options), want, rtol=1e-12, atol=1e-14)
+    if name == "logsumexp":
+        kept = fastce.logsumexp(x, axis, keepdims=True)
+        got = fastce.logsumexp_vjp(g.reshape(kept.shape), x, kept, axis)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-14)
+
+
+@NAMES
+def test_scalars_and_empty_arrays_of_several_axes(name):
+    got = product(name, np.float32(2.0), np.float32(3.0), None)
+    assert got == (2.0 if name == "logsumexp" else 0.0)
+    assert isinstance(got, np.float32)
+    with pytest.raises(ValueError, match="must have at least one dimension"):
+        getattr(fastce, f"{name}_vjp")(*[np.float32(1.0)] * (3 if name == "logsumexp" else 2))
+    for shape, axis in (((0, 3), None), ((2, 0, 3), (1, 2)), ((2, 0, 3), (0, 2)), ((0,), ())):
+        x = np.zeros(shape)
+        assert product(name, np.zeros(np.shape(getattr(fastce, name)(x, axis))), x, axis).shape == shape
+    with pytest.raises(ValueError, match="axis must not name an axis twice"):
+        product(name, np.zeros((2, 3)), np.zeros((2, 3)), (0, 0))

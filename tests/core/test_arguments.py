@@ -226,7 +226,10 @@ INTEGERS = {
     "score": lambda one: fastce.score(X, Y, ignore_index=one, axis=one, top_k=one),
     "evaluate": lambda one: fastce.evaluate([(X, Y)], ignore_index=one, axis=one, top_k=one),
     "hvp": lambda one: fastce.cross_entropy_hvp(X, Y, X, ignore_index=one, axis=one),
-    "hessian": lambda one: fastce.cross_entropy_grad_and_hessian(X, Y, axis=one),
+    "hessian": lambda one: fastce.cross_entropy_grad_and_hessian(X, Y, ignore_index=one, axis=one),
+    "two passes": lambda one: fastce.cross_entropy_backward(
+        X, Y, fastce.cross_entropy_forward(X, Y, ignore_index=one, axis=one).stats, ignore_index=one, axis=one
+    ),
     "kl_divergence": lambda one: fastce.kl_divergence_and_grad(X, -X, axis=one),
     "softmax": lambda one: fastce.softmax(X, one),
     "logsumexp": lambda one: fastce.logsumexp(X, one, b=X),
@@ -243,8 +246,11 @@ NUMBERS = {
     ),
     "kl_divergence": lambda one: fastce.kl_divergence_and_grad(X, -X, temperature=one, grad_output=one),
     "binary": lambda one: fastce.binary_cross_entropy_with_logits_and_grad(X, X, grad_output=one),
-    "hessian": lambda one: fastce.cross_entropy_grad_and_hessian(X, Y, hessian_scale=one),
-    "hvp": lambda one: fastce.cross_entropy_hvp(X, Y, X, label_smoothing=one),
+    "hessian": lambda one: fastce.cross_entropy_grad_and_hessian(X, Y, hessian_scale=one, label_smoothing=one),
+    "hvp": lambda one: fastce.cross_entropy_hvp(X, Y, X, label_smoothing=one, grad_output=one),
+    "two passes": lambda one: fastce.cross_entropy_backward(
+        X, Y, fastce.cross_entropy_forward(X, Y, softcap=one).stats, softcap=one, z_loss=one, grad_output=one
+    ),
 }
 
 

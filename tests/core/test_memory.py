@@ -36,7 +36,7 @@ MEASURED = (
     *("softmax", "log_softmax", "logsumexp", "softmax where", "logsumexp b"),
     *("softmax_vjp", "log_softmax_vjp", "logsumexp_vjp"),
     *("cross_entropy", "cross_entropy ignoring", "cross_entropy soft", "cross_entropy weighted"),
-    *("cross_entropy bent", "cross_entropy where", "CrossEntropyLoss"),
+    *("cross_entropy bent", "cross_entropy where", "forward", "backward", "CrossEntropyLoss"),
     *("from_probs", "from_probs soft", "binary", "binary options", "kl", "focal"),
     *("score", "evaluate", "grad_and_hessian", "hvp"),
 )

@@ -141,13 +141,14 @@ class Call:
         if "from_probs" in name and is_real:
             with np.errstate(invalid="ignore"):
                 values = np.nan_to_num(np.abs(values.astype(np.float64)) % 1).astype(self.dtype)
+        along = self.axis if self.shape or self.axis in (None, ()) else ()
         if name in ("softmax_vjp", "log_softmax_vjp") and is_real and self.dtype.kind not in "iub":
-            values = getattr(reference, name.removesuffix("_vjp"))(values, self.class_axis).astype(self.dtype)
+            values = getattr(reference, name.removesuffix("_vjp"))(values, along).astype(self.dtype)
         x = self._keep("first argument", values, case["layout"])
         if name == "logsumexp_vjp":
-            lse = reference.logsumexp(values if is_real else np.zeros(self.shape), self.class_axis)
-            kept = self.shape and rng.random() < 0.3
-            g, lse = (np.expand_dims(v, self.class_axis) if kept else v for v in (rng.normal(size=self.samples), lse))
+            is_kept = bool(self.shape) and rng.random() < 0.3
+            lse = reference.logsumexp(values if is_real else np.zeros(self.shape), along, keepdims=is_kept)
+            g = rng.normal(size=lse.shape)
             return [self._other("g", g, case["other"]), x, self._keep("lse", lse.astype(like(self.dtype)))]
         if name in ("softmax_vjp", "log_softmax_vjp"):
             return [self._other("g", rng.normal(size=self.shape), case["other"]), x]
@@ -189,8 +190,7 @@ class Call:
         if self.labels is None:
             return
         bad = (self.labels < 0) | (self.labels >= self.classes)
-        if self.name != "cross_entropy_grad_and_hessian":
-            bad &= self.labels != self._ignored()
+        bad &= self.labels != self._ignored()
         if self.name.startswith(("cross", "Cross")) and isinstance(self.keywords.get("where"), np.ndarray):
             where = self.keywords["where"]
             if self.shape and where.dtype == bool:

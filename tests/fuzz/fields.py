@@ -131,7 +131,7 @@ FAMILY = (LOGITS, AXES, OUT)
 MASKED = options(("where",), *bad("where"))
 SUMS = options(("keepdims",), ("where",), ("where", "keepdims"), *bad("where"))
 WEIGHTED = options(("keepdims",), ("where",), ("no sign",), ("scalar b",), ("where", "keepdims"), *bad("where"))
-VJP = (LOGITS, AXIS, BAD_OTHER)
+VJP = (LOGITS, AXES, BAD_OTHER)
 CE = (LOGITS, AXIS, TARGET, CROSS_ENTROPY, REDUCTION)
 PROBS = (LOGITS, AXIS, TARGET, FROM_PROBS, REDUCTION)
 BINARY = (
@@ -162,7 +162,10 @@ EVALUATED = options(
         *bad("top_k", "weight", "sample_weight", "label_smoothing"),
     ),
 )
-DIAGONAL = options(("sample_weight",), ("hessian_scale",), *bad("sample_weight", "hessian_scale"))
+DIAGONAL = options(
+    *(("sample_weight",), ("hessian_scale",), ("weight",), ("label_smoothing",), ("ignore_index",), ALL_WEIGHTS),
+    *bad("sample_weight", "hessian_scale", "weight", "label_smoothing", "ignore_index"),
+)
 
 FIELDS = {
     "softmax": (*FAMILY, MASKED),
@@ -174,6 +177,8 @@ FIELDS = {
     "logsumexp_vjp": (*VJP, OUT),
     "cross_entropy": CE,
     "cross_entropy_and_grad": (*CE, UPSTREAM, OUT),
+    "cross_entropy_forward": CE,
+    "cross_entropy_backward": (*CE, UPSTREAM, OUT),
     "CrossEntropyLoss": (*CE, UPSTREAM, OUT),
     "cross_entropy_from_probs": PROBS,
     "cross_entropy_from_probs_and_grad": (*PROBS, UPSTREAM, OUT),
@@ -192,7 +197,7 @@ FIELDS = {
     "score": SCORES,
     "evaluate": (LOGITS, AXIS, HARD, EVALUATED),
     "cross_entropy_grad_and_hessian": (LOGITS, AXIS, TARGET, DIAGONAL, OUT, MORE_OUT),
-    "cross_entropy_hvp": (LOGITS, AXIS, TARGET, {"v": BAD_OTHER["other"]}, HVP, REDUCTION, OUT_OF_TWO),
+    "cross_entropy_hvp": (LOGITS, AXIS, TARGET, {"v": BAD_OTHER["other"]}, HVP, REDUCTION, UPSTREAM, OUT_OF_TWO),
     "linear_cross_entropy": (LINEAR,),
     "linear_cross_entropy_and_grad": (LINEAR, UPSTREAM, OUT, MORE_OUT, {"accumulate": (False, True)}),
 }

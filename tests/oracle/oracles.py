@@ -112,7 +112,7 @@ def log_softmax_vjp(g, logp, axis=-1) -> Found:
 
 def logsumexp_vjp(g, x, lse, axis=-1) -> Found:
     value = reference.vjp("logsumexp", _rounded(g, x), lse, axis, x)
-    away = real(x) - (real(lse) if lse.ndim == x.ndim else np.expand_dims(real(lse), axis))
+    away = real(x) - real(lse).reshape(reference.reduced_shape(x.shape, axis, keepdims=True))
     return [(value, np.abs(value) * (1 + _finite(away)))]
 
 
@@ -166,6 +166,23 @@ def cross_entropy_and_grad(x, target, *, axis=-1, reduction="mean", grad_output=
     parts = CrossEntropy(x, target, axis=axis, **options)
     size = np.moveaxis(parts.terms * parts.slope * parts.upstream(reduction, grad_output), -1, axis)
     return [(value, _reduced(parts.losses, reduction, parts.denominator)), (grad, size)]
+
+
+def forward(x, target, *, axis=-1, reduction="mean", **options) -> Found:
+    """The loss, and maxima and sums of all samples; what is left of the sum has the size of a log-sum-exp's error."""
+    loss = cross_entropy(x, target, axis=axis, reduction=reduction, **options)
+    parts = CrossEntropy(x, target, axis=axis, **options)
+    rows = parts.x.reshape(-1, parts.x.shape[-1])
+    looked_at = (parts.kept & ~reference.invalid(parts.x) & bool(parts.x.shape[-1])).reshape(-1)
+    stats, size = np.full((2, len(rows)), REAL(np.nan)), np.zeros((2, len(rows)))
+    for i in np.flatnonzero(looked_at):
+        top = int(np.argmax(rows[i]))
+        stats[0, i] = rows[i, top]
+        terms = np.exp(np.delete(rows[i], top) - rows[i, top])
+        stats[1, i] = terms.sum()
+        size[:, i] = abs(stats[0, i]), (terms * (1 + np.nan_to_num(rows[i, top] - np.delete(rows[i], top)))).sum()
+    size[1] += parts.softmax.of_lse.reshape(-1) * (1 + np.nan_to_num(stats[1].astype(float)))
+    return [*loss, (stats, np.where(looked_at, size, np.inf))]
 
 
 def criterion(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
@@ -357,11 +374,11 @@ def evaluate(
     ]
 
 
-def grad_and_hessian(x, target, *, axis=-1, sample_weight=None, hessian_scale=1.0) -> Found:
+def grad_and_hessian(x, target, *, axis=-1, hessian_scale=1.0, **options) -> Found:
     rows = np.moveaxis(real(x), axis, -1)
     is_soft = target.shape == x.shape
     t = np.moveaxis(_rounded(target, x), axis, -1) if is_soft else target
-    grad, hessian, size = reference_losses.grad_and_hessian(rows, t, sample_weight, hessian_scale)
+    grad, hessian, size = reference_losses.grad_and_hessian(rows, t, scale=hessian_scale, **options)
     s = Softmax(rows)
     _, lacking = reference_losses.both(rows)
     others = np.where(lacking > 0, (s.spread - s.p * s.far) / np.where(lacking > 0, lacking, 1), 0)
@@ -370,7 +387,7 @@ def grad_and_hessian(x, target, *, axis=-1, sample_weight=None, hessian_scale=1.
     return [(np.moveaxis(v, -1, axis), np.moveaxis(np.nan_to_num(size), -1, axis)) for v, size in found]
 
 
-def hessian_product(x, target, v, *, axis=-1, reduction="mean", **options) -> Found:
+def hessian_product(x, target, v, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
     v = _rounded(v, x)
     rows, vector = (np.moveaxis(a, axis, -1) for a in (real(x), real(v)))
     if target.shape == x.shape:
@@ -378,8 +395,9 @@ def hessian_product(x, target, v, *, axis=-1, reduction="mean", **options) -> Fo
     s = Softmax(rows)
     options["far"] = s.far + s.spread
     found = reference_losses.hessian_product(rows, target, vector, reduction=reduction, **options)
-    value, size = (np.moveaxis(v, -1, axis) for v in found)
-    return [(value, size)]
+    g = real(1.0 if grad_output is None else grad_output)[..., None]
+    value, size = (np.moveaxis(np.where((v == 0) | (g == 0), 0, v * g), -1, axis) for v in found)
+    return [(value, np.abs(size))]
 
 
 # --- a layer and its loss ------------------------------------------------------

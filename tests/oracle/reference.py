@@ -95,7 +95,7 @@ def vjp(name, g, result, axis=-1, x=None):
             return result * (g - np.sum(g * result, axis=axis, keepdims=True))
         if name == "log_softmax":
             return g - np.exp(result) * np.sum(g, axis=axis, keepdims=True)
-        g, result = (v if v.ndim == x.ndim else np.expand_dims(v, axis) for v in (g, result))
+        g, result = (v.reshape(reduced_shape(np.shape(x), axis, keepdims=True)) for v in (g, result))
         return g * np.exp(real(x) - result)
 
 

@@ -136,10 +136,20 @@ def both(x):
         return p, np.where(top, others + 0 * p, 1 - p)
 
 
-def grad_and_hessian(x, target, u=None, scale=1.0):
+def grad_and_hessian(x, target, sample_weight=None, scale=1.0, **options):
     """Each sample's gradient, the diagonal of its Hessian, and what errors of the gradient are measured by."""
     p, lacking = both(x)
     target = np.asarray(target)
+    t, kept, _, _ = reference.coefficients(np.shape(x), target, sample_weight=sample_weight, **options)
+    amount = t.sum(-1, keepdims=True)
+    u = (np.ones(p.shape[:-1]) if sample_weight is None else real(sample_weight))[..., None]
+    mass = amount if options.get("weight") is not None else u
+    counts = kept[..., None] & (mass != 0)
+    hessian = np.where(counts, p * lacking * mass * REAL(scale), 0)
+    if any(np.any(v) for v in (options.get("weight"), options.get("label_smoothing"))):
+        away = np.where(t > 0, amount - t, 0)  # a (p - 1) + (a - t), where that cancels less
+        grad = np.where(t > amount / 2, away - amount * lacking, amount * p - t)
+        return np.where(counts, grad, 0), hessian, np.where(counts, np.abs(amount * p) + np.abs(t), 0)
     if target.shape != np.shape(x):
         hot = np.arange(p.shape[-1]) == target[..., None]
         grad = np.where(hot, -lacking, p)
@@ -147,8 +157,7 @@ def grad_and_hessian(x, target, u=None, scale=1.0):
     else:
         rising = p * real(target).sum(-1, keepdims=True)
         grad, size = rising - real(target), rising + real(target)
-    u = (np.ones(p.shape[:-1]) if u is None else real(u))[..., None]
-    return grad * u, p * lacking * u * REAL(scale), size * u
+    return np.where(counts, grad * u, 0), hessian, np.where(counts, size * u, 0)
 
 
 def hessian_product(x, target, v, *, reduction="mean", far=0, **options):

@@ -14,7 +14,7 @@ puts out of range after the check. ``grad`` may be ``x`` itself.
 The kernels for tiles, short rows, long rows and columns return (position of the first label out of range or -1, total
 weight of the samples that are not ignored, sum of the losses). After a label out of range nothing has been written.
 ``saved_stats``, of shape (2, N) or None, receives the maxima and ``sum_exp_rest`` of all samples; the maximum of an
-ignored sample is NaN. Without ``loss`` they are read from there instead, where that saves a pass over the logits.
+ignored sample is NaN. Without ``loss`` they are read from there instead.
 """
 
 from typing import Any, NamedTuple
@@ -97,11 +97,17 @@ def gradient_terms(sample, grad_scale, smoothing, z_loss):
 
 
 @inline
-def save_stats(saved_stats, start, n, row_max, sum_exp_rest):
-    """Write the statistics of ``n`` samples to ``saved_stats``, unless that is None."""
-    if saved_stats is not None:
+def save_stats(saved_stats, loss, start, n, row_max, sum_exp_rest):
+    """Write the statistics of ``n`` samples to ``saved_stats``, unless that or ``loss`` is None."""
+    if saved_stats is not None and loss is not None:
         store_n(row(saved_stats, 0), start, n, row_max)
         store_n(row(saved_stats, 1), start, n, sum_exp_rest)
+
+
+@inline
+def read_stats(saved_stats, start, n):
+    """Return (maximum, sum_exp_rest) of ``n`` samples, a lane each."""
+    return load_n(row(saved_stats, 0), start, n, 0.0), load_n(row(saved_stats, 1), start, n, 0.0)
 
 
 @inline
@@ -143,9 +149,13 @@ def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, gra
         narrow = narrow_labels(labels, x)
         valid, readable = narrow >= 0, where(labels >= 0, labels, 0)
         label_weight = _weights_at(x, readable, class_weight)
-        row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
+        if saved_stats is not None and loss is None:
+            row_max, sum_exp_rest = read_stats(saved_stats, start, n)
+            tiles.write_exps(tile, classes, row_max, exps)
+        else:
+            row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
         sample = Sample(row_max, sum_exp_rest, gather(tile, readable * width + lane_index(x)), label_weight)
-        save_stats(saved_stats, start, n, where(valid, row_max, np.nan), sum_exp_rest)
+        save_stats(saved_stats, loss, start, n, where(valid, row_max, np.nan), sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         if grad is not None:
             factor, at_label, smoothing_term = gradient_terms(sample, grad_scale, smoothing, z_loss)
@@ -186,11 +196,16 @@ def hard_short_rows(x, target, ignore_index, options, scaling, saved_stats, loss
         labels, exps = scratch(lane_index(x), 1), scratch(x, EXP_VALUES)
         store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
         at_label, valid, label_weight = _at_labels(x, labels, start, n, class_weight)
-        row_max, sum_exp_rest, sum_below_max = short_rows.stats(
-            x, start, n, static_if_present(grad, exps), grad, labels, class_weight, smoothing
-        )
+        if saved_stats is not None and loss is None:
+            row_max, sum_exp_rest = read_stats(saved_stats, start, n)
+            sum_below_max = full_like(x, 0.0)
+            short_rows.write_exps(x, start, n, row_max, exps, labels)
+        else:
+            row_max, sum_exp_rest, sum_below_max = short_rows.stats(
+                x, start, n, static_if_present(grad, exps), grad, labels, class_weight, smoothing
+            )
         sample = Sample(row_max, sum_exp_rest, at_label, label_weight)
-        save_stats(saved_stats, start, n, where(valid != 0.0, row_max, np.nan), sum_exp_rest)
+        save_stats(saved_stats, loss, start, n, where(valid != 0.0, row_max, np.nan), sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         value = weight * index_loss(sample, sum_below_max, smoothing, z_loss)
         if loss is not None:
@@ -271,7 +286,7 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
                     )
                     maxima_cur, maxima_next = maxima_next, maxima_cur
                 sample = _sample_at(x, label, row_max, sum_exp_rest, load_one(row(x, i), label), class_weight)
-                save_stats(saved_stats, i, 1, sample.row_max, sample.sum_exp_rest)
+                save_stats(saved_stats, loss, i, 1, sample.row_max, sample.sum_exp_rest)
                 weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
                 if loss is not None:
                     sum_below_max = _row_sum_below_max(x, i, row_max, class_weight, smoothing)
@@ -289,7 +304,7 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
 @inline
 def _write_ignored(x, i, saved_stats, loss, grad, streamed):
     """Write the loss and gradient of an ignored row."""
-    save_stats(saved_stats, i, 1, full_like(x, np.nan), full_like(x, 0.0))
+    save_stats(saved_stats, loss, i, 1, full_like(x, np.nan), full_like(x, 0.0))
     if loss is not None:
         store_one(row(loss, i), 0, 0.0)
     if grad is not None:
@@ -347,8 +362,9 @@ def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, g
             columns.stats(panel, classes, n, lead, maxima, sum_exp_rests)
         elif saved_stats is not None:
             for j in range(0, n, width):
-                store(maxima, j, load_n(row(saved_stats, 0), start + j, n - j, 0.0))
-                store(sum_exp_rests, j, load_n(row(saved_stats, 1), start + j, n - j, 0.0))
+                row_max, sum_exp_rest = read_stats(saved_stats, start + j, n - j)
+                store(maxima, j, row_max)
+                store(sum_exp_rests, j, sum_exp_rest)
         # sums below the maxima and factors share memory, sums of exponentials and gradients at the labels too
         _column_sums_below_max(panel, classes, n, maxima, factors, class_weight, smoothing)
         for j in range(0, n, width):
@@ -359,7 +375,7 @@ def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, g
             label_weight = _weights_at(x, where(labels >= 0, labels, 0), class_weight)
             sample = Sample(load(maxima, j), load(sum_exp_rests, j), at_label, label_weight)
             weight, grad_scale = sample_scales(x, sample_factors, scale, start + j, n - j)
-            save_stats(saved_stats, start + j, n - j, where(valid, sample.row_max, np.nan), sample.sum_exp_rest)
+            save_stats(saved_stats, loss, start + j, n - j, where(valid, sample.row_max, np.nan), sample.sum_exp_rest)
             value = weight * index_loss(sample, load(factors, j), smoothing, z_loss)
             if loss is not None:
                 store_n(row(loss, start + j), 0, n - j, where(valid, value, 0.0))

@@ -34,19 +34,25 @@ def _diagonal(j, n, p, row_max, sum_exp_rest, grad_scale):
 
 @kernel
 def diagonal_rows(x, sample_weight, scale, hessian):
-    """``x`` is (N, C) with contiguous rows; ``hessian`` may be ``x`` itself."""
+    """``x`` is (N, C) with contiguous rows; ``hessian`` may be ``x`` itself.
+
+    A factor of 0 gives 0, whatever the logits.
+    """
     classes = x.shape[1]
     for i in prange(x.shape[0]):
-        row_max, sum_exp_rest = long_rows.stats(row(x, i), classes, None)
         grad_scale = scale
         if sample_weight is not None:
             grad_scale = scale * sample_weight[i]
-        write(row(hessian, i), classes, False, _diagonal, (row(x, i), row_max, sum_exp_rest, grad_scale))
+        if grad_scale == 0.0:
+            write(row(hessian, i), classes, False, row_formulas.zero, (full_like(x, 0.0),))
+        else:
+            row_max, sum_exp_rest = long_rows.stats(row(x, i), classes, None)
+            write(row(hessian, i), classes, False, _diagonal, (row(x, i), row_max, sum_exp_rest, grad_scale))
 
 
 @kernel
 def diagonal_tiles(x, sample_weight, scale, hessian):
-    """``x`` is (N, C) with contiguous rows of few classes; ``hessian`` may be ``x`` itself."""
+    """``x`` is (N, C) with contiguous rows of few classes; see `diagonal_rows`."""
     count, classes = x.shape
     width = lanes(x)
     for b in prange(-(-count // width)):
@@ -59,7 +65,8 @@ def diagonal_tiles(x, sample_weight, scale, hessian):
         grad_scale = scaled(x, sample_weight, scale, start, n)
         factor = full_like(x, 1.0) / (sum_exp_rest + 1.0)
         for c in range(0, classes * width, width):
-            store(tile, c, hessian_diagonal(load(exps, c), sum_exp_rest, factor, grad_scale))
+            value = hessian_diagonal(load(exps, c), sum_exp_rest, factor, grad_scale)
+            store(tile, c, where(grad_scale == 0.0, 0.0, value))
         tiles.store_tile(hessian, start, n, tile)
 
 

@@ -4,11 +4,12 @@ As in ``cross_entropy``, with t_j = w_j ((1 - e) target_j + e / C). Logits and t
 ``grad`` may be ``x`` or ``target`` itself. All kernels return the sum of the losses.
 """
 
+import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import kernel
 from fastce.kernels.formulas import prob_loss, z_slope
-from fastce.kernels.ops.cross_entropy import sample_scales, save_stats
+from fastce.kernels.ops.cross_entropy import read_stats, sample_scales, save_stats
 from fastce.kernels.rows import columns, long_rows, row_formulas, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM, ProbGradientTerms
 from fastce.kernels.rows.long_rows import MAXIMA
@@ -16,7 +17,16 @@ from fastce.kernels.rows.samples import total_of
 from fastce.kernels.rows.targets import Targets
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write
-from fastce.kernels.simd.memory import load, row, scratch, scratch_from, store, store_n, store_one
+from fastce.kernels.simd.memory import (
+    load,
+    row,
+    scratch,
+    scratch_from,
+    static_if_present,
+    store,
+    store_n,
+    store_one,
+)
 from fastce.kernels.simd.vector import full_like, get_lane, lanes
 
 
@@ -34,9 +44,13 @@ def soft_tiles(x, target, options, scale, saved_stats, loss, grad):
         tiles.load_tile(x, start, n, tile)
         tiles.load_tile(target, start, n, target_tile)
         targets = Targets(target_tile, class_weight, smoothing)
-        row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
+        if saved_stats is not None and loss is None:
+            row_max, sum_exp_rest = read_stats(saved_stats, start, n)
+            tiles.write_exps(tile, classes, row_max, exps)
+        else:
+            row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
         target_sum, dot = tiles.target_sum_and_dot(tile, targets, classes, row_max)
-        save_stats(saved_stats, start, n, row_max, sum_exp_rest)
+        save_stats(saved_stats, loss, start, n, row_max, sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         if grad is not None:
             pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
@@ -57,10 +71,13 @@ def soft_short_rows(x, target, options, scale, saved_stats, loss, grad):
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
         n = min(per_block, count - start)
-        row_max, sum_exp_rest, _ = short_rows.stats(x, start, n, None, None, None, None, None)
+        if saved_stats is not None and loss is None:
+            row_max, sum_exp_rest = read_stats(saved_stats, start, n)
+        else:
+            row_max, sum_exp_rest, _ = short_rows.stats(x, start, n, None, None, None, None, None)
         targets = Targets(target, class_weight, smoothing)
         target_sum, dot = short_rows.target_sum_and_dot(x, targets, start, n, row_max)
-        save_stats(saved_stats, start, n, row_max, sum_exp_rest)
+        save_stats(saved_stats, loss, start, n, row_max, sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
         if loss is not None:
             value = weight * prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss)
@@ -86,18 +103,23 @@ def soft_rows(x, target, options, scale, saved_stats, loss, grad, plan):
         stop = min(start + rows_a_block, count)
         maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
-        next_max = long_rows.first_max(x, start, stop, maxima_cur, static_chunked)
+        next_max = long_rows.lowest(x)
+        if saved_stats is None or loss is not None:
+            next_max = long_rows.first_max(x, start, stop, maxima_cur, static_chunked)
         for i in range(start, stop):
             exps = long_rows.exps_of(static_store_exp, buffer, grad, i)
-            one_max, one_rest, next_max = long_rows.stats_and_next_max(
-                x, i, min(i + 1, stop - 1), next_max, maxima_cur, maxima_next, exps, static_chunked
-            )
-            maxima_cur, maxima_next = maxima_next, maxima_cur
+            if saved_stats is not None and loss is None:
+                one_max, one_rest = np.float64(saved_stats[0, i]), np.float64(saved_stats[1, i])
+            else:
+                one_max, one_rest, next_max = long_rows.stats_and_next_max(
+                    x, i, min(i + 1, stop - 1), next_max, maxima_cur, maxima_next, exps, static_chunked
+                )
+                maxima_cur, maxima_next = maxima_next, maxima_cur
             targets = Targets(row(target, i), class_weight, smoothing)
             one_target_sum, one_dot = long_rows.target_sum_and_dot(row(x, i), targets, classes, one_max)
             row_max, sum_exp_rest = full_like(x, one_max), full_like(x, one_rest)
             target_sum = full_like(x, one_target_sum)
-            save_stats(saved_stats, i, 1, row_max, sum_exp_rest)
+            save_stats(saved_stats, loss, i, 1, row_max, sum_exp_rest)
             weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
             if loss is not None:
                 value = weight * prob_loss(row_max, sum_exp_rest, target_sum, full_like(x, one_dot), z_loss)
@@ -105,7 +127,7 @@ def soft_rows(x, target, options, scale, saved_stats, loss, grad, plan):
             if grad is not None:
                 pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
                 sums = get_lane(sum_exp_rest, 0), get_lane(pull, 0), get_lane(grad_scale, 0)
-                exp_source = row_formulas.static_exp_source(exps, row(x, i), one_max)
+                exp_source = row_formulas.static_exp_source(static_if_present(loss, exps), row(x, i), one_max)
                 terms = (*exp_source, targets, *sums)
                 write(row(grad, i), classes, streamed, row_formulas.prob_gradient, terms)
         stream_fence(streamed)
@@ -126,12 +148,18 @@ def soft_columns(x, target, options, scale, saved_stats, loss, grad, plan):
         grad_scales, pulls = scratch_from(x, ROOM, lead), target_sums  # the pulls replace the sums
         panel = columns.panel_at(x, start)
         targets = Targets(columns.panel_at(target, start), class_weight, smoothing)
-        columns.stats(panel, classes, n, lead, maxima, sum_exp_rests)
+        if saved_stats is not None and loss is None:
+            for j in range(0, n, width):
+                row_max, sum_exp_rest = read_stats(saved_stats, start + j, n - j)
+                store(maxima, j, row_max)
+                store(sum_exp_rests, j, sum_exp_rest)
+        else:
+            columns.stats(panel, classes, n, lead, maxima, sum_exp_rests)
         columns.target_sums_and_dots(panel, targets, classes, n, maxima, target_sums, dots)
         for j in range(0, n, width):
             weight, grad_scale = sample_scales(x, sample_factors, scale, start + j, n - j)
             row_max, sum_exp_rest, target_sum = load(maxima, j), load(sum_exp_rests, j), load(target_sums, j)
-            save_stats(saved_stats, start + j, n - j, row_max, sum_exp_rest)
+            save_stats(saved_stats, loss, start + j, n - j, row_max, sum_exp_rest)
             if loss is not None:
                 value = weight * prob_loss(row_max, sum_exp_rest, target_sum, load(dots, j), z_loss)
                 store_n(row(loss, start + j), 0, n - j, value)

@@ -180,6 +180,25 @@ def stats(x, start, n, exps, out, labels, class_weight, smoothing):
 
 
 @inline
+def write_exps(x, start, n, row_max, exps, labels):
+    """Write exp(x - maximum) of ``n`` rows to ``exps``, the bits of `stats`, but of rows whose label is negative."""
+    shifts = scratch(x, 1)
+    store(shifts, 0, where(row_max > -np.inf, row_max, 0.0))
+    _exp_rows(x, start, n, shifts, exps, labels)
+
+
+@block
+def _exp_rows(x, start, n, shifts, exps, labels):
+    """Write the exponentials of `write_exps`."""
+    width, classes = lanes(x), x.shape[1]
+    for r in range(n):
+        if load_one(labels, r) >= 0:
+            p, q, shift = row(x, start + r), offset(exps, r * exp_step(x)), full_like(x, load_one(shifts, r))
+            for j in range(0, classes, width):
+                store(q, j, exp(load_n(p, j, classes - j, -np.inf) - shift))
+
+
+@inline
 def target_sum_and_dot(x, targets, start, n, row_max):
     """Return the sums of t and of t (maximum - x) of ``n`` rows, a lane each; ``targets`` holds a whole array."""
     width = lanes(x)

@@ -167,6 +167,15 @@ def stats(tile, classes, exps):
 
 
 @inline
+def write_exps(tile, classes, row_max, exps):
+    """Write exp(x - maximum) to ``exps``, the bits of `stats`."""
+    width = lanes(tile)
+    shift = where(row_max > -np.inf, row_max, 0.0)
+    for c in range(0, classes * width, width):
+        store(exps, c, exp(load(tile, c) - shift))
+
+
+@inline
 def or_nan(value, tile, classes):
     """Return ``value``, NaN where a class of the sample is NaN."""
     for c in range(classes):
