@@ -48,7 +48,7 @@ def binary_cross_entropy_with_logits(
         Elements with this target are ignored: they add nothing to the result, and are not counted by
         the mean. It is compared in the precision of the computation; NaN ignores targets that are NaN.
     label_smoothing : float, default 0.0
-        The share of each target that is moved to 1/2, from 0 to 1.
+        From 0 to 1: the part of each target that is replaced by 1/2.
     reduction : {"mean", "sum", "none"}, default "mean"
         "none" gives one loss an element, "sum" their sum. "mean" divides the sum by the number of
         elements that are not ignored.

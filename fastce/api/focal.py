@@ -60,7 +60,7 @@ def focal_loss(
     ignore_index : int, default -100
         Samples with this class index are ignored: they add nothing to the result.
     label_smoothing : float, default 0.0
-        The share of each target that is spread evenly over all classes, from 0 to 1.
+        From 0 to 1: the part of each target that is spread evenly over all classes.
     reduction : {"mean", "sum", "none"}, default "mean"
         "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
         weight at the label times sample weight over the samples that are not ignored; for class
