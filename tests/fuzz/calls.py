@@ -152,7 +152,7 @@ class Call:
             return [self._other("g", g, case["other"]), x, self._keep("lse", lse.astype(like(self.dtype)))]
         if name in ("softmax_vjp", "log_softmax_vjp"):
             return [self._other("g", rng.normal(size=self.shape), case["other"]), x]
-        if name.startswith("kl"):
+        if name.startswith(("kl", "jensen")):
             kind = case["values"] if rng.random() < 0.5 else "normal"
             target = values_of(kind, self.shape, like(self.dtype) if is_real else np.dtype(float), rng)
             return [x, self._other("target_logits", target, case["other"])]

@@ -298,7 +298,7 @@ def _divergence(x, z, share, axis, temperature, sample_weight, reduction, grad_o
             steep = np.where(m == 0, 0, a * q / m)  # the derivative of log p - log m by log p - log q
         top = np.take_along_axis(steep * off, x.argmax(-1, keepdims=True), -1) if p.shape[-1] else 0
         g0 = np.take_along_axis(of_p, x.argmax(-1, keepdims=True), -1) if p.shape[-1] else 0
-        each = steep * off + top + np.abs(of_p - g0)
+        each = steep * off + top + np.abs(of_p) + np.abs(g0)
         size = b * p * np.nan_to_num(each + (p * (each + np.abs(of_p - g0) * off)).sum(-1, keepdims=True))
         size = size + np.abs(np.nan_to_num(grads)) / beta * off
     curved = q if share == 0 else a * b * np.maximum(p, q)
