@@ -315,7 +315,7 @@ def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> 
     if position >= 0:
         return position, total_weight, 0.0
     labels, at_labels = np.empty(len(x), np.int64), np.empty(len(x), _computed(x))
-    cross_entropy.pick_labels(False, (x, target, ignore_index, labels, at_labels))
+    cross_entropy.pick_labels(False, (x, target, ignore_index, options, labels, at_labels))
     stats = saved_stats if loss is None else _split_stats(x, saved_stats)
     if saved_stats is not None:
         saved_stats[:, labels < 0] = np.nan  # as kernels do that skip ignored samples

@@ -251,6 +251,15 @@ def write_prob_gradient(exps, targets, classes, sum_exp_rest, pull, grad_scale):
 
 
 @inline
+def clear(values, classes, factor):
+    """Write 0 over the classes of samples whose factor is 0, unless ``factor`` is None."""
+    width = lanes(values)
+    if factor is not None:
+        for c in range(0, classes * width, width):
+            store(values, c, where(factor == 0.0, 0.0, load(values, c)))
+
+
+@inline
 def dot(tile, g, classes):
     """Return the sum of tile * g over the classes, of g where ``tile`` is None."""
     width = lanes(g)
