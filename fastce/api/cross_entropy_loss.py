@@ -17,8 +17,8 @@ from fastce.core.validation import (
     as_ignore_index,
     as_index,
     as_logit_transform,
+    as_normalizer,
     as_number,
-    as_positive,
     as_real,
     as_smoothing,
 )
@@ -85,7 +85,7 @@ class CrossEntropyLoss:
         axis: int = -1,
         weight: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         logit_scale: float = 1.0,
@@ -101,7 +101,7 @@ class CrossEntropyLoss:
         as_number(z_loss, "z_loss")
         as_logit_transform(logit_scale, softcap)
         if normalizer is not None:
-            as_positive(normalizer, "normalizer")
+            as_normalizer(normalizer, reduction)
         if weight is not None:
             weight = as_real(weight, "weight")
         if sample_weight is not None:
@@ -171,7 +171,8 @@ class CrossEntropyLoss:
         """The log-sum-exp of every sample in the last call, of scaled and capped logits.
 
         In the dtype of the loss and the shape of ``logits`` without the class axis. It is NaN for
-        ignored samples, and for samples without a softmax: with NaN or +inf, or nothing but -inf.
+        samples that are ignored or have weight 0, and for samples without a softmax: with NaN or
+        +inf, or nothing but -inf.
         """
         return self._last_call().lse()
 

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
-from fastce.core.layout import Array, cast_to
+from fastce.core.layout import Array
 from fastce.core.loss import LossCall
 from fastce.core.reduction import Reduction
-from fastce.core.validation import as_number, as_weights
+from fastce.core.validation import as_number, as_weights_of
 
 
 def focal_loss(
@@ -25,7 +25,7 @@ def focal_loss(
     alpha: npt.ArrayLike | None = None,
     axis: int = -1,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     reduction: Reduction = "mean",
 ) -> Any:
     r"""Compute the focal loss between logits and class indices.
@@ -50,8 +50,9 @@ def focal_loss(
         The axis of the classes.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
-    ignore_index : int, default -100
-        Samples with this class index are ignored: they add nothing to the result.
+    ignore_index : int or None, default -100
+        Samples with this class index are ignored: they add nothing to the result. None ignores
+        none.
     reduction : {"mean", "sum", "none"}, default "mean"
         "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of
         ``alpha`` at the label times sample weight over the samples that are not ignored.
@@ -111,7 +112,7 @@ def focal_loss_and_grad(
     alpha: npt.ArrayLike | None = None,
     axis: int = -1,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
@@ -132,7 +133,8 @@ def focal_loss_and_grad(
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
 
     Returns
     -------
@@ -183,7 +185,7 @@ class _FocalCall(LossCall):
             raise ValueError(f"gamma must be finite and at least 0, got {gamma!r}")
         if alpha is not None:
             classes = self.classes
-            self.weight = cast_to(as_weights(alpha, (classes,), "alpha", "one per class"), self.dtype)
+            self.weight = as_weights_of(alpha, (classes,), "alpha", "one per class", self.dtype)
         return self
 
     def _fill(
@@ -206,13 +208,17 @@ class _FocalCall(LossCall):
         plain._fill(loss, None, 1.0, None)
         entropy = loss.astype(np.float64)
         with np.errstate(all="ignore"):
-            factor = power(-expm1(-entropy), self.gamma) * self._class_weights()
+            weight = self._class_weights()
             if self.sample_weight is not None:
-                factor *= self.sample_weight
-            loss[:] = factor * entropy
+                weight *= self.sample_weight
+            left_out = weight == 0.0
+            factor = power(-expm1(-entropy), self.gamma) * weight
+            loss[:] = np.where(left_out, 0.0, factor * entropy)
             if grad is not None:
                 slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
-                slope = (slope if upstream is None else slope * upstream).astype(self.dtype)
+                if upstream is not None:
+                    slope, left_out = slope * upstream, left_out | (upstream == 0.0)
+                slope = np.where(left_out, 0.0, slope).astype(self.dtype)
                 plain._fill(None, grad, 1.0, slope)
         return dispatch.total(loss), total_weight
 

@@ -16,9 +16,7 @@ from fastce.core.out import result_like, share_memory
 from fastce.core.reduction import Reduction
 from fastce.core.staging import row_blocks, staged
 from fastce.core.targets import raise_label
-from fastce.core.validation import INT64_MIN, as_number, as_real
-
-_NO_LABEL = INT64_MIN  # the ignore_index of calls that ignore no label: never a class index
+from fastce.core.validation import IGNORE_NONE, as_number, as_real, check_range
 
 
 class GradAndHessian(NamedTuple):
@@ -72,7 +70,8 @@ def cross_entropy_grad_and_hessian(
         Factor s of the Hessian: 1 in scikit-learn, 2 in XGBoost and C / (C - 1) in LightGBM.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
     hessian_out : ndarray, shape and dtype of the gradient, optional
         Where to write the diagonal of the Hessian. It must not share memory with another argument.
 
@@ -114,9 +113,9 @@ def cross_entropy_grad_and_hessian(
     array([[0.0819, 0.1848, 0.2227]])
     """
     call = _HessianDiagCall().bind(
-        logits, target, axis=axis, sample_weight=sample_weight, ignore_index=_NO_LABEL, reduction="none"
+        logits, target, axis=axis, sample_weight=sample_weight, ignore_index=None, reduction="none"
     )
-    scale = as_number(hessian_scale, "hessian_scale")
+    scale = check_range(as_number(hessian_scale, "hessian_scale"), "hessian_scale", call.dtype)
     grad = call.grad_array(out)
     hessian = call.hessian_array(hessian_out, grad)
     call.check_labels()
@@ -139,19 +138,19 @@ class _HessianDiagCall(LossCall):
         return array
 
     def check_labels(self) -> None:
-        """Raise IndexError for a bad label, `_NO_LABEL` included."""
+        """Raise IndexError for a bad label."""
         if self.labels is None:
             return
         classes = self.classes
-        position, valid = dispatch.scan_labels(self.labels, classes, _NO_LABEL, None, None)
-        if position < 0 and valid < self.labels.size:
-            position = int(np.argmax(self.labels == _NO_LABEL))
+        position, _ = dispatch.scan_labels(self.labels, classes, IGNORE_NONE, None, None)
         if position >= 0:
             raise_label(self.target, position, classes, None)
 
     def write_hessian_diag(self, scale: float, hessian: Array) -> None:
         """Write the diagonal of the Hessian."""
-        if self.logits.size:
+        if scale == 0.0:
+            hessian.fill(0)
+        elif self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits,), hessian):
                 weight = None if self.sample_weight is None else self.sample_weight[block.start : block.stop]
                 dispatch.run_hessian_diag(block.inputs[0], weight, scale, block.out)
@@ -165,7 +164,7 @@ def cross_entropy_hvp(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     out: Array | None = None,
@@ -257,8 +256,10 @@ class _HvpCall(LossCall):
         with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
             factors = self._target_sums()
             if self.sample_weight is not None:
-                factors = factors * self.sample_weight
+                factors = np.where(self.sample_weight == 0.0, 0.0, factors * self.sample_weight)
+            left_out = factors == 0.0  # before the division by a total weight that may be 0
             factors = factors * scale
+        factors[left_out] = 0.0
         if self.labels is not None:
             factors[self.labels == self.ignore_index] = 0.0
         return cast_to(factors, self.dtype)
@@ -276,5 +277,7 @@ class _HvpCall(LossCall):
             return sums
         weight = np.ones(self.classes) if self.weight is None else self.weight
         for block in staged(self.axis, self.dtype, (self.target,), None):
-            sums[block.start : block.stop] = dots(block.inputs[0], weight)
+            probs = block.inputs[0]
+            probs[:, weight == 0.0] = 0.0  # leaves out NaN and infinity
+            sums[block.start : block.stop] = dots(probs, weight)
         return sums

@@ -15,7 +15,8 @@ gradient. ``grad`` may be ``x`` itself.
 The kernels for tiles, short rows, long rows and columns return (position of the first label out of range or -1, total
 weight of the samples that are not ignored, sum of the losses). After a label out of range nothing has been written.
 ``saved_stats``, of shape (2, N) or None, receives the maxima and ``sum_exp_rest`` of all samples; the maximum of an
-ignored sample, or one of factor 0, is NaN. Without ``loss`` they are read from there instead, where that saves a pass over the logits.
+ignored sample, or one of factor 0, is NaN. Without ``loss`` they are read from there instead, where that saves a pass
+over the logits.
 """
 
 from typing import Any, NamedTuple
@@ -82,7 +83,7 @@ def scale_of(scaling, total_weight):
 
 @inline
 def sample_scales(like, sample_factors, scale, start, n):
-    """Return (u, u g scale) of samples ``start`` to ``start + n``; the second is 0 where u g is, even times infinity."""
+    """Return (u, u g scale) of samples ``start`` to ``start + n``, 0 where u g is 0."""
     weight = full_like(like, 1.0)
     if sample_factors is None:
         return weight, weight * scale

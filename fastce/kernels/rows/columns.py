@@ -353,7 +353,7 @@ def sums_below_max(x, class_weight, classes, n, maxima, results):
         for j in range(0, n, width):
             below_max = load(maxima, j) - load_n(source, j, n - j, 0.0)
             if class_weight is not None:
-                below_max = below_max * class_weight[c]
+                below_max = formulas.times_weight(below_max, full_like(below_max, class_weight[c]))
             _add_to(sums, comps, j, below_max)
     _write_sums(sums, comps, n, p, results)
 

@@ -219,7 +219,7 @@ def sum_below_max(tile, class_weight, classes, row_max):
     for c in range(classes):
         below_max = row_max - load(tile, c * width)
         if class_weight is not None:
-            below_max = below_max * class_weight[c]
+            below_max = formulas.times_weight(below_max, full_like(below_max, class_weight[c]))
         total = total + widen(below_max)
     return narrow(total, tile)
 
