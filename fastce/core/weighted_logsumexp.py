@@ -13,7 +13,7 @@ from fastce.core.elementary import exp, log, log1p
 from fastce.core.layout import Array, dtypes_of
 from fastce.core.out import check_out
 from fastce.core.staging import rows_of, staged
-from fastce.core.validation import as_mask, as_real, normalize_axes
+from fastce.core.validation import as_mask, as_real, as_weights_of, normalize_axes
 
 
 def weighted_logsumexp(
@@ -39,6 +39,8 @@ def weighted_logsumexp(
     shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
     result_shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape)) if keepdims else shape
     dtype, result_dtype = dtypes_of(np.empty(0, promoted))
+    if type(b) in (int, float):
+        as_weights_of(b, (), "b", "a number", dtype)
     if out is not None:
         check_out(out, result_shape, result_dtype, ("x", "b", "where"), inputs)
     lse, sign = np.full(math.prod(shape), -np.inf, dtype), np.zeros(math.prod(shape), dtype)
