@@ -179,7 +179,8 @@ def check_range(value: float, name: str, dtype: np.dtype[Any]) -> float:
     least, most = float(info.tiny), float(info.max) / 2.0
     if value == 0.0 or least <= abs(value) <= most:
         return value
-    raise ValueError(f"{name} must be 0 or within the range of {_range(dtype, least, most)}, got {value!r}")
+    zero = "" if name == "softcap" else "0 or "
+    raise ValueError(f"{name} must be {zero}within the range of {_range(dtype, least, most)}, got {value!r}")
 
 
 # --- options of losses ----------------------------------------------------------
