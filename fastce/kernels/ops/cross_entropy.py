@@ -114,12 +114,10 @@ def _counts(i, label, class_weight, sample_factors, smoothing, z_loss):
 
 
 @inline
-def _next_counted(target, i, stop, ignore_index, classes, options):
+def _next_counted(target, i, stop, ignore_index, classes, class_weight, sample_factors, smoothing, z_loss):
     """Return ``samples.next_valid``, for samples that no factor of 0 leaves out."""
     i, label = next_valid(target, i, stop, ignore_index, classes)
-    while i < stop and not _counts(
-        i, label, options.class_weight, options.sample_factors, options.smoothing, options.z_loss
-    ):
+    while i < stop and not _counts(i, label, class_weight, sample_factors, smoothing, z_loss):
         i, label = next_valid(target, i + 1, stop, ignore_index, classes)
     return i, label
 
@@ -323,7 +321,9 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
         stop = min(start + rows_a_block, count)
         maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
-        next_row, next_label = _next_counted(target, start, stop, ignore_index, classes, options)
+        next_row, next_label = _next_counted(
+            target, start, stop, ignore_index, classes, class_weight, sample_factors, smoothing, z_loss
+        )
         next_max = long_rows.lowest(x)
         if saved_stats is None or loss is not None:
             next_max = long_rows.first_max(x, next_row, stop, maxima_cur, static_chunked)
@@ -332,7 +332,9 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
                 _write_ignored(x, i, saved_stats, loss, grad, streamed)
             else:
                 label = next_label
-                next_row, next_label = _next_counted(target, i + 1, stop, ignore_index, classes, options)
+                next_row, next_label = _next_counted(
+                    target, i + 1, stop, ignore_index, classes, class_weight, sample_factors, smoothing, z_loss
+                )
                 exps = long_rows.exps_of(static_store_exp, buffer, grad, i)
                 if saved_stats is not None and loss is None:
                     row_max, sum_exp_rest = np.float64(saved_stats[0, i]), np.float64(saved_stats[1, i])
