@@ -25,7 +25,6 @@ from fastce.core.validation import (
     as_smoothing,
     as_weights_of,
     as_z_loss,
-    check_range,
     normalize_axis,
 )
 from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, SUM, Options, Scaling
@@ -91,8 +90,7 @@ class LossCall:
             weights = as_weights_of(sample_weight, self.shape, "sample_weight", "one per sample", self.dtype)
             self.sample_weight = weights.reshape(-1)
         if type(label_smoothing) is not float or label_smoothing != 0.0:
-            smoothing = check_range(as_smoothing(label_smoothing), "label_smoothing", self.dtype)
-            self.smoothing = smoothing_parts(smoothing, self.classes, weight)
+            self.smoothing = smoothing_parts(as_smoothing(label_smoothing), self.classes, weight)
         if normalizer is not None:
             self.normalizer = as_normalizer(normalizer, reduction, self.dtype)
         if type(z_loss) is not float or z_loss != 0.0:

@@ -22,7 +22,6 @@ from fastce.core.validation import (
     as_smoothing,
     as_weights_of,
     as_z_loss,
-    check_range,
 )
 from fastce.linear.chunks import make_plan, run
 from fastce.linear.layer import Backward, Gradients, Layer
@@ -67,8 +66,7 @@ class LinearLossCall:
         if class_weight is not None:
             self.inputs["class_weight"] = class_weight = as_real(class_weight, "class_weight")
             self.class_weight = as_weights_of(class_weight, (classes,), "class_weight", "one per class", self.dtype)
-        smoothing = check_range(as_smoothing(label_smoothing), "label_smoothing", self.dtype)
-        self.smoothing = smoothing_parts(smoothing, classes, self.class_weight)
+        self.smoothing = smoothing_parts(as_smoothing(label_smoothing), classes, self.class_weight)
         self.z_loss = as_z_loss(z_loss, self.dtype) or 0.0
         transform = as_logit_transform(1.0, softcap, self.dtype)
         self.softcap = None if transform is None else transform[1]

