@@ -189,9 +189,7 @@ def cross_entropy(
     logits, target, *, axis=-1, reduction="mean", z_loss=0.0, logit_scale=1.0, softcap=None, where=True, **options
 ):
     x, _ = bend(logits, axis, logit_scale, softcap, where)
-    t, kept, denominator, u = coefficients(
-        np.shape(logits), target, axis=axis, where=where, z_loss=z_loss, **options
-    )
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, z_loss=z_loss, **options)
     with np.errstate(invalid="ignore"):
         terms = np.where(t == 0, 0, -t * log_softmax(x))
         z = real(z_loss) * u * logsumexp(x) ** 2 if z_loss else 0
@@ -215,9 +213,7 @@ def cross_entropy_grad(
 ):
     """The gradient; with ``terms`` the sum of its two terms' magnitudes, by which a cancelling one is measured."""
     x, slope = bend(logits, axis, logit_scale, softcap, where)
-    t, kept, denominator, u = coefficients(
-        np.shape(logits), target, axis=axis, where=where, z_loss=z_loss, **options
-    )
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, z_loss=z_loss, **options)
     with np.errstate(invalid="ignore"):
         z_slope = 2 * real(z_loss) * u[..., None] * logsumexp(x, keepdims=True) if z_loss else 0
         falling, rising = t, softmax(x) * (t.sum(-1, keepdims=True) + z_slope)

@@ -496,9 +496,7 @@ def hard_split(x, labels, at_labels, stats, options, scale, loss, grad, streamed
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, classes = chunk_of(x, task)
         label = labels[i]
-        q = row(x, i)
-        if grad is not None:
-            q = offset(row(grad, i), start)
+        q = offset(row(grad, i), start)
         if label < 0:
             if start == 0 and loss is not None:
                 store_one(row(loss, i), 0, 0.0)
