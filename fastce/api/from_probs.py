@@ -222,13 +222,15 @@ class _FromProbsCall(LossCall):
 
     def _counts(self, weight: Array) -> Array:
         """Return which samples are neither ignored nor left out by a factor of 0."""
-        counts = weight != 0.0
+        counts: Array = weight != 0.0
         if self.labels is not None:
             counts &= self.labels != self.ignore_index
             if self.smoothing is None and self.weight is not None:
                 counts &= self._class_weights() != 0.0
         no_weight = self._has_no_weight()
-        return counts if no_weight is None else counts & ~no_weight
+        if no_weight is not None:
+            counts &= ~no_weight
+        return counts
 
     def _checked(self, block: Block, counts: Array) -> Array:
         """Return the probabilities of a block, at least tau; raise for one that is read and is none.
@@ -242,7 +244,7 @@ class _FromProbsCall(LossCall):
         if not (probs.min() >= 0.0 and probs.max() <= self._most()):
             row, label = (int(i) for i in np.argwhere(~((probs >= 0.0) & (probs <= self._most())))[0])
             self._raise_probability(block.start + row, label, probs[row, label])
-        return np.maximum(probs, np.finfo(self.dtype).tiny)
+        return np.maximum(probs, np.finfo(self.dtype).tiny, out=probs)
 
     def _most(self) -> float:
         """Return the greatest number that is taken as a probability: 1 and four times the epsilon of the dtype."""

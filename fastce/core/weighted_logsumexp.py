@@ -31,6 +31,8 @@ def weighted_logsumexp(
     inputs = x, weights, where
     # a Python number leaves the dtype as it is; NumPy would promote bfloat16 to float64
     promoted = x.dtype if b is None or type(b) in (bool, int, float) else np.result_type(x, weights)
+    if type(b) in (int, float):  # others promote the dtype
+        as_weights_of(weights, (), "b", "a number", dtypes_of(x).compute)
     try:
         x, weights = np.broadcast_arrays(x, weights)
     except ValueError:
@@ -39,8 +41,6 @@ def weighted_logsumexp(
     shape = tuple(n for i, n in enumerate(x.shape) if i not in axes)
     result_shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape)) if keepdims else shape
     dtype, result_dtype = dtypes_of(np.empty(0, promoted))
-    if type(b) in (int, float):
-        as_weights_of(b, (), "b", "a number", dtype)
     if out is not None:
         check_out(out, result_shape, result_dtype, ("x", "b", "where"), inputs)
     lse, sign = np.full(math.prod(shape), -np.inf, dtype), np.zeros(math.prod(shape), dtype)

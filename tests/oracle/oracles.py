@@ -242,7 +242,7 @@ def focal_loss(
     g = real(1.0 if grad_output is None else grad_output)[..., None]
     loss = losses if reduction == "none" else losses.sum() / denominator
     scaled = g / denominator
-    kept = (y != ignore_index)[..., None]
+    kept = (losses != 0)[..., None] | (grads != 0)  # not 0 / 0 where all weights are 0
     grad = np.moveaxis(np.where(kept, grads * scaled, 0), -1, axis)
     return [(loss, _reduced(each, reduction, denominator)), (grad, np.moveaxis(size * np.abs(scaled), -1, axis))]
 
