@@ -244,7 +244,8 @@ class _FromProbsCall(LossCall):
         if not (probs.min() >= 0.0 and probs.max() <= self._most()):
             row, label = (int(i) for i in np.argwhere(~((probs >= 0.0) & (probs <= self._most())))[0])
             self._raise_probability(block.start + row, label, probs[row, label])
-        return np.maximum(probs, np.finfo(self.dtype).tiny, out=probs)
+        np.maximum(probs, np.finfo(self.dtype).tiny, out=probs)
+        return probs
 
     def _most(self) -> float:
         """Return the greatest number that is taken as a probability: 1 and four times the epsilon of the dtype."""

@@ -148,7 +148,7 @@ def results_under(call, arrays, **settings):
         try:
             return [np.array(result) for result in call.run(arrays) if result is not None]
         except ValueError as error:
-            return [np.array(str(error))]
+            return [np.frombuffer(str(error).encode(), np.uint8)]
 
 
 SETTINGS = [
