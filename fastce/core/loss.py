@@ -186,15 +186,15 @@ class LossCall:
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
         loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
-        if self.normalizer == 0.0:
+        if scale and self.normalizer != 0.0:
+            total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
+        elif self.normalizer == 0.0:
             self._check_nothing_counts()
             total, total_weight = 0.0, 1.0
             _clear(grad)
-        elif scale == 0.0:  # as a sample's factor of 0: gradient 0, whatever the logits
+        else:  # as a sample's factor of 0: gradient 0, whatever the logits
             total, total_weight = self._fill(loss, None, 1.0, None)
             _clear(grad)
-        else:
-            total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
         if self.reduction == "none":
             return loss.reshape(self.shape)[()], total_weight
         _return_buffer(loss)
@@ -283,7 +283,7 @@ class LossCall:
     def _sample_factors(self, upstream: Array | None) -> Array | None:
         """Return the factors of every sample's loss and gradient, of shape (2, N), or None where all are 1."""
         weight = self.sample_weight
-        no_weight = self._has_no_weight()
+        no_weight = None if self.weight is None else self._has_no_weight()
         if no_weight is not None:
             weight = np.where(no_weight, self.dtype.type(0), self.dtype.type(1) if weight is None else weight)
         if weight is None and upstream is None:
