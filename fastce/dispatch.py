@@ -69,7 +69,8 @@ class Op(NamedTuple):
     inputs: int = 1  # how many of the first arguments are shaped as the result
 
 
-# Module state: compiled kernels without a plan, by (op, which options are None, parallel, dtype, trailing shape).
+# Module state: compiled kernels without a plan, by (op, which options are None, parallel, dtype, trailing shape,
+# bytes of an element of the result).
 _entries: dict[Any, Callable[..., Any]] = {}
 
 
@@ -84,12 +85,12 @@ def _run_kernel(kernel: Kernel, args: tuple[Any, ...]) -> Any:
 def _run_op(op: Op, args: tuple[Any, ...], form: tuple[bool, ...], out: Array | None, out_is_new: bool) -> Any:
     """Run the kernel of an operation for the regime of the first argument.
 
-    ``form`` tells which arguments, and which fields of NamedTuples, are None. With the dtype of the first argument it
-    determines the types of all. ``out_is_new`` results have never been written to.
+    ``form`` tells which arguments, and which fields of NamedTuples, are None. With the dtypes of the first argument
+    and of ``out`` it determines the types of all. ``out_is_new`` results have never been written to.
     """
     x = args[0]
     in_parallel = threads.may_serve(x)
-    key = op.tiles, form, in_parallel, x.dtype, x.shape[1:]
+    key = op.tiles, form, in_parallel, x.dtype, x.shape[1:], out is not None and out.itemsize
     entry = _entries.get(key)
     if entry is None:
         if op.split is not None and _is_split(x):
@@ -156,13 +157,13 @@ def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, out_is_n
 def _stores_exp(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool:
     """Tell whether long rows store exponentials until the factor of the result is known.
 
-    They are stored in the result itself. In a result of 16 bits they would be rounded: there, each block of rows has a
-    buffer for them.
+    They are stored in the result itself. In a result of 16 bits they would be rounded: for logits of 16 bits, each
+    block of rows has a buffer for them.
     """
     if out is None:
         return False
     classes: int = out.shape[1]
-    if out.itemsize == 2:  # longer rows may be split, which stores none, and the bits must not depend on that
+    if inputs[0].itemsize == 2:  # longer rows may be split, which stores none, and the bits must not depend on that
         return classes < SPLIT_CLASSES
     return not streamed and classes <= CHUNK and not any(np.may_share_memory(out, x) for x in inputs)
 
@@ -320,7 +321,7 @@ def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> 
     if position >= 0:
         return position, total_weight, 0.0
     labels, at_labels = np.empty(len(x), np.int64), np.empty(len(x), _computed(x))
-    cross_entropy.pick_labels(False, (x, target, ignore_index, labels, at_labels))
+    cross_entropy.pick_labels(False, (x, target, ignore_index, options, labels, at_labels))
     stats = saved_stats if loss is None else _split_stats(x, saved_stats)
     if saved_stats is not None and loss is not None:
         saved_stats[:, labels < 0] = np.nan  # as kernels do that skip ignored samples

@@ -101,7 +101,9 @@ class FewInputs:
     def x(self):
         return self._numbers(SAMPLES, CLASSES)
 
-    p = x
+    @property
+    def p(self):
+        return (self._numbers(SAMPLES, CLASSES, dtype=np.float64) / 2.0).astype(self.dtype)
 
     @property
     def g(self):

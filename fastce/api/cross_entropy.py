@@ -33,7 +33,7 @@ def cross_entropy(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     logit_scale: float = 1.0,
@@ -66,9 +66,11 @@ def cross_entropy(
     weight : array_like, shape (C,), optional
         One weight per class.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
-        One weight per sample.
-    ignore_index : int, default -100
-        Samples with this class index are ignored: they add nothing to the result.
+        One weight per sample. Samples of weight 0, and those whose label has class weight 0, add
+        exactly 0 and have gradient 0, whatever NaN or infinity their logits and targets hold.
+    ignore_index : int or None, default -100
+        Samples with this class index are ignored: they add nothing to the result. None ignores
+        none.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     z_loss : float, default 0.0
@@ -84,7 +86,8 @@ def cross_entropy(
         probabilities by the sum of the sample weights.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
-        one. The mean of nothing is then 0.
+        one. The mean of nothing is then 0. It may be 0 where no sample counts; with another
+        reduction it is refused.
     where : array_like of bool, broadcast to the shape of ``logits``, optional
         Classes where it is False are left out: their logits count as -inf, smoothing spreads
         over the other classes, and the gradient is 0. A label there costs +inf. Samples all of
@@ -103,6 +106,8 @@ def cross_entropy(
         If an argument has a wrong type or dtype.
     ValueError
         If an argument has a wrong shape or value, an integer target that is not one-hot included.
+        If an option is not 0, and its size is outside the range of the dtype computed in, float32
+        unless the loss is float64. Of weights, the range includes subnormal numbers.
     numpy.exceptions.AxisError
         If ``logits`` has no such axis.
 
@@ -113,7 +118,8 @@ def cross_entropy(
     Notes
     -----
     The logits of ignored samples have no effect, NaN included. ``ignore_index`` has no effect on
-    class probabilities.
+    class probabilities. A class weight of 0 leaves out its class's term of each loss, so that no NaN
+    or infinity is multiplied by 0. The term of ``z_loss`` has no class weight and stays.
 
     The options of ``torch.nn.functional.cross_entropy`` [1]_ mean the same here. The class axis
     differs: PyTorch's is the second, here it is the last by default. Pass ``axis=1`` for images of
@@ -166,7 +172,7 @@ def cross_entropy_and_grad(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     logit_scale: float = 1.0,
@@ -204,7 +210,8 @@ def cross_entropy_and_grad(
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
 
     Returns
     -------

@@ -91,7 +91,7 @@ class CrossEntropyLoss:
 
     axis: int
     weight: Array | None
-    ignore_index: int
+    ignore_index: int | None
     label_smoothing: float
     z_loss: float
     logit_scale: float
@@ -103,7 +103,7 @@ class CrossEntropyLoss:
         *,
         axis: int = -1,
         weight: npt.ArrayLike | None = None,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         logit_scale: float = 1.0,
@@ -206,7 +206,8 @@ class CrossEntropyLoss:
         """The log-sum-exp of every sample in the last call, of scaled and capped logits.
 
         In the dtype of the loss and the shape of ``logits`` without the class axis. It is NaN for
-        ignored samples, and for samples without a softmax: with NaN or +inf, or nothing but -inf.
+        samples that are ignored or have weight 0, and for samples without a softmax: with NaN or
+        +inf, or nothing but -inf.
         """
         return self._last_call().lse()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +10,11 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
-from fastce.core.layout import Array, cast_to, split_number
+from fastce.core.layout import Array, split_number
 from fastce.core.loss import LossCall, smoothing_parts
 from fastce.core.reduction import Reduction
 from fastce.core.staging import Block, staged
-from fastce.core.validation import as_factor, as_gamma, as_real, as_smoothing, as_weights
+from fastce.core.validation import as_gamma, as_number, as_real, as_smoothing, as_weights_of, check_range
 
 
 def focal_loss(
@@ -26,7 +25,7 @@ def focal_loss(
     alpha: npt.ArrayLike | None = None,
     axis: int = -1,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Any:
@@ -57,8 +56,9 @@ def focal_loss(
         The axis of the classes.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
-    ignore_index : int, default -100
-        Samples with this class index are ignored: they add nothing to the result.
+    ignore_index : int or None, default -100
+        Samples with this class index are ignored: they add nothing to the result. None ignores
+        none.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -124,7 +124,7 @@ def focal_loss_and_grad(
     alpha: npt.ArrayLike | None = None,
     axis: int = -1,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
@@ -147,7 +147,8 @@ def focal_loss_and_grad(
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
 
     Returns
     -------
@@ -185,25 +186,19 @@ def focal_loss_and_grad(
 class _FocalCall(LossCall):
     """Focal loss: each class's term of the cross-entropy, times a factor that depends on its probability."""
 
+    factor = 1.0  # alpha where it is a number; it stays out of the denominator of the mean
+
     def focus(self, gamma: float, alpha: npt.ArrayLike | None, label_smoothing: float) -> Self:
         """Check and keep the options of focal loss; return the call."""
         self.gamma = as_gamma(gamma, self.dtype)
-        factor = None if alpha is None else as_real(alpha, "alpha")
-        if factor is not None and factor.ndim:
-            weights = as_weights(factor, (self.classes,), "alpha", "one per class")
-            self.weight = cast_to(weights, self.dtype)
+        if alpha is not None:
+            alpha = as_real(alpha, "alpha")
+            if alpha.ndim:
+                self.weight = as_weights_of(alpha, (self.classes,), "alpha", "a number or one per class", self.dtype)
+            else:
+                self.factor = check_range(as_number(alpha, "alpha"), "alpha", self.dtype)
         self.smoothing = smoothing_parts(as_smoothing(label_smoothing), self.classes, self.weight)
-        if factor is not None and not factor.ndim:
-            self._scale_losses(as_factor(factor.item(), "alpha", self.dtype))
         return self
-
-    def _scale_losses(self, factor: float) -> None:
-        """Multiply all losses, but not the denominator of their mean."""
-        if self.reduction == "mean":
-            self.normalizer = self._total_weight()
-        weights = np.ones(math.prod(self.shape), self.dtype) if self.sample_weight is None else self.sample_weight
-        with np.errstate(all="ignore"):
-            self.sample_weight = weights * self.dtype.type(factor)
 
     def _fill(
         self,
@@ -213,6 +208,23 @@ class _FocalCall(LossCall):
         upstream: Array | None,
         out_is_new: bool = False,
     ) -> tuple[float, float]:
+        if self.factor == 1.0:
+            return self._fill_unscaled(loss, grad, scale, upstream, out_is_new)
+        assert loss is not None
+        written = grad if self.factor else None  # a factor of 0 leaves out all logits
+        _, total_weight = self._fill_unscaled(loss, written, scale * self.factor, upstream, out_is_new)
+        with np.errstate(all="ignore"):
+            np.multiply(loss, self.dtype.type(self.factor), out=loss)
+        if not self.factor:
+            loss.fill(0.0)
+            if grad is not None:
+                grad.fill(0.0)
+        return dispatch.total(loss), total_weight
+
+    def _fill_unscaled(
+        self, loss: Array | None, grad: Array | None, scale: float, upstream: Array | None, out_is_new: bool
+    ) -> tuple[float, float]:
+        """Write losses and gradient before a number for alpha multiplies the losses."""
         if self.gamma == 0.0:
             return super()._fill(loss, grad, scale, upstream, out_is_new)
         assert loss is not None
@@ -237,13 +249,17 @@ class _FocalCall(LossCall):
         plain._fill(loss, None, 1.0, None)
         entropy = loss.astype(np.float64)
         with np.errstate(all="ignore"):
-            factor = power(-expm1(-entropy), self.gamma) * self._class_weights()
+            weight = self._class_weights()
             if self.sample_weight is not None:
-                factor *= self.sample_weight
-            loss[:] = factor * entropy
+                weight *= self.sample_weight
+            left_out = weight == 0.0
+            factor = power(-expm1(-entropy), self.gamma) * weight
+            loss[:] = np.where(left_out, 0.0, factor * entropy)
             if grad is not None:
                 slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
-                slope = (slope if upstream is None else slope * upstream).astype(self.dtype)
+                if upstream is not None:
+                    slope, left_out = slope * upstream, left_out | (upstream == 0.0)
+                slope = np.where(left_out, 0.0, slope).astype(self.dtype)
                 plain._fill(None, grad, 1.0, slope)
 
     def _fill_classes(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
@@ -273,7 +289,10 @@ class _FocalCall(LossCall):
             kept = np.flatnonzero(labels != self.ignore_index)
             targets = np.full_like(block.inputs[0], uniform_mass)
             targets[kept, labels[kept]] += self.dtype.type(keep)
-        return targets if self.weight is None else np.multiply(targets, self.weight, out=targets)
+        if self.weight is not None:
+            targets *= self.weight
+            targets[:, self.weight == 0.0] = 0.0  # NaN and infinity too
+        return targets
 
 
 def _ratio(x: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import dots, log
-from fastce.core.layout import Array
+from fastce.core.layout import Array, dtypes_of, epsilon
 from fastce.core.loss import LossCall
 from fastce.core.reduction import Reduction
 from fastce.core.staging import Block, staged
@@ -23,7 +23,7 @@ def cross_entropy_from_probs(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Any:
@@ -39,7 +39,9 @@ def cross_entropy_from_probs(
     Parameters
     ----------
     probs : array_like, shape (..., C, ...)
-        Probabilities p; they are not checked to be from 0 to 1, nor to sum to 1.
+        Probabilities p. What is read is checked to be from 0 to 1, with four times the machine
+        epsilon of the dtype to spare: for class indices without smoothing, the probability at the
+        label, else all of a sample. Sums are not checked.
     target : array_like
         Class indices, one-hot or not, or class probabilities, as in `cross_entropy`.
     axis : int, default -1
@@ -48,8 +50,9 @@ def cross_entropy_from_probs(
         One weight per class.
     sample_weight : array_like, shape of ``probs`` without the class axis, optional
         One weight per sample.
-    ignore_index : int, default -100
-        Samples with this class index are ignored: they add nothing to the result.
+    ignore_index : int or None, default -100
+        Samples with this class index are ignored: they add nothing to the result. None ignores
+        none.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -64,7 +67,9 @@ def cross_entropy_from_probs(
     Raises
     ------
     IndexError, TypeError, ValueError, numpy.exceptions.AxisError
-        As `cross_entropy`.
+        As `cross_entropy`. ValueError also if a probability that is read is NaN, negative or greater
+        than 1, unless its sample is ignored or has weight 0; and if the arguments are in Keras's
+        order, with a one-hot target first.
 
     Examples
     --------
@@ -92,7 +97,7 @@ def cross_entropy_from_probs_and_grad(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
@@ -113,7 +118,8 @@ def cross_entropy_from_probs_and_grad(
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
 
     Returns
     -------
@@ -147,7 +153,9 @@ def cross_entropy_from_probs_and_grad(
     return LossAndGrad(call.solve(grad, grad_output, out is None)[0], grad)
 
 
-MAX_INDEXED = 63  # of an array that NumPy takes elements from by indices along each axis
+MAX_INDEXED = 63  # dimensions of an array that NumPy takes elements from by indices along each axis
+_ORDER = "the order is (probs, target), where Keras has (target, probs)"
+_SUM_TOLERANCE = 1e-2  # of a target that looks like predictions: theirs may be in 16 bits
 
 
 class _FromProbsCall(LossCall):
@@ -158,6 +166,15 @@ class _FromProbsCall(LossCall):
     """
 
     input_name = "probs"
+
+    def _arrange(self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int) -> Array:
+        """Check the arrays as `LossCall` does; say so where they come in Keras's order."""
+        try:
+            return super()._arrange(logits, target, axis)
+        except ValueError as error:
+            if np.ndim(target) == np.ndim(logits) + 1:
+                raise ValueError(f"{error}; {_ORDER}") from None
+            raise
 
     def _fill(
         self,
@@ -180,28 +197,87 @@ class _FromProbsCall(LossCall):
     def _fill_blocks(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
         """Write losses and gradient, a block of rows at a time."""
         weight = np.ones_like(loss) if self.sample_weight is None else self.sample_weight
+        counts = self._counts(weight)
         grad_scale = weight * self.dtype.type(scale)
         if upstream is not None:
-            grad_scale = grad_scale * upstream
+            grad_scale = np.where(upstream == 0.0, 0.0, grad_scale * upstream)
+        grad_scale = np.where(counts, grad_scale, self.dtype.type(0))
         if self.labels is not None and self.smoothing is None:
-            self._fill_at_labels(loss, grad, weight, grad_scale)
+            self._fill_at_labels(loss, grad, counts, weight, grad_scale)
             return
         inputs = [self.logits] if self.labels is not None else [self.logits, self.target]
-        for block in staged(self.axis, self.dtype, inputs, grad):
+        self._check_order(counts)
+        for block in staged(self.axis, self.dtype, inputs, None):
             part = slice(block.start, block.stop)
-            targets = self._target_probs(block)
-            probs = np.maximum(block.inputs[0], np.finfo(self.dtype).tiny)
-            loss[part] = weight[part] * -dots(targets, log(probs))
-            if block.out is not None:
-                np.divide(targets, probs, out=block.out)
-                np.multiply(block.out, -grad_scale[part, None], out=block.out)
-            if self.labels is not None:
-                ignored = self.labels[part] == self.ignore_index
-                loss[part][ignored] = 0.0
-                if block.out is not None:
-                    block.out[ignored] = 0.0
+            probs, targets = self._checked(block, counts), self._target_probs(block)
+            loss[part] = np.where(counts[part], weight[part] * -dots(targets, log(probs)), 0.0)
+        if grad is None:
+            return
+        for block in staged(self.axis, self.dtype, inputs, grad):  # nothing is written before all is checked
+            part = slice(block.start, block.stop)
+            assert block.out is not None
+            probs, targets = self._checked(block, counts), self._target_probs(block)
+            np.divide(targets, probs, out=block.out)
+            np.multiply(block.out, -grad_scale[part, None], out=block.out)
+            block.out[grad_scale[part] == 0.0] = 0.0
 
-    def _fill_at_labels(self, loss: Array, grad: Array | None, weight: Array, grad_scale: Array) -> None:
+    def _counts(self, weight: Array) -> Array:
+        """Return which samples are neither ignored nor left out by a factor of 0."""
+        counts: Array = weight != 0.0
+        if self.labels is not None:
+            counts &= self.labels != self.ignore_index
+            if self.smoothing is None and self.weight is not None:
+                counts &= self._class_weights() != 0.0
+        no_weight = self._has_no_weight()
+        if no_weight is not None:
+            counts &= ~no_weight
+        return counts
+
+    def _checked(self, block: Block, counts: Array) -> Array:
+        """Return the probabilities of a block, at least tau; raise for one that is read and is none.
+
+        Those of samples that do not count and of classes of weight 0 are not read: they become 1.
+        """
+        probs = block.inputs[0]
+        probs[~counts[block.start : block.stop]] = 1.0
+        if self.weight is not None:
+            probs[:, self.weight == 0.0] = 1.0
+        if not (probs.min() >= 0.0 and probs.max() <= self._most()):
+            row, label = (int(i) for i in np.argwhere(~((probs >= 0.0) & (probs <= self._most())))[0])
+            self._raise_probability(block.start + row, label, probs[row, label])
+        np.maximum(probs, np.finfo(self.dtype).tiny, out=probs)
+        return probs
+
+    def _most(self) -> float:
+        """Return the greatest number that is taken as a probability: 1 and four times the epsilon of the dtype."""
+        return 1.0 + 4.0 * epsilon(dtypes_of(self.logits).result)
+
+    def _raise_probability(self, sample: int, label: int, value: Any) -> None:
+        index = [str(int(i)) for i in np.unravel_index(sample, self.shape)]
+        index.insert(self.axis, str(label))
+        raise ValueError(f"probs[{', '.join(index)}] is {float(value)!r}, expected a probability from 0 to 1; {_ORDER}")
+
+    def _check_order(self, counts: Array) -> None:
+        """Raise ValueError where ``probs`` is one-hot and the target is not: they came in Keras's order.
+
+        One sample of floats may be a prediction that has rounded to 0 and 1; integers, or two samples, are not.
+        """
+        count = np.count_nonzero(counts)
+        if self.labels is not None or count < (1 if self.logits.dtype.kind in "iub" else 2):
+            return
+        for block in staged(self.axis, self.dtype, (self.logits, self.target), None):
+            probs, target = (x[counts[block.start : block.stop]] for x in block.inputs)
+            is_one_hot = (np.count_nonzero(probs, axis=1) == 1) & (probs.max(axis=1, initial=0.0) == 1.0)
+            if not is_one_hot.all() or np.any(target.max(axis=1, initial=0.0) >= 1.0):
+                return
+            if np.any(np.abs(target.sum(axis=1) - 1.0) > _SUM_TOLERANCE):
+                return
+        raise ValueError(
+            "probs must hold predicted probabilities, got one-hot samples alone and a target that is not one-hot; "
+            f"{_ORDER}; predictions that have rounded to 0 and 1 can be clipped: np.clip(probs, 1e-7, 1)"
+        )
+
+    def _fill_at_labels(self, loss: Array, grad: Array | None, counts: Array, weight: Array, grad_scale: Array) -> None:
         """Handle class indices without smoothing: one probability a sample."""
         labels = self.labels
         assert labels is not None
@@ -209,15 +285,18 @@ class _FromProbsCall(LossCall):
             raise ValueError(
                 f"probs must have at most {MAX_INDEXED} dimensions for class indices, got {self.logits.ndim}"
             )
-        valid = labels != self.ignore_index
-        safe_labels = labels if valid.all() else np.where(valid, labels, 0)
+        safe_labels = labels if counts.all() else np.where(counts, labels, 0)
         label_weight = np.ones_like(loss) if self.weight is None else self.weight[safe_labels]
         index = np.expand_dims(safe_labels.reshape(self.shape), self.axis)
         at_label = np.take_along_axis(self.logits, index, self.axis).reshape(-1).astype(self.dtype)
+        is_wrong = counts & ~((at_label >= 0.0) & (at_label <= self._most()))
+        if is_wrong.any():
+            sample = int(np.argmax(is_wrong))
+            self._raise_probability(sample, int(safe_labels[sample]), at_label[sample])
         at_label = np.maximum(at_label, np.finfo(self.dtype).tiny)
-        loss[:] = np.where(valid, -weight * label_weight * log(at_label), 0.0)
+        loss[:] = np.where(counts, -weight * label_weight * log(at_label), 0.0)
         if grad is not None:
-            values = np.where(valid, -grad_scale * label_weight / at_label, 0.0).reshape(index.shape)
+            values = np.where(grad_scale == 0.0, 0.0, -grad_scale * label_weight / at_label).reshape(index.shape)
             grad.fill(0.0)
             np.put_along_axis(grad, index, values.astype(grad.dtype), self.axis)
 
@@ -231,4 +310,6 @@ class _FromProbsCall(LossCall):
             valid = labels != self.ignore_index
             targets = np.full_like(block.inputs[0], uniform_mass)
             targets[valid, labels[valid]] += self.dtype.type(keep)
-        return targets if self.weight is None else np.multiply(targets, self.weight)
+        if self.weight is None:
+            return targets
+        return np.where(self.weight == 0.0, self.dtype.type(0), targets * self.weight)

@@ -15,7 +15,7 @@ from fastce.core.loss import LossCall
 from fastce.core.out import result_like, share_memory
 from fastce.core.reduction import Reduction, as_upstream
 from fastce.core.staging import row_blocks, staged
-from fastce.core.validation import as_number, as_real
+from fastce.core.validation import as_number, as_real, check_range
 
 
 class GradAndHessian(NamedTuple):
@@ -44,7 +44,7 @@ def cross_entropy_grad_and_hessian(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     hessian_scale: float = 1.0,
     out: Array | None = None,
@@ -72,7 +72,8 @@ def cross_entropy_grad_and_hessian(
         Factor s of the Hessian: 1 in scikit-learn, 2 in XGBoost and C / (C - 1) in LightGBM.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
     hessian_out : ndarray, shape and dtype of the gradient, optional
         Where to write the diagonal of the Hessian. It must not share memory with another argument.
 
@@ -125,7 +126,7 @@ def cross_entropy_grad_and_hessian(
         label_smoothing=label_smoothing,
         reduction="none",
     )
-    scale = as_number(hessian_scale, "hessian_scale")
+    scale = check_range(as_number(hessian_scale, "hessian_scale"), "hessian_scale", call.dtype)
     grad = call.grad_array(out)
     hessian = call.hessian_array(hessian_out, grad)
     call.write_hessian_diag(scale, hessian)  # first, as the gradient may replace the logits
@@ -161,7 +162,9 @@ class _SecondOrderCall(LossCall):
             return sums
         weight = np.ones(self.classes) if self.weight is None else self.weight
         for block in staged(self.axis, self.dtype, (self.target,), None):
-            sums[block.start : block.stop] = dots(block.inputs[0], weight)
+            probs = block.inputs[0]
+            probs[:, weight == 0.0] = 0.0  # leaves out NaN and infinity
+            sums[block.start : block.stop] = dots(probs, weight)
         return sums
 
 
@@ -181,7 +184,9 @@ class _HessianDiagCall(_SecondOrderCall):
     def write_hessian_diag(self, scale: float, hessian: Array) -> None:
         """Check the labels and write the diagonal of the Hessian."""
         factors = self._diag_factors()
-        if self.logits.size:
+        if scale == 0.0:
+            hessian.fill(0)
+        elif self.logits.size:
             for block in row_blocks(self.axis, self.dtype, (self.logits,), hessian):
                 part = None if factors is None else factors[block.start : block.stop]
                 dispatch.run_hessian_diag(block.inputs[0], part, scale, block.out)
@@ -208,7 +213,7 @@ def cross_entropy_hvp(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,

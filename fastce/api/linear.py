@@ -46,7 +46,7 @@ def linear_cross_entropy(
     *,
     bias: npt.ArrayLike | None = None,
     class_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,
@@ -80,8 +80,9 @@ def linear_cross_entropy(
         The biases of the layer.
     class_weight : array_like, shape (V,), optional
         One weight per class.
-    ignore_index : int, default -100
-        Samples with this class index are ignored: they add nothing to the result.
+    ignore_index : int or None, default -100
+        Samples with this class index are ignored: they add nothing to the result. None ignores
+        none.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     z_loss : float, default 0.0
@@ -94,7 +95,8 @@ def linear_cross_entropy(
         class weights at the labels of the samples that are not ignored.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
-        one. The mean of nothing is then 0.
+        one. The mean of nothing is then 0. It may be 0 where no sample counts; with another
+        reduction it is refused.
     max_bytes : int, default 256,000,000
         Greatest size in bytes of a chunk of logits; see the notes.
 
@@ -177,7 +179,7 @@ def linear_cross_entropy_and_grad(
     *,
     bias: npt.ArrayLike | None = None,
     class_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float | None = None,

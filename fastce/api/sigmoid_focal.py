@@ -11,7 +11,7 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elements import ElementCall
 from fastce.core.layout import Array, split_number
 from fastce.core.reduction import Reduction
-from fastce.core.validation import as_gamma, as_number
+from fastce.core.validation import as_gamma, as_number, check_range
 
 
 def sigmoid_focal_loss(
@@ -163,7 +163,7 @@ class _SigmoidFocalCall(ElementCall):
             share = as_number(alpha, "alpha")
             if not 0.0 <= share <= 1.0:
                 raise ValueError(f"alpha must be from 0 to 1, or None for no weights, got {alpha!r}")
-            self.alpha = share, 1.0 - share
+            self.alpha = check_range(share, "alpha", self.dtype), 1.0 - share
         return self
 
     def _run(

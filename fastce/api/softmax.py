@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, cast_into, cast_to, dtypes_of, is_kernel_matrix, kernel_dtype, kernel_views
+from fastce.core.layout import Array, cast_into, cast_to, dtypes_of, is_kernel_matrix, kernel_views, staging_dtype
 from fastce.core.out import check_out, is_kernel_out
 from fastce.core.staging import Block, rows_of, staged
 from fastce.core.validation import as_array, as_mask, as_real, normalize_axes, normalize_axis
@@ -157,7 +157,7 @@ def _blocks(
     dtype = dtypes_of(x).compute
     if mask is None and type(axis) is int:
         views = kernel_views(axis, dtype, (x,), out)  # as `staging.blocks`, which would take a tenth of a small call
-        return staged(axis, kernel_dtype(dtype, (x,)), (x,), out) if views is None else ((0, None, *views),)
+        return staged(axis, staging_dtype(dtype, (x,), out), (x,), out) if views is None else ((0, None, *views),)
     return _masked_blocks(x, axis, None if mask is None else mask.reshape(x.shape), out, masked_result)
 
 

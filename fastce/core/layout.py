@@ -45,6 +45,11 @@ def dtypes_of(array: Array) -> Dtypes:
     return dtypes_from(array.dtype)  # type: ignore[return-value]
 
 
+def epsilon(dtype: np.dtype[Any]) -> float:
+    """Return the distance from 1 to the next number, of bfloat16 too, which NumPy does not know."""
+    return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
+
+
 def is_kernel_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
     """Tell, for small calls, whether ``x`` is a kernel-ready matrix: C order, float32 or float64, classes last.
 
@@ -117,23 +122,31 @@ def kernel_dtype(dtype: np.dtype[Any], inputs: Sequence[Array]) -> np.dtype[Any]
     return native
 
 
+def staging_dtype(dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None) -> np.dtype[Any]:
+    """Return the dtype of staging buffers: `kernel_dtype`, or the compute ``dtype`` where that would round ``out``."""
+    native = kernel_dtype(dtype, inputs)
+    return native if out is None or out.dtype.itemsize <= native.itemsize else dtype
+
+
 def kernel_views(
     axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Array | None
 ) -> tuple[Sequence[Array], Array | None] | None:
     """Return kernel-ready views of the inputs and of ``out``, or None if one of them has none.
 
-    All arrays have one shape. ``dtype`` is computed in. ``out`` may be the first input.
+    All arrays have one shape. ``dtype`` is computed in. ``out`` may be the first input. Beside inputs of 16 bits, it
+    may be float32.
     """
     native = kernel_dtype(dtype, inputs)
+    out_dtype = FLOAT32 if native.itemsize == 2 and out is not None and out.dtype.itemsize == 4 else native
     if len(inputs) == 1:
         view = _kernel_view(inputs[0], axis, native)
         if view is None or out is None or out is inputs[0]:
             return None if view is None else ((view,), None if out is None else view)
-        out_view = _kernel_view(out, axis, native)
+        out_view = _kernel_view(out, axis, out_dtype)
         return None if out_view is None or out_view.shape != view.shape else ((view,), out_view)
     views: list[Array] = []
     for x in inputs if out is None or out is inputs[0] else (*inputs, out):
-        view = _kernel_view(x, axis, native)
+        view = _kernel_view(x, axis, out_dtype if x is out else native)
         if view is None or (views and view.shape != views[0].shape):
             return None
         views.append(view)

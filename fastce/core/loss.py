@@ -13,18 +13,18 @@ from fastce.core.elementary import log1p
 from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, kernel_views, without_axis
 from fastce.core.out import is_kernel_out, result_like
 from fastce.core.reduction import as_loss, as_upstream, check_reduction, mean
-from fastce.core.staging import Block, blocks, rows_of, small_row_blocks
-from fastce.core.targets import is_kernel_labels, raise_label, read_target
+from fastce.core.staging import Block, blocks, rows_of, small_row_blocks, staged
+from fastce.core.targets import check_none_ignored, is_kernel_labels, raise_label, read_target
 from fastce.core.validation import (
     as_array,
     as_ignore_index,
     as_logit_transform,
     as_mask,
-    as_number,
-    as_positive,
+    as_normalizer,
     as_real,
     as_smoothing,
-    as_weights,
+    as_weights_of,
+    as_z_loss,
     normalize_axis,
 )
 from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, SUM, Options, Scaling
@@ -62,7 +62,7 @@ class LossCall:
         axis: int = -1,
         weight: npt.ArrayLike | None = None,
         sample_weight: npt.ArrayLike | None = None,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         label_smoothing: float = 0.0,
         z_loss: float = 0.0,
         logit_scale: float = 1.0,
@@ -80,21 +80,23 @@ class LossCall:
             check_reduction(reduction)
         self.reduction = reduction
         self.ignore_index = as_ignore_index(ignore_index)
+        if ignore_index is None and self.labels is not None:
+            check_none_ignored(self.target, self.labels, self.classes)
         if weight is not None:
             weight = as_real(weight, "weight")
-            self.weight = cast_to(as_weights(weight, (self.classes,), "weight", "one per class"), self.dtype)
+            self.weight = as_weights_of(weight, (self.classes,), "weight", "one per class", self.dtype)
         if sample_weight is not None:
             sample_weight = as_real(sample_weight, "sample_weight")
-            weights = as_weights(sample_weight, self.shape, "sample_weight", "one per sample")
-            self.sample_weight = cast_to(weights, self.dtype).reshape(-1)
+            weights = as_weights_of(sample_weight, self.shape, "sample_weight", "one per sample", self.dtype)
+            self.sample_weight = weights.reshape(-1)
         if type(label_smoothing) is not float or label_smoothing != 0.0:
             self.smoothing = smoothing_parts(as_smoothing(label_smoothing), self.classes, weight)
         if normalizer is not None:
-            self.normalizer = as_positive(normalizer, "normalizer")
+            self.normalizer = as_normalizer(normalizer, reduction, self.dtype)
         if type(z_loss) is not float or z_loss != 0.0:
-            self.z_loss = as_number(z_loss, "z_loss") or None
+            self.z_loss = as_z_loss(z_loss, self.dtype)
         if type(logit_scale) is not float or logit_scale != 1.0 or softcap is not None:
-            self.logit_transform = as_logit_transform(logit_scale, softcap)
+            self.logit_transform = as_logit_transform(logit_scale, softcap, self.dtype)
         if where is not None:
             where = as_array(where, "where")
             self.mask = self._apply_where(where)
@@ -195,7 +197,15 @@ class LossCall:
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
         loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
-        total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
+        if scale and self.normalizer != 0.0:
+            total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
+        elif self.normalizer == 0.0:
+            self._check_nothing_counts()
+            total, total_weight = 0.0, 1.0
+            _clear(grad)
+        else:  # as a sample's factor of 0: gradient 0, whatever the logits
+            total, total_weight = self._fill(loss, None, 1.0, None)
+            _clear(grad)
         if self.reduction == "none":
             return loss.reshape(self.shape)[()], total_weight
         _return_buffer(loss)
@@ -204,7 +214,10 @@ class LossCall:
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None, out_is_new: bool = False) -> None:
         """Write the gradient after `remember` and `solve`."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        self._fill(None, grad, scale, upstream, out_is_new)
+        if self.normalizer == 0.0 or scale == 0.0:
+            _clear(grad)
+        else:
+            self._fill(None, grad, scale, upstream, out_is_new)
 
     def _fill(
         self,
@@ -280,15 +293,53 @@ class LossCall:
 
     def _sample_factors(self, upstream: Array | None) -> Array | None:
         """Return the factors of every sample's loss and gradient, of shape (2, N), or None where all are 1."""
-        if self.sample_weight is None and upstream is None:
+        weight = self.sample_weight
+        no_weight = None if self.weight is None else self._has_no_weight()
+        if no_weight is not None:
+            weight = np.where(no_weight, self.dtype.type(0), self.dtype.type(1) if weight is None else weight)
+        if weight is None and upstream is None:
             return None
         factors = np.ones((2, math.prod(self.shape)), self.dtype)
         with np.errstate(all="ignore"):
-            if self.sample_weight is not None:
-                factors *= self.sample_weight
+            if weight is not None:
+                factors *= weight
             if upstream is not None:
                 factors[1] *= upstream
+                factors[1, (factors[0] == 0.0) | (upstream == 0.0)] = 0.0
         return factors
+
+    def _has_no_weight(self) -> Array | None:
+        """Return where class weights of 0 leave nothing of a sample, None where none does or kernels find out.
+
+        Kernels find out from the class weight of the label, unless there is smoothing.
+        """
+        weight, smoothing = self.weight, self.smoothing
+        if weight is None or (self.labels is not None and smoothing is None) or self.z_loss is not None:
+            return None
+        if np.count_nonzero(weight) == self.classes or not self.logits.size:
+            return None
+        if smoothing is not None:
+            return None if weight.any() else np.ones(math.prod(self.shape), bool)
+        has_none = np.empty(math.prod(self.shape), bool)
+        for block in staged(self.axis, self.dtype, (self.target,), None):
+            has_none[block.start : block.stop] = ~np.any((block.inputs[0] != 0.0) & (weight != 0.0), axis=1)
+        return has_none
+
+    def _check_nothing_counts(self) -> None:
+        """Check the labels; raise ValueError if a sample counts, which a normalizer of 0 cannot divide."""
+        self._total_weight()
+        counts = np.ones(math.prod(self.shape), bool) if self.classes else np.zeros(0, bool)
+        if self.labels is not None and self.classes:
+            counts = self.labels != self.ignore_index
+            if self.smoothing is None and self.z_loss is None:
+                counts &= self._class_weights() != 0.0
+        if self.sample_weight is not None and self.classes:
+            counts &= self.sample_weight != 0.0
+        no_weight = self._has_no_weight()
+        if no_weight is not None:
+            counts &= ~no_weight
+        if counts.any():
+            raise ValueError(f"normalizer must be positive where samples count, got 0.0 for {counts.sum()} of them")
 
     def _run(self, block: Block, loss: Array | None, scale: float, options: Options, out_is_new: bool) -> None:
         """Write the losses and gradient of a block; ``scale`` is divided by the total weight already."""
@@ -339,8 +390,6 @@ class LossCall:
                 dispatch.run_logit_transform_vjp(x, scale, cap, buffer, block.out)
                 if mask is not None:
                     np.copyto(block.out, 0, where=~mask)
-                if self.labels is not None and cap is not None:  # the cap's slope at NaN is NaN, in ignored samples too
-                    block.out[self.labels[block.start : block.stop] == self.ignore_index] = 0
 
     def _masked_targets(self, block: Block, mask: Array) -> list[Array]:
         """Return the targets of a block as class probabilities after smoothing and weights, over unmasked classes.
@@ -390,6 +439,12 @@ class LossCall:
 
     def _raise_label(self, position: int) -> None:
         raise_label(self.target, position, self.classes, self.ignore_index)
+
+
+def _clear(grad: Array | None) -> None:
+    """Write the gradient 0 of samples that are all left out."""
+    if grad is not None:
+        grad.fill(0)
 
 
 def _take_buffer(count: int, dtype: np.dtype[Any]) -> Array:

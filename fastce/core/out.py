@@ -5,7 +5,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
-from fastce.core.layout import Array, dtypes_of
+from fastce.core.layout import FLOAT32, Array, dtypes_of
 
 # without NumPy's search for overrides, which doubles its time
 _may_share = getattr(np.may_share_memory, "_implementation", np.may_share_memory)
@@ -44,6 +44,8 @@ def check_out(
 ) -> Array:
     """Return ``out`` if a result of this shape and dtype can be written to it safely, or raise.
 
+    Results of 16 bits may be written to float32 as well, which are then rounded to float32 alone.
+
     ``inputs`` are still read while ``out`` is written; messages call them by their ``names``. ``out`` may be one of
     them, but it must not overlap one in another way. ``inputs`` are arrays, not the objects that the caller passed: an
     object of another kind may show the same memory.
@@ -54,9 +56,11 @@ def check_out(
         raise TypeError(f"{out_name} must be a NumPy array, got {type(out).__name__}")
     if isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"{out_name} must not be a masked array, whose mask would stay as it is: pass its .data")
-    if out.shape != shape or (out.dtype is not dtype and out.dtype.newbyteorder("=") != dtype):
+    allowed = (dtype, FLOAT32) if dtype.itemsize == 2 else (dtype,)
+    if out.shape != shape or (out.dtype is not dtype and out.dtype.newbyteorder("=") not in allowed):
+        names_allowed = " or ".join(map(str, allowed))
         raise ValueError(
-            f"{out_name} must have shape {shape} and dtype {dtype}, got shape {out.shape} and dtype {out.dtype}"
+            f"{out_name} must have shape {shape} and dtype {names_allowed}, got shape {out.shape} and dtype {out.dtype}"
         )
     flags = out.flags
     if not flags.carray:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastce.core.layout import Array, axes_last, cast_into, halves_as_ints, kernel_dtype, kernel_views
+from fastce.core.layout import Array, axes_last, cast_into, halves_as_ints, kernel_views, staging_dtype
 
 STAGED_ELEMENTS = 1 << 18  # the size of a staging buffer, unless one row is longer
 
@@ -36,14 +36,14 @@ def blocks(
         lead = inputs[0].ndim - len(axis)
         is_last = axis == tuple(range(lead, inputs[0].ndim))
         if not is_last or not all(x.flags.c_contiguous for x in (*inputs, inputs[0] if out is None else out)):
-            return staged(axis, kernel_dtype(dtype, inputs), inputs, out)
+            return staged(axis, staging_dtype(dtype, inputs, out), inputs, out)
         shape = *inputs[0].shape[:lead], math.prod(inputs[0].shape[lead:])
         joined = [x.reshape(shape) for x in inputs]
         out = joined[0] if out is inputs[0] else None if out is None else out.reshape(shape)
         axis, inputs = lead, joined
     views = kernel_views(axis, dtype, inputs, out)
     if views is None:
-        return staged(axis, kernel_dtype(dtype, inputs), inputs, out)
+        return staged(axis, staging_dtype(dtype, inputs, out), inputs, out)
     return (Block(0, inputs[0].size // inputs[0].shape[axis], *views),)
 
 
@@ -51,7 +51,7 @@ def row_blocks(axis: int, dtype: np.dtype[Any], inputs: Sequence[Array], out: Ar
     """Return blocks as `blocks` does, all of shape (N, C): arrays seen as (outer, C, inner) are staged too."""
     views = kernel_views(axis, dtype, inputs, out)
     if views is None or views[0][0].ndim == 3:
-        return staged(axis, kernel_dtype(dtype, inputs), inputs, out)
+        return staged(axis, staging_dtype(dtype, inputs, out), inputs, out)
     return (Block(0, len(views[0][0]), *views),)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from fastce.core.layout import Array, axes_last, without_axis
 from fastce.core.staging import index_blocks
-from fastce.core.validation import INT64_MAX, as_real, beyond_64_bits, shown
+from fastce.core.validation import IGNORE_NONE, INT64_MAX, as_real, beyond_64_bits, shown
 
 BLOCK_ELEMENTS = 1 << 15  # elements of a one-hot target that are copied at a time, unless one sample has more
 
@@ -90,8 +90,17 @@ def as_labels(target: Array) -> Array:
     return np.ascontiguousarray(target, np.int64).reshape(-1)
 
 
+def check_none_ignored(target: Array, labels: Array, classes: int) -> None:
+    """Raise IndexError for a label `IGNORE_NONE`, which kernels would ignore."""
+    is_ignored = labels == IGNORE_NONE
+    if is_ignored.any():
+        raise_label(target, int(np.argmax(is_ignored)), classes, None)
+
+
 def raise_label(target: Array, position: int, classes: int, ignore_index: int | None) -> None:
-    """Raise IndexError for the label at this flat position; ``ignore_index`` is None if no label is ignored."""
+    """Raise IndexError for the label at this flat position; None and `IGNORE_NONE` ignore no label."""
+    if ignore_index == IGNORE_NONE:
+        ignore_index = None
     index = tuple(int(i) for i in np.unravel_index(position, target.shape))
     where = f"target[{', '.join(map(str, index))}]" if index else "target"
     expected = f"a class index from 0 to {classes - 1}" if classes else "no class index, as there are no classes"

@@ -15,6 +15,9 @@ from fastce.core.hints import dtype_hint
 from fastce.core.layout import FLOAT32, FLOAT64, Array, cast_to, dtypes_from
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+IGNORE_NONE = (
+    INT64_MIN  # the ignore_index of calls that ignore no label; `targets.check_none_ignored` refuses that label
+)
 
 
 # --- arrays ---------------------------------------------------------------------
@@ -69,6 +72,33 @@ def as_weights(values: npt.ArrayLike, shape: tuple[int, ...], name: str, per: st
         raise ValueError(f"{name} must have shape {shape}, {per}, got {array.shape}")
     is_ready = array.dtype is FLOAT64 and array.flags.c_contiguous and array.flags.aligned
     return array if is_ready else cast_to(array, np.float64)
+
+
+def as_weights_of(values: npt.ArrayLike, shape: tuple[int, ...], name: str, per: str, dtype: np.dtype[Any]) -> Array:
+    """Return a copy of weights in this dtype and shape; raise ValueError for one that its range does not hold.
+
+    Subnormal numbers are in the range; 0, infinity and NaN stay what they are.
+    """
+    weights = as_weights(values, shape, name, per)
+    try:
+        with np.errstate(over="raise", under="raise", invalid="ignore"):
+            return weights.astype(dtype, order="C")
+    except FloatingPointError:  # some are subnormal, or out of range
+        cast = cast_to(weights, dtype)
+    is_lost = ((cast == 0.0) & (weights != 0.0)) | (np.isinf(cast) & np.isfinite(weights))
+    if is_lost.any():
+        index = tuple(int(i) for i in np.argwhere(is_lost)[0])
+        element = f"{name}[{', '.join(map(str, index))}]" if index else name
+        raise ValueError(f"{element} must be 0 or within the range of {_range(dtype)}, got {float(weights[index])!r}")
+    return cast
+
+
+def _range(dtype: np.dtype[Any], least: float | None = None, most: float | None = None) -> str:
+    """Return a dtype and its range in words, from the smallest subnormal to the greatest number unless given."""
+    info = np.finfo(dtype)
+    least = float(info.smallest_subnormal) if least is None else least
+    most = float(info.max) if most is None else most
+    return f"{dtype}, {least:.3g} to {most:.3g} in size"
 
 
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[Any]:
@@ -169,11 +199,26 @@ def as_positive(value: Any, name: str) -> float:
     return number
 
 
+def check_range(value: float, name: str, dtype: np.dtype[Any]) -> float:
+    """Return an option, or raise ValueError unless it is 0 or its size is normal in this dtype.
+
+    Half the greatest number is the limit, so that twice the option is in the range too.
+    """
+    info = np.finfo(dtype)
+    least, most = float(info.tiny), float(info.max) / 2.0
+    if value == 0.0 or least <= abs(value) <= most:
+        return value
+    zero = "" if name == "softcap" else "0 or "
+    raise ValueError(f"{name} must be {zero}within the range of {_range(dtype, least, most)}, got {value!r}")
+
+
 # --- options of losses ----------------------------------------------------------
 
 
 def as_ignore_index(ignore_index: Any) -> int:
-    """Return ``ignore_index`` as an int that can be compared with labels."""
+    """Return ``ignore_index`` as an int that can be compared with labels: `IGNORE_NONE` for None."""
+    if ignore_index is None:
+        return IGNORE_NONE
     index = ignore_index if type(ignore_index) is int else as_index(ignore_index, "ignore_index")
     if not INT64_MIN <= index <= INT64_MAX:
         raise ValueError(f"ignore_index must fit 64 bits, got {shown(index)}")
@@ -188,26 +233,44 @@ def as_smoothing(label_smoothing: float) -> float:
     return value
 
 
-def as_factor(value: float, name: str, dtype: np.dtype[Any]) -> float:
-    """Return a real scalar as a float that is finite in this dtype."""
-    number = as_number(value, name)
-    if not abs(number) <= float(np.finfo(dtype).max):
-        raise ValueError(f"{name} must be finite in {dtype}, got {value!r}")
-    return number
-
-
-def as_gamma(gamma: float, dtype: np.dtype[Any] = FLOAT64) -> float:
-    """Return the exponent of a focal loss as a float that is at least 0 and finite in this dtype."""
+def as_gamma(gamma: float, dtype: np.dtype[Any]) -> float:
+    """Return the exponent of a focal loss as a float that is finite and not negative."""
     value = as_number(gamma, "gamma")
-    if not 0.0 <= value <= float(np.finfo(dtype).max):
+    if not 0.0 <= value < math.inf:
         raise ValueError(f"gamma must be finite and at least 0, got {gamma!r}")
-    return value
+    return check_range(value, "gamma", dtype)
 
 
-def as_logit_transform(logit_scale: float, softcap: float | None) -> tuple[float, float | None] | None:
+def as_z_loss(z_loss: float, dtype: np.dtype[Any]) -> float | None:
+    """Return ``z_loss`` as a float, None for 0."""
+    value = as_number(z_loss, "z_loss")
+    return check_range(value, "z_loss", dtype) or None
+
+
+def as_normalizer(normalizer: float, reduction: str, dtype: np.dtype[Any] = FLOAT64) -> float:
+    """Return ``normalizer`` as a float that is finite and not negative; it belongs to means."""
+    value = as_number(normalizer, "normalizer")
+    if reduction != "mean":
+        raise ValueError(
+            f"normalizer must be None with reduction={reduction!r}, got {normalizer!r}: "
+            "it is the divisor of reduction='mean'"
+        )
+    if not 0.0 <= value < math.inf:
+        raise ValueError(f"normalizer must be positive and finite, or 0 where nothing counts, got {normalizer!r}")
+    return check_range(value, "normalizer", dtype)
+
+
+def as_logit_transform(
+    logit_scale: float, softcap: float | None, dtype: np.dtype[Any] = FLOAT64
+) -> tuple[float, float | None] | None:
     """Return (scale, cap), which act on the logits before anything else; None if they change nothing."""
     scale = as_number(logit_scale, "logit_scale")
     if not math.isfinite(scale):
         raise ValueError(f"logit_scale must be finite, got {logit_scale!r}")
-    cap = None if softcap is None else as_positive(softcap, "softcap")
+    check_range(scale, "logit_scale", dtype)
+    cap = None
+    if softcap is not None:
+        cap = check_range(as_positive(softcap, "softcap"), "softcap", dtype)
+        ratio = max(abs(scale / cap), math.ulp(0.0)) if scale else 0.0  # not 0 where it underflows
+        check_range(ratio, "logit_scale / softcap", dtype)
     return None if scale == 1.0 and cap is None else (scale, cap)

@@ -13,7 +13,7 @@ from fastce.core.elementary import exp, log, log1p
 from fastce.core.layout import Array, dtypes_of
 from fastce.core.out import check_out
 from fastce.core.staging import rows_of, staged
-from fastce.core.validation import as_mask, as_real, normalize_axes
+from fastce.core.validation import as_mask, as_real, as_weights_of, normalize_axes
 
 
 def weighted_logsumexp(
@@ -31,6 +31,8 @@ def weighted_logsumexp(
     inputs = x, weights, where
     # a Python number leaves the dtype as it is; NumPy would promote bfloat16 to float64
     promoted = x.dtype if b is None or type(b) in (bool, int, float) else _promoted(x.dtype, weights.dtype)
+    if type(b) in (int, float):  # others promote the dtype
+        as_weights_of(weights, (), "b", "a number", dtypes_of(x).compute)
     try:
         x, weights = _broadcast(x, weights)
     except ValueError:

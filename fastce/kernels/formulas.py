@@ -34,6 +34,16 @@ def logsumexp(row_max, sum_exp_rest):
 
 
 @inline
+def times_weight(value, weight):
+    """Return a value times its weight.
+
+    Formula: w v; 0 where w = 0, even if v is infinite or NaN.
+    Error: 1 rounding.
+    """
+    return where(weight == 0.0, full_like(value, 0.0), weight * value)
+
+
+@inline
 def z_term(row_max, log_sum, z_loss):
     """Return the z-loss.
 
@@ -78,10 +88,10 @@ def index_loss(sample, sum_below_max, smoothing, z_loss):
     (1 - e) w_y ((m - x_y) + log(1 + r)) + (e / C) (sum(w) log(1 + r) + sum_j w_j (m - x_j)) + z lse^2;
     ``sum_below_max`` is the last sum, and is not read where ``smoothing`` is None.
     Error: 3 roundings without smoothing and z, however confident the sample: all terms have one sign.
-    Valid: all logits and weights.
+    Valid: all logits and weights. A weight of 0 leaves out its term, even if m - x_y is infinite.
     """
     log_sum = log1p(sample.sum_exp_rest)
-    loss = sample.label_weight * ((sample.row_max - sample.at_label) + log_sum)
+    loss = times_weight((sample.row_max - sample.at_label) + log_sum, sample.label_weight)
     if smoothing is not None:
         keep, uniform_mass, uniform_total = smoothing
         loss = loss * keep + (log_sum * uniform_total + sum_below_max * uniform_mass)
@@ -148,7 +158,7 @@ def target_term(target_prob, below_max):
     Formula: t (m - x), with ``below_max`` = m - x; 0 where t = 0, even if m - x is infinite.
     Error: 1 rounding.
     """
-    return where(target_prob == 0.0, full_like(below_max, 0.0), target_prob * below_max)
+    return times_weight(below_max, target_prob)
 
 
 @inline

@@ -11,16 +11,24 @@ from fastce.core.layout import Array, cast_to, dtypes_of
 from fastce.core.loss import smoothing_parts
 from fastce.core.out import result_like, share_memory
 from fastce.core.reduction import as_upstream, check_reduction, mean, reduce_losses
-from fastce.core.targets import as_labels, one_hot_labels, raise_huge_label, raise_label, shape_hint
+from fastce.core.targets import (
+    as_labels,
+    check_none_ignored,
+    one_hot_labels,
+    raise_huge_label,
+    raise_label,
+    shape_hint,
+)
 from fastce.core.validation import (
     as_array,
     as_ignore_index,
     as_index,
-    as_number,
-    as_positive,
+    as_logit_transform,
+    as_normalizer,
     as_real,
     as_smoothing,
-    as_weights,
+    as_weights_of,
+    as_z_loss,
     shown,
 )
 from fastce.linear.chunks import make_plan, run
@@ -42,7 +50,7 @@ class LinearLossCall:
         *,
         bias: npt.ArrayLike | None,
         class_weight: npt.ArrayLike | None,
-        ignore_index: int,
+        ignore_index: int | None,
         label_smoothing: float,
         z_loss: float,
         softcap: float | None,
@@ -60,17 +68,19 @@ class LinearLossCall:
         self.dtype = np.result_type(*(dtypes_of(x).compute for x in arrays))
         self.inputs = {"hidden": self.hidden, "weight": self.weight, "target": target, "bias": self.bias}
         self.ignore_index = as_ignore_index(ignore_index)
+        if ignore_index is None:
+            check_none_ignored(self.target, self.labels, classes)
         self.class_weight = None
         if class_weight is not None:
             self.inputs["class_weight"] = class_weight = as_real(class_weight, "class_weight")
-            weights = as_weights(class_weight, (classes,), "class_weight", "one per class")
-            self.class_weight = cast_to(weights, self.dtype)
+            self.class_weight = as_weights_of(class_weight, (classes,), "class_weight", "one per class", self.dtype)
         self.smoothing = smoothing_parts(as_smoothing(label_smoothing), classes, self.class_weight)
-        self.z_loss = as_number(z_loss, "z_loss")
-        self.softcap = None if softcap is None else _cap(softcap)
+        self.z_loss = as_z_loss(z_loss, self.dtype) or 0.0
+        transform = as_logit_transform(1.0, softcap, self.dtype)
+        self.softcap = None if transform is None else transform[1]
         check_reduction(reduction)
         self.reduction = reduction
-        self.normalizer = None if normalizer is None else as_positive(normalizer, "normalizer")
+        self.normalizer = None if normalizer is None else as_normalizer(normalizer, reduction, self.dtype)
         self.max_bytes = int(_at_least(as_index(max_bytes, "max_bytes"), 1, "max_bytes"))
 
     def gradient_arrays(self, d_hidden: object, d_weight: object, d_bias: object, *, accumulate: bool) -> Gradients:
@@ -115,7 +125,13 @@ class LinearLossCall:
         scale, upstream = as_upstream(grad_output, self.reduction, self.target.shape, self.dtype)
         labels = self.labels.copy()  # another thread may change the caller's labels after their check
         total_weight = self._total_weight(labels)
+        self._ignore_no_weight(labels)
         denominator = total_weight if self.normalizer is None else self.normalizer
+        if denominator == 0.0 and self.normalizer is not None:
+            count = np.count_nonzero(labels != self.ignore_index)
+            if count:
+                raise ValueError(f"normalizer must be positive where samples count, got 0.0 for {count} of them")
+            denominator = 1.0
         if self.reduction == "mean":
             scale *= mean(1.0, denominator)
         options = LossOptions(self.ignore_index, self.class_weight, self.smoothing, self.z_loss, self.softcap, scale)
@@ -123,11 +139,28 @@ class LinearLossCall:
         with np.errstate(all="ignore"):  # infinite and NaN logits have results as well
             layer = Layer(self.hidden, self.weight, self.bias, self.dtype)
             plan = make_plan(labels, self.ignore_index, layer, self.max_bytes, forward_only=gradients is None)
-            backward = None if gradients is None else Backward(layer, gradients, accumulate, len(plan.chunks))
+            is_zero = gradients is not None and scale == 0.0  # as a sample's factor of 0: whatever the logits
+            backward = (
+                None if gradients is None or is_zero else Backward(layer, gradients, accumulate, len(plan.chunks))
+            )
             run(layer, labels, options, upstream, losses, plan, backward)
             if backward is not None:
                 backward.finish(plan.ignored)
+        if is_zero and not accumulate:
+            for gradient in gradients or ():
+                if gradient is not None:
+                    gradient.fill(0)
         return reduce_losses(losses, self.target.shape, self.reduction, denominator)
+
+    def _ignore_no_weight(self, labels: Array) -> None:
+        """Have samples ignored of which a class weight of 0 leaves nothing."""
+        if (
+            self.class_weight is not None
+            and not self.z_loss
+            and (self.smoothing is None or not self.class_weight.any())
+        ):
+            valid = np.flatnonzero(labels != self.ignore_index)
+            labels[valid[self.class_weight[labels[valid]] == 0.0]] = self.ignore_index
 
     def _total_weight(self, labels: Array) -> float:
         """Return the sum of the class weights of samples that are not ignored, or raise IndexError for a bad label."""
@@ -187,11 +220,4 @@ def _vector(values: npt.ArrayLike, classes: int, name: str) -> Array:
 def _at_least(value: float, least: float, name: str) -> float:
     if not least <= value < math.inf:
         raise ValueError(f"{name} must be at least {least:g}, got {shown(value)}")
-    return value
-
-
-def _cap(softcap: object) -> float:
-    value = as_number(softcap, "softcap")
-    if not 0.0 < value < math.inf:
-        raise ValueError(f"softcap must be greater than 0, got {softcap!r}")
     return value

@@ -53,7 +53,14 @@ def run_whole(
     layer.logits(samples.hidden, classes, x)
     workers.run(lambda rows: _run_rows(x, samples, options, rows, with_grad=backward is not None), x)
     if backward is not None:
-        backward.take(samples.hidden, x, classes)
+        backward.take(_differentiated(samples), x, classes)
+
+
+def _differentiated(samples: Samples) -> Array:
+    """Return the rows of the hidden layer, 0 where the upstream gradient is 0, as NaN times 0 would be NaN."""
+    if samples.upstream is None or np.all(samples.upstream):
+        return samples.hidden
+    return np.where((samples.upstream == 0.0)[:, np.newaxis], samples.hidden.dtype.type(0), samples.hidden)
 
 
 def _tile(buffer: Array, samples: Samples, classes: slice) -> Array:
@@ -116,11 +123,12 @@ def run_tiled(
     if backward is None:
         return
     factor, grad_at_label = stats.gradient_terms()
+    hidden = _differentiated(samples)
     for classes in tiles:
         x = _tile(buffer, samples, classes)
         layer.logits(samples.hidden, classes, x)
         stats.write_gradient(x, classes, factor, grad_at_label, workers)
-        backward.take(samples.hidden, x, classes)
+        backward.take(hidden, x, classes)
 
 
 class MergedStats:
@@ -157,6 +165,8 @@ class MergedStats:
         self.at_label[rows] = x[rows, columns]
         if self.options.smoothing is not None:
             weight = self.options.class_weight
+            if weight is not None and not np.all(weight[classes]):  # a weight of 0 leaves out infinities
+                x = np.where(weight[classes] == 0.0, x.dtype.type(0), x)
             self.weighted_sum += x.sum(axis=1) if weight is None else x @ weight[classes]
         self._merge(*stats.astype(np.float64))
 
@@ -218,6 +228,7 @@ class MergedStats:
                     y -= smoothing_term[part] * class_weight
                 labelled, columns = _in_tile(self.labels[part], classes)
                 y[labelled, columns] = grad_at_label[part][labelled]
+                y[self.grad_scale[part] == 0.0] = 0
                 if uncapped is not None:
                     dispatch.run_logit_transform_vjp(uncapped, 1.0, cap, y, y)
 
@@ -248,7 +259,7 @@ def index_loss(
     """
     log_sum: Array = log1p(sum_exp_rest)
     lse = row_max + log_sum
-    loss = label_weight * ((row_max - at_label) + log_sum)
+    loss = np.where(label_weight == 0.0, 0.0, label_weight * ((row_max - at_label) + log_sum))
     if smoothing is not None:
         keep, uniform_mass, uniform_total = smoothing
         loss = loss * keep + (lse * uniform_total - weighted_sum * uniform_mass)

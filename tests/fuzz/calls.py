@@ -231,6 +231,8 @@ class Call:
         for name in ("reduction", "gamma", "alpha", "temperature", "reverse", "beta", "accumulate"):
             if name in self.fields:
                 self.keywords[name] = plain(self.case[name])
+        if not is_bad and self.keywords.get("reduction", "mean") != "mean":
+            self.keywords.pop("normalizer", None)
         upstream = plain(self.case.get("grad_output"))
         if upstream == "short":
             self.keywords["grad_output"] = np.ones((*self.losses, 2))

@@ -325,6 +325,7 @@ def focal_loss(
         x.shape, y, axis=axis, weight=per_class, sample_weight=sample_weight, ignore_index=ignore_index,
         label_smoothing=label_smoothing,
     )  # fmt: skip
+    kept = kept & (number != 0)
     losses, grads, of_losses, of_grads = reference_losses.focal_loss(np.moveaxis(real(x), axis, -1), t * number, gamma)
     denominator = total if reduction == "mean" else REAL(1)
     g = real(1.0 if grad_output is None else grad_output)[..., None]

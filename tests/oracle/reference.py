@@ -113,8 +113,12 @@ def coefficients(
     label_smoothing=0.0,
     normalizer=None,
     where=True,
+    z_loss=0.0,
 ):
-    """Return (t, kept, denominator, u): t has the class axis last; ``denominator`` is that of the mean."""
+    """Return (t, kept, denominator, u): t has the class axis last; ``denominator`` is that of the mean.
+
+    Samples are not kept of which a factor of 0 leaves nothing.
+    """
     classes = shape[axis]
     target = np.asarray(target)
     there = np.moveaxis(np.broadcast_to(where, shape), axis, -1)
@@ -139,7 +143,11 @@ def coefficients(
     spread = np.where(there, smoothing / np.maximum(there.sum(-1, keepdims=True), 1), 0)
     if not is_hard:
         t = np.where(there, t, 0)  # a label that is not there stays, and costs an infinite loss
-    t = (t * (1 - smoothing) + spread) * weight * each[..., None]
+    with np.errstate(invalid="ignore"):
+        t = np.where(weight == 0, 0, (t * (1 - smoothing) + spread) * weight) * each[..., None]
+    kept = kept & (each != 0)
+    if (weight == 0).any() and not z_loss:
+        kept = kept & (t != 0).any(-1)
     t[~kept] = 0
     return t, kept, np.sum(class_weight * each) if normalizer is None else real(normalizer), each
 
@@ -181,7 +189,7 @@ def cross_entropy(
     logits, target, *, axis=-1, reduction="mean", z_loss=0.0, logit_scale=1.0, softcap=None, where=True, **options
 ):
     x, _ = bend(logits, axis, logit_scale, softcap, where)
-    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, z_loss=z_loss, **options)
     with np.errstate(invalid="ignore"):
         terms = np.where(t == 0, 0, -t * log_softmax(x))
         z = real(z_loss) * u * logsumexp(x) ** 2 if z_loss else 0
@@ -205,7 +213,7 @@ def cross_entropy_grad(
 ):
     """The gradient; with ``terms`` the sum of its two terms' magnitudes, by which a cancelling one is measured."""
     x, slope = bend(logits, axis, logit_scale, softcap, where)
-    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, **options)
+    t, kept, denominator, u = coefficients(np.shape(logits), target, axis=axis, where=where, z_loss=z_loss, **options)
     with np.errstate(invalid="ignore"):
         z_slope = 2 * real(z_loss) * u[..., None] * logsumexp(x, keepdims=True) if z_loss else 0
         falling, rising = t, softmax(x) * (t.sum(-1, keepdims=True) + z_slope)

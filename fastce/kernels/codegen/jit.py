@@ -131,6 +131,8 @@ class Kernel:
         key = (parallel, x.dtype.num, x.ndim, *map(type, args))
         for i in self._with_fields:
             key += (*map(type, args[i]),)
+        if x.itemsize == 2:  # results may be wider
+            key += tuple(a.dtype.num for a in args if type(a) is np.ndarray)
         entry = self._entries.get(key)
         if entry is None:
             entry = self._entries[key] = self._compile(parallel, args)

@@ -9,12 +9,13 @@ smoothing e over C classes, with t_j = w_j ((1 - e) [j = y] + e / C) and a = sum
 ``formulas`` has both as sums of terms of one sign, which keep full relative precision however confident the sample.
 
 A label equal to ``ignore_index`` gives loss 0 and gradient 0, whatever the logits. So does a label that another thread
-puts out of range after the check. ``grad`` may be ``x`` itself.
+puts out of range after the check, and a factor of 0: u, and w_y where nothing else is added. Where u g is 0, so is the
+gradient. ``grad`` may be ``x`` itself.
 
 The kernels for tiles, short rows, long rows and columns return (position of the first label out of range or -1, total
 weight of the samples that are not ignored, sum of the losses). After a label out of range nothing has been written.
 ``saved_stats``, of shape (2, N) or None, receives the maxima and ``sum_exp_rest`` of all samples; the maximum of an
-ignored sample is NaN. Without ``loss`` they are read from there instead.
+ignored sample, or one of factor 0, is NaN. Without ``loss`` they are read from there instead.
 """
 
 from typing import Any, NamedTuple
@@ -81,12 +82,59 @@ def scale_of(scaling, total_weight):
 
 @inline
 def sample_scales(like, sample_factors, scale, start, n):
-    """Return (u, u g scale) of samples ``start`` to ``start + n``."""
-    weight = grad_scale = full_like(like, 1.0)
+    """Return (u, u g scale) of samples ``start`` to ``start + n``, 0 where u g is 0."""
+    weight = full_like(like, 1.0)
+    if sample_factors is None:
+        return weight, weight * scale
+    weight = load_n(row(sample_factors, 0), start, n, 0.0)
+    factor = load_n(row(sample_factors, 1), start, n, 0.0)
+    return weight, where(factor == 0.0, 0.0, factor * scale)
+
+
+@inline
+def _counted(labels, start, n, like, class_weight, sample_factors, smoothing, z_loss):
+    """Return labels, -1 also for samples whose loss and gradient a factor of 0 leaves out."""
     if sample_factors is not None:
-        weight = load_n(row(sample_factors, 0), start, n, 0.0)
-        grad_scale = load_n(row(sample_factors, 1), start, n, 0.0)
-    return weight, grad_scale * scale
+        labels = where(load_n(row(sample_factors, 0), start, n, 0.0) == 0.0, -1, labels)
+    if class_weight is not None and smoothing is None and z_loss is None:
+        labels = where(_weights_at(like, where(labels >= 0, labels, 0), class_weight) == 0.0, -1, labels)
+    return labels
+
+
+@inline
+def _counts(i, label, class_weight, sample_factors, smoothing, z_loss):
+    """Tell whether no factor of 0 leaves out sample ``i``, whose label is not negative."""
+    counts = True
+    if sample_factors is not None:
+        counts = sample_factors[0, i] != 0.0
+    if class_weight is not None and smoothing is None and z_loss is None:
+        counts = counts and class_weight[label] != 0.0
+    return counts
+
+
+@inline
+def _next_counted(target, i, stop, ignore_index, classes, class_weight, sample_factors, smoothing, z_loss):
+    """Return ``samples.next_valid``, for samples that no factor of 0 leaves out."""
+    i, label = next_valid(target, i, stop, ignore_index, classes)
+    while i < stop and not _counts(i, label, class_weight, sample_factors, smoothing, z_loss):
+        i, label = next_valid(target, i + 1, stop, ignore_index, classes)
+    return i, label
+
+
+@inline
+def _with_gradient(labels, start, n, sample_factors):
+    """Return labels, -1 also for samples whose gradient a factor of 0 leaves out."""
+    if sample_factors is not None:
+        labels = where(load_n(row(sample_factors, 1), start, n, 0.0) == 0.0, -1, labels)
+    return labels
+
+
+@inline
+def has_gradient(i, sample_factors):
+    """Tell whether no factor of 0 leaves out the gradient of sample ``i``."""
+    if sample_factors is not None:
+        return sample_factors[1, i] != 0.0
+    return True
 
 
 @inline
@@ -145,7 +193,16 @@ def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, gra
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(grad, start, n)
         tiles.load_tile(x, start, n, tile)
-        labels = labels_at(target, start, n, ignore_index, classes, x)
+        labels = _counted(
+            labels_at(target, start, n, ignore_index, classes, x),
+            start,
+            n,
+            x,
+            class_weight,
+            sample_factors,
+            smoothing,
+            z_loss,
+        )
         narrow = narrow_labels(labels, x)
         valid, readable = narrow >= 0, where(labels >= 0, labels, 0)
         label_weight = _weights_at(x, readable, class_weight)
@@ -160,6 +217,7 @@ def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, gra
         if grad is not None:
             factor, at_label, smoothing_term = gradient_terms(sample, grad_scale, smoothing, z_loss)
             smoothing_term = static_if_present(smoothing, smoothing_term)
+            narrow = _with_gradient(narrow, start, n, sample_factors)
             tiles.write_gradient(exps, classes, factor, narrow, at_label, class_weight, smoothing_term)
             tiles.store_tile(grad, start, n, exps)
         if loss is not None:  # last: only this store depends on the logarithm
@@ -194,7 +252,17 @@ def hard_short_rows(x, target, ignore_index, options, scaling, saved_stats, loss
         start = b * per_block
         n = min(per_block, count - start)
         labels, exps = scratch(lane_index(x), 1), scratch(x, EXP_VALUES)
-        store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
+        counted = _counted(
+            labels_at(target, start, n, ignore_index, classes, x),
+            start,
+            n,
+            x,
+            class_weight,
+            sample_factors,
+            smoothing,
+            z_loss,
+        )
+        store(labels, 0, counted)
         at_label, valid, label_weight = _at_labels(x, labels, start, n, class_weight)
         if saved_stats is not None and loss is None:
             row_max, sum_exp_rest = read_stats(saved_stats, start, n)
@@ -211,6 +279,7 @@ def hard_short_rows(x, target, ignore_index, options, scaling, saved_stats, loss
         if loss is not None:
             store_n(row(loss, start), 0, n, where(valid != 0.0, value, 0.0))
         if grad is not None:
+            store(labels, 0, _with_gradient(counted, start, n, sample_factors))
             terms = gradient_terms(sample, grad_scale, smoothing, z_loss)
             _write_gradients(grad, start, n, labels, exps, terms, class_weight, smoothing)
     return position, total_weight, total_of(loss)
@@ -266,7 +335,9 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
         stop = min(start + rows_a_block, count)
         maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
-        next_row, next_label = next_valid(target, start, stop, ignore_index, classes)
+        next_row, next_label = _next_counted(
+            target, start, stop, ignore_index, classes, class_weight, sample_factors, smoothing, z_loss
+        )
         next_max = long_rows.lowest(x)
         if saved_stats is None or loss is not None:
             next_max = long_rows.first_max(x, next_row, stop, maxima_cur, static_chunked)
@@ -275,7 +346,9 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
                 _write_ignored(x, i, saved_stats, loss, grad, streamed)
             else:
                 label = next_label
-                next_row, next_label = next_valid(target, i + 1, stop, ignore_index, classes)
+                next_row, next_label = _next_counted(
+                    target, i + 1, stop, ignore_index, classes, class_weight, sample_factors, smoothing, z_loss
+                )
                 exps = long_rows.exps_of(static_store_exp, buffer, grad, i)
                 if saved_stats is not None and loss is None:
                     row_max, sum_exp_rest = np.float64(saved_stats[0, i]), np.float64(saved_stats[1, i])
@@ -292,7 +365,9 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
                     sum_below_max = _row_sum_below_max(x, i, row_max, class_weight, smoothing)
                     value = weight * index_loss(sample, sum_below_max, smoothing, z_loss)
                     store_one(row(loss, i), 0, get_lane(value, 0))
-                if grad is not None:
+                if grad is not None and not has_gradient(i, sample_factors):
+                    write(row(grad, i), classes, streamed, row_formulas.zero, (full_like(x, 0.0),))
+                elif grad is not None:
                     exp_source = row_formulas.static_exp_source(static_if_present(loss, exps), row(x, i), row_max)
                     terms = gradient_terms(sample, grad_scale, smoothing, z_loss)
                     _write_gradient(row(grad, i), classes, streamed, exp_source, terms, class_weight, smoothing)
@@ -368,7 +443,16 @@ def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, g
         # sums below the maxima and factors share memory, sums of exponentials and gradients at the labels too
         _column_sums_below_max(panel, classes, n, maxima, factors, class_weight, smoothing)
         for j in range(0, n, width):
-            labels = labels_at(target, start + j, n - j, ignore_index, classes, x)
+            labels = _counted(
+                labels_at(target, start + j, n - j, ignore_index, classes, x),
+                start + j,
+                n - j,
+                x,
+                class_weight,
+                sample_factors,
+                smoothing,
+                z_loss,
+            )
             narrow = narrow_labels(labels, x)
             valid = narrow >= 0
             at_label = gather(offset(panel.first, j), where(labels >= 0, labels * panel.step + lane_index(x), 0))
@@ -383,7 +467,7 @@ def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, g
                 factor, at_label, smoothing_term = gradient_terms(sample, grad_scale, smoothing, z_loss)
                 store(factors, j, factor)
                 store(sum_exp_rests, j, at_label)
-                store(narrow_labels_, j, bits(narrow))
+                store(narrow_labels_, j, bits(_with_gradient(narrow, start + j, n - j, sample_factors)))
                 store(smoothing_terms, j, smoothing_term)
         if grad is not None:
             static_terms = static_if_present(smoothing, smoothing_terms)
@@ -405,10 +489,13 @@ def _column_sums_below_max(panel, classes, n, maxima, results, class_weight, smo
 
 
 @kernel
-def pick_labels(x, target, ignore_index, labels, at_labels):
-    """Write the labels, -1 for ignored samples, and the logits at the labels, 0 for ignored samples."""
+def pick_labels(x, target, ignore_index, options, labels, at_labels):
+    """Write the labels, -1 for ignored samples and those of factor 0, and the logits at the labels, 0 for those."""
+    class_weight, sample_factors, smoothing, z_loss = options
     for i in range(x.shape[0]):
         label = label_at(target, i, ignore_index, x.shape[1])
+        if label >= 0 and not _counts(i, label, class_weight, sample_factors, smoothing, z_loss):
+            label = -1
         labels[i] = label
         at_labels[i] = load_one(row(x, i), label) if label >= 0 else 0.0
 
@@ -424,9 +511,7 @@ def hard_split(x, labels, at_labels, stats, options, scale, loss, grad, streamed
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, classes = chunk_of(x, task)
         label = labels[i]
-        q = row(x, i)
-        if grad is not None:
-            q = offset(row(grad, i), start)
+        q = offset(row(grad, i), start)
         if label < 0:
             if start == 0 and loss is not None:
                 store_one(row(loss, i), 0, 0.0)
@@ -438,7 +523,9 @@ def hard_split(x, labels, at_labels, stats, options, scale, loss, grad, streamed
             if start == 0 and loss is not None:
                 value = weight * index_loss(sample, sample.row_max, smoothing, z_loss)
                 store_one(row(loss, i), 0, get_lane(value, 0))
-            if grad is not None:
+            if grad is not None and not has_gradient(i, sample_factors):
+                write(q, classes, streamed, row_formulas.zero, (full_like(x, 0.0),))
+            elif grad is not None:
                 exp_source = (offset(row(x, i), start), stats[0, i])
                 terms = gradient_terms(sample, grad_scale, smoothing, z_loss)
                 _write_gradient(q, classes, streamed, exp_source, terms, class_weight, smoothing)

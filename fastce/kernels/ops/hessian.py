@@ -18,7 +18,7 @@ from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.rows.samples import scaled
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import write
-from fastce.kernels.simd.memory import load, load_n, row, scratch, store
+from fastce.kernels.simd.memory import load, load_n, row, scratch, static_if_present, store
 from fastce.kernels.simd.vecmath import exp
 from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, reduce_max, where
 
@@ -32,6 +32,14 @@ def _diagonal(j, n, p, row_max, sum_exp_rest, grad_scale):
     return hessian_diagonal(exp_x, sum_exp_rest_, factor, grad_scale)
 
 
+@inline
+def has_weight(sample_weight, i):
+    """Tell whether the weight of sample ``i`` is not 0; it is 1 where ``sample_weight`` is None."""
+    if sample_weight is not None:
+        return sample_weight[i] != 0.0
+    return True
+
+
 @kernel
 def diagonal_rows(x, sample_weight, scale, hessian):
     """``x`` is (N, C) with contiguous rows; ``hessian`` may be ``x`` itself.
@@ -43,11 +51,11 @@ def diagonal_rows(x, sample_weight, scale, hessian):
         grad_scale = scale
         if sample_weight is not None:
             grad_scale = scale * sample_weight[i]
-        if grad_scale == 0.0:
-            write(row(hessian, i), classes, False, row_formulas.zero, (full_like(x, 0.0),))
-        else:
+        if has_weight(sample_weight, i):
             row_max, sum_exp_rest = long_rows.stats(row(x, i), classes, None)
             write(row(hessian, i), classes, False, _diagonal, (row(x, i), row_max, sum_exp_rest, grad_scale))
+        else:
+            write(row(hessian, i), classes, False, row_formulas.zero, (full_like(x, 0.0),))
 
 
 @kernel
@@ -65,8 +73,8 @@ def diagonal_tiles(x, sample_weight, scale, hessian):
         grad_scale = scaled(x, sample_weight, scale, start, n)
         factor = full_like(x, 1.0) / (sum_exp_rest + 1.0)
         for c in range(0, classes * width, width):
-            value = hessian_diagonal(load(exps, c), sum_exp_rest, factor, grad_scale)
-            store(tile, c, where(grad_scale == 0.0, 0.0, value))
+            store(tile, c, hessian_diagonal(load(exps, c), sum_exp_rest, factor, grad_scale))
+        tiles.clear(tile, classes, static_if_present(sample_weight, grad_scale))
         tiles.store_tile(hessian, start, n, tile)
 
 

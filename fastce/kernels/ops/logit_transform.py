@@ -6,7 +6,7 @@
 from numba import prange
 
 from fastce.kernels.codegen.jit import kernel
-from fastce.kernels.formulas import transform_logits
+from fastce.kernels.formulas import times_weight, transform_logits
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.simd.memory import load_n, offset, row, store_n
 from fastce.kernels.simd.vector import lanes
@@ -25,10 +25,10 @@ def logit_transform(x, scale, cap, out):
 
 @kernel
 def logit_transform_vjp(x, scale, cap, grad, out):
-    """Write ``grad``, with respect to x', as a gradient with respect to the (N, C) logits ``x``."""
+    """Write ``grad``, with respect to x', as a gradient with respect to the (N, C) logits ``x``; 0 where it is 0."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
         p, g, q = offset(row(x, i), start), offset(row(grad, i), start), offset(row(out, i), start)
         for j in range(0, n, lanes(x)):
             _, slope = transform_logits(load_n(p, j, n - j, 0.0), scale, cap)
-            store_n(q, j, n - j, load_n(g, j, n - j, 0.0) * slope)
+            store_n(q, j, n - j, times_weight(slope, load_n(g, j, n - j, 0.0)))

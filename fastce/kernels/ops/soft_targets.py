@@ -1,6 +1,7 @@
 """Kernels of cross-entropy with class probabilities as targets: loss and gradient.
 
 As in ``cross_entropy``, with t_j = w_j ((1 - e) target_j + e / C). Logits and targets are read from main memory once.
+A factor u of 0 gives loss 0 and gradient 0, and u g of 0 gradient 0, whatever the logits and targets.
 ``grad`` may be ``x`` or ``target`` itself. All kernels return the sum of the losses.
 """
 
@@ -8,8 +9,8 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import kernel
-from fastce.kernels.formulas import prob_loss, z_slope
-from fastce.kernels.ops.cross_entropy import read_stats, sample_scales, save_stats
+from fastce.kernels.formulas import prob_loss, times_weight, z_slope
+from fastce.kernels.ops.cross_entropy import has_gradient, read_stats, sample_scales, save_stats
 from fastce.kernels.rows import columns, long_rows, row_formulas, short_rows, tiles
 from fastce.kernels.rows.columns import ROOM, ProbGradientTerms
 from fastce.kernels.rows.long_rows import MAXIMA
@@ -17,17 +18,8 @@ from fastce.kernels.rows.samples import total_of
 from fastce.kernels.rows.targets import Targets
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write
-from fastce.kernels.simd.memory import (
-    load,
-    row,
-    scratch,
-    scratch_from,
-    static_if_present,
-    store,
-    store_n,
-    store_one,
-)
-from fastce.kernels.simd.vector import full_like, get_lane, lanes
+from fastce.kernels.simd.memory import load, row, scratch, scratch_from, static_if_present, store, store_n, store_one
+from fastce.kernels.simd.vector import full_like, get_lane, lanes, where
 
 
 @kernel
@@ -50,14 +42,15 @@ def soft_tiles(x, target, options, scale, saved_stats, loss, grad):
         else:
             row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
         target_sum, dot = tiles.target_sum_and_dot(tile, targets, classes, row_max)
-        save_stats(saved_stats, loss, start, n, row_max, sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
+        save_stats(saved_stats, loss, start, n, where(weight != 0.0, row_max, np.nan), sum_exp_rest)
         if grad is not None:
             pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
             tiles.write_prob_gradient(exps, targets, classes, sum_exp_rest, pull, grad_scale)
+            tiles.clear(exps, classes, static_if_present(sample_factors, grad_scale))
             tiles.store_tile(grad, start, n, exps)
         if loss is not None:
-            value = weight * prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss)
+            value = times_weight(prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss), weight)
             store_n(row(loss, start), 0, n, value)
     return total_of(loss)
 
@@ -77,10 +70,10 @@ def soft_short_rows(x, target, options, scale, saved_stats, loss, grad):
             row_max, sum_exp_rest, _ = short_rows.stats(x, start, n, None, None, None, None, None)
         targets = Targets(target, class_weight, smoothing)
         target_sum, dot = short_rows.target_sum_and_dot(x, targets, start, n, row_max)
-        save_stats(saved_stats, loss, start, n, row_max, sum_exp_rest)
         weight, grad_scale = sample_scales(x, sample_factors, scale, start, n)
+        save_stats(saved_stats, loss, start, n, where(weight != 0.0, row_max, np.nan), sum_exp_rest)
         if loss is not None:
-            value = weight * prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss)
+            value = times_weight(prob_loss(row_max, sum_exp_rest, target_sum, dot, z_loss), weight)
             store_n(row(loss, start), 0, n, value)
         pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
         if grad is not None:
@@ -88,7 +81,10 @@ def soft_short_rows(x, target, options, scale, saved_stats, loss, grad):
                 row_targets = Targets(row(target, start + r), class_weight, smoothing)
                 sums = get_lane(sum_exp_rest, r), get_lane(pull, r), get_lane(grad_scale, r)
                 terms = (row(x, start + r), get_lane(row_max, r), row_targets, *sums)
-                write(row(grad, start + r), classes, False, row_formulas.prob_gradient, terms)
+                if has_gradient(start + r, sample_factors):
+                    write(row(grad, start + r), classes, False, row_formulas.prob_gradient, terms)
+                else:
+                    write(row(grad, start + r), classes, False, row_formulas.zero, (full_like(x, 0.0),))
     return total_of(loss)
 
 
@@ -119,17 +115,21 @@ def soft_rows(x, target, options, scale, saved_stats, loss, grad, plan):
             one_target_sum, one_dot = long_rows.target_sum_and_dot(row(x, i), targets, classes, one_max)
             row_max, sum_exp_rest = full_like(x, one_max), full_like(x, one_rest)
             target_sum = full_like(x, one_target_sum)
-            save_stats(saved_stats, loss, i, 1, row_max, sum_exp_rest)
             weight, grad_scale = sample_scales(x, sample_factors, scale, i, 1)
+            save_stats(saved_stats, loss, i, 1, where(weight != 0.0, row_max, np.nan), sum_exp_rest)
             if loss is not None:
-                value = weight * prob_loss(row_max, sum_exp_rest, target_sum, full_like(x, one_dot), z_loss)
+                one_loss = prob_loss(row_max, sum_exp_rest, target_sum, full_like(x, one_dot), z_loss)
+                value = times_weight(one_loss, weight)
                 store_one(row(loss, i), 0, get_lane(value, 0))
             if grad is not None:
                 pull = target_sum + z_slope(row_max, sum_exp_rest, z_loss)
                 sums = get_lane(sum_exp_rest, 0), get_lane(pull, 0), get_lane(grad_scale, 0)
                 exp_source = row_formulas.static_exp_source(static_if_present(loss, exps), row(x, i), one_max)
                 terms = (*exp_source, targets, *sums)
-                write(row(grad, i), classes, streamed, row_formulas.prob_gradient, terms)
+                if has_gradient(i, sample_factors):
+                    write(row(grad, i), classes, streamed, row_formulas.prob_gradient, terms)
+                else:
+                    write(row(grad, i), classes, streamed, row_formulas.zero, (full_like(x, 0.0),))
         stream_fence(streamed)
     return total_of(loss)
 
@@ -159,14 +159,15 @@ def soft_columns(x, target, options, scale, saved_stats, loss, grad, plan):
         for j in range(0, n, width):
             weight, grad_scale = sample_scales(x, sample_factors, scale, start + j, n - j)
             row_max, sum_exp_rest, target_sum = load(maxima, j), load(sum_exp_rests, j), load(target_sums, j)
-            save_stats(saved_stats, loss, start + j, n - j, row_max, sum_exp_rest)
             if loss is not None:
-                value = weight * prob_loss(row_max, sum_exp_rest, target_sum, load(dots, j), z_loss)
+                one_loss = prob_loss(row_max, sum_exp_rest, target_sum, load(dots, j), z_loss)
+                value = times_weight(one_loss, weight)
                 store_n(row(loss, start + j), 0, n - j, value)
             store(pulls, j, target_sum + z_slope(row_max, sum_exp_rest, z_loss))
             store(grad_scales, j, grad_scale)
         if grad is not None:
-            terms = ProbGradientTerms(maxima, sum_exp_rests, pulls, grad_scales)
+            static_scales = static_if_present(sample_factors, grad_scales)
+            terms = ProbGradientTerms(maxima, sum_exp_rests, pulls, grad_scales, static_scales)
             out = columns.panel_at(grad, start)
             columns.write(panel, out, classes, n, streamed, columns.prob_gradient, (targets, terms))
             stream_fence(streamed)

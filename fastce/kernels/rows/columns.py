@@ -85,6 +85,7 @@ class ProbGradientTerms(NamedTuple):
     sum_exp_rests: Any
     pulls: Any
     grad_scales: Any
+    static_scales: Any  # the same, None where none of them is a sample's own
 
 
 @inline
@@ -352,7 +353,7 @@ def sums_below_max(x, class_weight, classes, n, maxima, results):
         for j in range(0, n, width):
             below_max = load(maxima, j) - load_n(source, j, n - j, 0.0)
             if class_weight is not None:
-                below_max = below_max * class_weight[c]
+                below_max = formulas.times_weight(below_max, full_like(below_max, class_weight[c]))
             _add_to(sums, comps, j, below_max)
     _write_sums(sums, comps, n, p, results)
 
@@ -386,7 +387,16 @@ def prob_gradient(j, n, c, x, targets, terms):
     grad_scale = load_n(terms.grad_scales, j, n, 0.0)
     exp_x = exp(reload(x, c, j, n) - load_n(terms.maxima, j, n, 0.0))
     factor = formulas.prob_gradient_factor(pull, sum_exp_rest, grad_scale)
-    return formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, pull, grad_scale)
+    value = formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, pull, grad_scale)
+    return _cleared(value, grad_scale, terms.static_scales)
+
+
+@inline
+def _cleared(value, grad_scale, static_scales):
+    """Return the gradient, 0 where its factor is, even if it is NaN."""
+    if static_scales is None:
+        return value
+    return where(grad_scale == 0.0, 0.0, value)
 
 
 @inline

@@ -389,7 +389,7 @@ def sum_below_max(p, class_weight, classes, row_max):
             n = stop - j
             below_max = full_like(p, row_max) - load_n(p, j, n, row_max)  # 0 past the end
             if class_weight is not None:
-                below_max = below_max * load_n(row(class_weight, j), 0, n, 0.0)
+                below_max = formulas.times_weight(below_max, load_n(row(class_weight, j), 0, n, 0.0))
             part = part + below_max
         total += reduce_add(part)
     return total

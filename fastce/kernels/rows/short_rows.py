@@ -8,7 +8,7 @@ are computed once: scratch memory in the first-level cache holds them until the 
 import numpy as np
 
 from fastce.kernels.codegen.jit import block, inline
-from fastce.kernels.formulas import target_term
+from fastce.kernels.formulas import target_term, times_weight
 from fastce.kernels.rows.long_rows import TERMS
 from fastce.kernels.rows.row_formulas import smoothing_term_of
 from fastce.kernels.rows.targets import Targets, of_row
@@ -144,7 +144,7 @@ def _below_max(p, j, shift, classes, class_weight):
     """Return w (shift - x) of one value, 0 in the lanes past the end."""
     below_max = shift - load_n(p, j, classes - j, 0.0)
     if class_weight is not None:
-        below_max = below_max * load_n(row(class_weight, j), 0, classes - j, 0.0)
+        below_max = times_weight(below_max, load_n(row(class_weight, j), 0, classes - j, 0.0))
     return where(first_lanes(p, classes - j), below_max, 0.0)
 
 

@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 from fastce.kernels.codegen.jit import inline
-from fastce.kernels.formulas import smoothed_target
+from fastce.kernels.formulas import smoothed_target, times_weight
 from fastce.kernels.simd.memory import load_n, row
-from fastce.kernels.simd.vector import first_lanes, where
+from fastce.kernels.simd.vector import first_lanes, full_like, where
 
 
 class Targets(NamedTuple):
@@ -24,10 +24,10 @@ def of_class(target, c, targets):
 
 @inline
 def _weighted(target_prob, c, class_weight):
-    """Return ``target_prob`` times the weight of class ``c``."""
+    """Return ``target_prob`` times the weight of class ``c``, 0 for the weight 0 even where that is NaN."""
     if class_weight is None:
         return target_prob
-    return target_prob * class_weight[c]
+    return times_weight(target_prob, full_like(target_prob, class_weight[c]))
 
 
 @inline
@@ -41,7 +41,7 @@ def of_row(targets, j, n):
 def _weighted_row(target_prob, like, j, n, class_weight, smoothing):
     """Return ``target_prob`` times the weights of ``n`` classes, and 0 in the other lanes."""
     if class_weight is not None:
-        return target_prob * load_n(row(class_weight, j), 0, n, 0.0)
+        return times_weight(target_prob, load_n(row(class_weight, j), 0, n, 0.0))
     if smoothing is not None:
         return where(first_lanes(like, n), target_prob, 0.0)
     return target_prob

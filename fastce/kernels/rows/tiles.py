@@ -228,7 +228,7 @@ def sum_below_max(tile, class_weight, classes, row_max):
     for c in range(classes):
         below_max = row_max - load(tile, c * width)
         if class_weight is not None:
-            below_max = below_max * class_weight[c]
+            below_max = formulas.times_weight(below_max, full_like(below_max, class_weight[c]))
         total = total + widen(below_max)
     return narrow(total, tile)
 
@@ -257,6 +257,15 @@ def write_prob_gradient(exps, targets, classes, sum_exp_rest, pull, grad_scale):
         exp_x = load(exps, c * width)
         value = formulas.prob_gradient(exp_x, target_prob, factor, sum_exp_rest, pull, grad_scale)
         store(exps, c * width, value)
+
+
+@inline
+def clear(values, classes, factor):
+    """Write 0 over the classes of samples whose factor is 0, unless ``factor`` is None."""
+    width = lanes(values)
+    if factor is not None:
+        for c in range(0, classes * width, width):
+            store(values, c, where(factor == 0.0, 0.0, load(values, c)))
 
 
 @inline
