@@ -27,7 +27,7 @@ def evaluate(
     axis: int = ...,
     weight: npt.ArrayLike | None = ...,
     sample_weight: npt.ArrayLike | None = ...,
-    ignore_index: int = ...,
+    ignore_index: int | None = ...,
     label_smoothing: float = ...,
     top_k: int | None = ...,
     progress: bool = ...,
@@ -42,7 +42,7 @@ def evaluate(
     axis: int = ...,
     weight: npt.ArrayLike | None = ...,
     sample_weight: npt.ArrayLike | None = ...,
-    ignore_index: int = ...,
+    ignore_index: int | None = ...,
     label_smoothing: float = ...,
     top_k: Sequence[int],
     progress: bool = ...,
@@ -56,7 +56,7 @@ def evaluate(
     *,
     axis: int = ...,
     weight: npt.ArrayLike | None = ...,
-    ignore_index: int = ...,
+    ignore_index: int | None = ...,
     label_smoothing: float = ...,
     top_k: int | None = ...,
     progress: bool = ...,
@@ -70,7 +70,7 @@ def evaluate(
     *,
     axis: int = ...,
     weight: npt.ArrayLike | None = ...,
-    ignore_index: int = ...,
+    ignore_index: int | None = ...,
     label_smoothing: float = ...,
     top_k: Sequence[int],
     progress: bool = ...,
@@ -84,7 +84,7 @@ def evaluate(
     axis: int = -1,
     weight: npt.ArrayLike | None = None,
     sample_weight: npt.ArrayLike | None = None,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     top_k: int | Sequence[int] | None = None,
     progress: bool = False,
@@ -116,8 +116,9 @@ def evaluate(
         One weight per class.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
         One weight per sample.
-    ignore_index : int, default -100
-        Samples with this class index are ignored: they add nothing to the result.
+    ignore_index : int or None, default -100
+        Samples with this class index are ignored: they add nothing to the result. None ignores
+        none.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     top_k : int or sequence of int, optional

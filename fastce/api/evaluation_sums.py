@@ -116,14 +116,14 @@ class EvaluationSums:
         axis: int = -1,
         weight: npt.ArrayLike | None = None,
         label_smoothing: float = 0.0,
-        ignore_index: int = -100,
+        ignore_index: int | None = -100,
         top_k: int | Sequence[int] | None = None,
     ) -> None:
         self._options: dict[str, Any] = {
             "axis": as_index(axis, "axis"),
             "weight": None if weight is None else cast_to(as_real(weight, "weight"), np.float64),
             "label_smoothing": as_smoothing(label_smoothing),
-            "ignore_index": as_ignore_index(ignore_index),
+            "ignore_index": None if ignore_index is None else as_ignore_index(ignore_index),
             "top_k": tuple(map(as_top_k, cast(Any, top_k))) if np.ndim(cast(Any, top_k)) else as_top_k(top_k),
         }
         self._count = 0

@@ -10,8 +10,8 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.core.layout import Array, dtypes_of, without_axis
 from fastce.core.staging import row_blocks
-from fastce.core.targets import raise_label, read_target
-from fastce.core.validation import as_array, as_ignore_index, as_index, as_real, normalize_axis, shown
+from fastce.core.targets import check_none_ignored, raise_label, read_target
+from fastce.core.validation import IGNORE_NONE, as_array, as_ignore_index, as_index, as_real, normalize_axis, shown
 
 
 class Score(NamedTuple):
@@ -52,7 +52,7 @@ def score(
     target: npt.ArrayLike,
     *,
     axis: int = -1,
-    ignore_index: int = -100,
+    ignore_index: int | None = -100,
     top_k: int | None = None,
 ) -> Score:
     r"""Score logits against class indices: log-probability, argmax, rank and entropy in one pass.
@@ -76,8 +76,9 @@ def score(
         integers or booleans.
     axis : int, default -1
         The axis of the classes.
-    ignore_index : int, default -100
-        Samples with this class index are ignored: they add nothing to the result.
+    ignore_index : int or None, default -100
+        Samples with this class index are ignored: they add nothing to the result. None ignores
+        none.
     top_k : int, optional
         At least 1: a target counts as found if its rank is below this. By default 1, for which
         the target has to be the argmax.
@@ -179,6 +180,8 @@ def _labels(logits: Array, target: Array, axis: int, ignore_index: int) -> Array
             f"target must hold class indices of shape {without_axis(logits.shape, axis)}, or one-hot integers, "
             f"got class probabilities: dtype {target.dtype} and shape {target.shape}"
         )
+    if ignore_index == IGNORE_NONE:
+        check_none_ignored(target, labels, logits.shape[axis])
     position, _ = dispatch.scan_labels(labels, logits.shape[axis], ignore_index, None, None)
     if position >= 0:
         raise_label(target, position, logits.shape[axis], ignore_index)

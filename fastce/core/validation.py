@@ -15,9 +15,8 @@ from fastce.core.hints import dtype_hint
 from fastce.core.layout import FLOAT32, FLOAT64, Array, cast_to, dtypes_from
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
-IGNORE_NONE = (
-    INT64_MIN  # the ignore_index of calls that ignore no label; `targets.check_none_ignored` refuses that label
-)
+# The ignore_index of calls that ignore no label; `targets.check_none_ignored` refuses that label.
+IGNORE_NONE = INT64_MIN
 
 
 # --- arrays ---------------------------------------------------------------------
