@@ -174,7 +174,7 @@ class CrossEntropyLoss:
         logits, target : array_like
             As in `cross_entropy`. They are not copied: do not change them before `backward`.
         sample_weight, where, normalizer : optional
-            Of this batch, as in `cross_entropy`.
+            As in `cross_entropy`, for this batch.
 
         Returns
         -------
@@ -249,7 +249,8 @@ class CrossEntropyLoss:
             Derivative of the final objective with respect to this loss, 1 by default.
         out : ndarray, shape and dtype of the gradient, optional
             Where to write the gradient. By default a buffer of this object, which the next
-            `backward` for logits of the same shape and dtype overwrites.
+            `backward` for logits of the same shape and dtype overwrites. It may be float32 where the
+            gradient has 16 bits.
 
         Returns
         -------

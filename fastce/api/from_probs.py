@@ -14,6 +14,7 @@ from fastce.core.layout import Array, dtypes_of, epsilon
 from fastce.core.loss import LossCall
 from fastce.core.reduction import Reduction
 from fastce.core.staging import Block, staged
+from fastce.core.validation import as_array, as_real
 
 
 def cross_entropy_from_probs(
@@ -49,7 +50,7 @@ def cross_entropy_from_probs(
     weight : array_like, shape (C,), optional
         One weight per class.
     sample_weight : array_like, shape of ``probs`` without the class axis, optional
-        One weight per sample.
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     ignore_index : int or None, default -100
         Samples with this class index are ignored: they add nothing to the result. None ignores
         none.
@@ -169,10 +170,11 @@ class _FromProbsCall(LossCall):
 
     def _arrange(self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int) -> Array:
         """Check the arrays as `LossCall` does; say so where they come in Keras's order."""
+        probs, target_array = as_real(logits, "probs"), as_array(target, "target")
         try:
-            return super()._arrange(logits, target, axis)
+            return super()._arrange(probs, target_array, axis)
         except ValueError as error:
-            if np.ndim(target) == np.ndim(logits) + 1:
+            if target_array.ndim == probs.ndim + 1:
                 raise ValueError(f"{error}; {_ORDER}") from None
             raise
 
@@ -304,7 +306,10 @@ class _FromProbsCall(LossCall):
         """Return the target as probabilities after smoothing and class weights."""
         keep, uniform_mass, _ = self.smoothing or (1.0, 0.0, 0.0)
         if self.labels is None:
-            targets: Array = block.inputs[1] * self.dtype.type(keep) + self.dtype.type(uniform_mass)
+            targets: Array = block.inputs[1]
+            if self.smoothing is not None:
+                targets *= self.dtype.type(keep)
+                targets += self.dtype.type(uniform_mass)
         else:
             labels = self.labels[block.start : block.stop]
             valid = labels != self.ignore_index

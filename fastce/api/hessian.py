@@ -240,7 +240,8 @@ def cross_entropy_hvp(
     grad_output : scalar or array_like in the shape of the loss, optional
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result. It may be ``logits`` or ``v`` itself, which is then overwritten.
+        Where to write the result. It may be ``logits`` or ``v`` itself, which is then overwritten, and
+        float32 where the result has 16 bits.
 
     Returns
     -------
