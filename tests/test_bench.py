@@ -2,9 +2,14 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from bench import runner
+from bench.cases import Case, Op, Plan
+from bench.data import Results
 
 BENCH = Path(__file__).parents[1] / "bench"
 
@@ -43,14 +48,6 @@ def test_contenders_import_only_their_inputs(path):
 
 def test_stored_results_are_resumed_for_the_same_plan_only(tmp_path, monkeypatch):
     """A finished plan runs once; another plan, other code and a failure run again."""
-    for package in ("pandas", "psutil", "threadpoolctl", "pytest_benchmark"):
-        pytest.importorskip(package)
-    from dataclasses import replace
-
-    from bench import runner
-    from bench.cases import Case, Op, Plan
-    from bench.data import Results
-
     ran = []
 
     def run_plan(plan, logs, show):
