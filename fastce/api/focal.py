@@ -252,19 +252,22 @@ class _FocalCall(LossCall):
         weight = self._class_weights()
         if self.sample_weight is not None:
             weight = weight * self.sample_weight
-        slope = loss.copy()
+        slope = loss if grad is None else loss.copy()
+        is_all_kept = np.count_nonzero(weight) == weight.size and (upstream is None or upstream.all())
         with np.errstate(all="ignore"):
             for start in range(0, len(loss), BLOCK_SAMPLES):
                 part = slice(start, start + BLOCK_SAMPLES)
-                entropy, left_out = loss[part].astype(np.float64), weight[part] == 0.0
+                entropy = loss[part].astype(np.float64)
                 factor = power(-expm1(-entropy), self.gamma) * weight[part]
-                loss[part] = np.where(left_out, 0.0, factor * entropy)
-                factor *= 1.0 + self.gamma * _ratio(entropy)
-                factor *= scale
-                if upstream is not None:
-                    factor *= upstream[part]
-                    left_out |= upstream[part] == 0.0
-                slope[part] = np.where(left_out, 0.0, factor)
+                loss[part] = factor * entropy
+                if grad is not None:
+                    factor *= 1.0 + self.gamma * _ratio(entropy)
+                    factor *= scale
+                    slope[part] = factor if upstream is None else factor * upstream[part]
+            if not is_all_kept:
+                left_out = weight == 0.0
+                loss[left_out] = 0.0
+                slope[left_out if upstream is None else left_out | (upstream == 0.0)] = 0.0
             if grad is not None:
                 plain._fill(None, grad, 1.0, slope)
 

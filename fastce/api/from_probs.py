@@ -203,7 +203,7 @@ class _FromProbsCall(LossCall):
         grad_scale = weight * self.dtype.type(scale)
         if upstream is not None:
             grad_scale = np.where(upstream == 0.0, 0.0, grad_scale * upstream)
-        grad_scale = np.where(counts, grad_scale, self.dtype.type(0))
+        grad_scale[~counts] = 0.0
         if self.labels is not None and self.smoothing is None:
             self._fill_at_labels(loss, grad, counts, weight, grad_scale)
             return
@@ -287,20 +287,25 @@ class _FromProbsCall(LossCall):
             raise ValueError(
                 f"probs must have at most {MAX_INDEXED} dimensions for class indices, got {self.logits.ndim}"
             )
-        safe_labels = labels if counts.all() else np.where(counts, labels, 0)
+        is_all_kept = counts.all()
+        safe_labels = labels if is_all_kept else np.where(counts, labels, 0)
         label_weight = np.ones_like(loss) if self.weight is None else self.weight[safe_labels]
         index = np.expand_dims(safe_labels.reshape(self.shape), self.axis)
         at_label = np.take_along_axis(self.logits, index, self.axis).reshape(-1).astype(self.dtype)
-        is_wrong = counts & ~((at_label >= 0.0) & (at_label <= self._most()))
-        if is_wrong.any():
-            sample = int(np.argmax(is_wrong))
-            self._raise_probability(sample, int(safe_labels[sample]), at_label[sample])
+        if not (at_label.min() >= 0.0 and at_label.max() <= self._most()):
+            is_wrong = counts & ~((at_label >= 0.0) & (at_label <= self._most()))
+            if is_wrong.any():
+                sample = int(np.argmax(is_wrong))
+                self._raise_probability(sample, int(safe_labels[sample]), at_label[sample])
         at_label = np.maximum(at_label, np.finfo(self.dtype).tiny)
-        loss[:] = np.where(counts, -weight * label_weight * log(at_label), 0.0)
+        np.multiply(-weight * label_weight, log(at_label), out=loss)
+        if not is_all_kept:
+            loss[~counts] = 0.0
         if grad is not None:
-            values = np.where(grad_scale == 0.0, 0.0, -grad_scale * label_weight / at_label).reshape(index.shape)
+            values = -grad_scale * label_weight / at_label
+            values[grad_scale == 0.0] = 0.0
             grad.fill(0.0)
-            np.put_along_axis(grad, index, values.astype(grad.dtype), self.axis)
+            np.put_along_axis(grad, index, values.reshape(index.shape).astype(grad.dtype), self.axis)
 
     def _target_probs(self, block: Block) -> Array:
         """Return the target as probabilities after smoothing and class weights."""

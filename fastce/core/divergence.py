@@ -92,6 +92,8 @@ class DivergenceCall:
 def _inverse(temperature: float, dtype: np.dtype[Any]) -> float:
     """Return 1 / temperature, or raise ValueError where that is no positive number of this dtype."""
     value = as_number(temperature, "temperature")
+    if 1e-30 < value < 1e30:  # in the range of every dtype
+        return 1.0 / value
     info = np.finfo(dtype)
     if not float(info.tiny) <= value <= 1.0 / float(info.tiny):
         raise ValueError(f"temperature must be greater than 0 and finite in {dtype}, got {temperature!r}")
