@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from fastce.api.types import CrossEntropyOptions, Loss, Reduced
 from fastce.core.layout import Array, axes_last
 from fastce.core.loss import LossCall
 from fastce.core.out import result_like
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduction, Scalar
 from fastce.core.validation import as_array
 
 
-class Forward(NamedTuple):
+class Forward(NamedTuple, Generic[Loss]):
     """A loss and the statistics of its samples, from which `cross_entropy_backward` computes the gradient.
 
     Attributes
@@ -28,10 +29,22 @@ class Forward(NamedTuple):
         ignored samples.
     """
 
-    loss: Any
+    loss: Loss
     stats: Array
 
 
+@overload
+def cross_entropy_forward(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[CrossEntropyOptions]
+) -> Forward[Scalar]: ...
+@overload
+def cross_entropy_forward(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[CrossEntropyOptions]
+) -> Forward[FloatArray]: ...
+@overload
+def cross_entropy_forward(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[CrossEntropyOptions]
+) -> Forward[Scalar | FloatArray]: ...
 def cross_entropy_forward(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -47,7 +60,7 @@ def cross_entropy_forward(
     reduction: Reduction = "mean",
     normalizer: float | None = None,
     where: npt.ArrayLike | None = None,
-) -> Forward:
+) -> Forward[Scalar | FloatArray]:
     r"""Compute the cross-entropy, and the statistics that its backward pass needs.
 
     With the logits :math:`x_i` of sample i, scaled and capped,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeGuard
+from typing import Any, Literal, TypeGuard, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
+from fastce.api.types import LogsumexpOptions
 from fastce.core.layout import Array, cast_into, cast_to, dtypes_of, is_kernel_matrix, kernel_views, staging_dtype
 from fastce.core.out import check_out, is_kernel_out
 from fastce.core.staging import Block, rows_of, staged
@@ -16,6 +17,26 @@ from fastce.core.validation import as_array, as_mask, as_real, normalize_axes, n
 from fastce.core.weighted_logsumexp import weighted_logsumexp
 
 
+@overload
+def logsumexp(
+    x: npt.ArrayLike,
+    axis: int | Sequence[int] | None = -1,
+    *,
+    return_sign: Literal[False] = False,
+    **options: Unpack[LogsumexpOptions],
+) -> Array: ...
+@overload
+def logsumexp(
+    x: npt.ArrayLike,
+    axis: int | Sequence[int] | None = -1,
+    *,
+    return_sign: Literal[True],
+    **options: Unpack[LogsumexpOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def logsumexp(
+    x: npt.ArrayLike, axis: int | Sequence[int] | None = -1, *, return_sign: bool, **options: Unpack[LogsumexpOptions]
+) -> Array | tuple[Array, Array]: ...
 def logsumexp(
     x: npt.ArrayLike,
     axis: int | Sequence[int] | None = -1,
@@ -25,7 +46,7 @@ def logsumexp(
     return_sign: bool = False,
     where: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     r"""Compute the logarithm of the sum of exponentials.
 
     .. math:: \operatorname{lse}(x) = \log \sum_j e^{x_j}
