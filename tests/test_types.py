@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import fastce
+from fastce.api import options
 from fastce.core.reduction import Reduction
 
 ROOT = Path(__file__).parents[1]
@@ -83,24 +84,18 @@ def test_all_functions_with_a_reduction_are_overloaded():
     assert with_reduction - set(OVERLOADED) == {"cross_entropy_backward", "cross_entropy_hvp"}
 
 
-def is_required(hint):
-    return typing.get_origin(hint) is typing.Required
-
-
 def parameters_of(overload):
     """Return (kind, default, type) of each parameter of an overload by its name; options have the default ``...``."""
-    hints = typing.get_type_hints(overload)
+    hints = typing.get_type_hints(overload, localns=vars(options))
     parameters = {}
     for name, parameter in inspect.signature(overload).parameters.items():
         if parameter.kind is not parameter.VAR_KEYWORD:
             parameters[name] = parameter.kind, parameter.default, hints.get(name)
             continue
-        options = typing.get_args(hints[name])[0]
-        required = {
-            key for key, hint in typing.get_type_hints(options, include_extras=True).items() if is_required(hint)
-        }
-        for key, hint in typing.get_type_hints(options).items():
-            parameters[key] = parameter.KEYWORD_ONLY, parameter.empty if key in required else ..., hint
+        keys = typing.get_args(hints[name])[0]
+        for key, hint in typing.get_type_hints(keys).items():
+            default = parameter.empty if key in keys.__required_keys__ else ...
+            parameters[key] = parameter.KEYWORD_ONLY, default, hint
     parameters.pop("self", None)
     return parameters
 

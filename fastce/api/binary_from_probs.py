@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
-from fastce.api.types import BinaryProbsGradOptions, BinaryProbsOptions, Reduced
 from fastce.core.elements import ElementCall
 from fastce.core.layout import Array
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.kernels.ops.binary import Options
+
+if TYPE_CHECKING:
+    from fastce.api.options import BinaryProbsGradOptions, BinaryProbsOptions
 
 
 @overload

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal, NamedTuple, Unpack, overload
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy.typing as npt
 
-from fastce.api.types import CrossEntropyGradOptions, CrossEntropyOptions, Loss, Reduced
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar
+
+if TYPE_CHECKING:
+    from fastce.api.options import CrossEntropyGradOptions, CrossEntropyOptions
 
 
 class LossAndGrad(NamedTuple, Generic[Loss]):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Generic, Literal, NamedTuple, Unpack, overload
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from fastce.api.types import CrossEntropyOptions, Loss, Reduced
 from fastce.core.layout import Array, axes_last
 from fastce.core.loss import LossCall
 from fastce.core.out import result_like
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar
 from fastce.core.validation import as_array
+
+if TYPE_CHECKING:
+    from fastce.api.options import CrossEntropyOptions
 
 
 class Forward(NamedTuple, Generic[Loss]):

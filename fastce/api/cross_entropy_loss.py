@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import Any, Generic, Literal, NamedTuple, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce.api.cross_entropy import cross_entropy
-from fastce.api.types import CriterionOptions, Loss, Reduced
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
-from fastce.core.reduction import FloatArray, Reduction, Scalar, check_reduction, mean
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar, check_reduction, mean
 from fastce.core.validation import (
     as_ignore_index,
     as_index,
@@ -22,6 +21,9 @@ from fastce.core.validation import (
     as_real,
     as_smoothing,
 )
+
+if TYPE_CHECKING:
+    from fastce.api.options import CriterionOptions
 
 
 class LossParts(NamedTuple, Generic[Loss]):

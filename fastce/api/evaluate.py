@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from numbers import Number
-from typing import Any, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy.typing as npt
 
 from fastce.api.evaluation_sums import Evaluation, EvaluationSums
-from fastce.api.types import ArraysOptions, BatchesOptions
 from fastce.core.layout import without_axis
 from fastce.core.targets import check_target
 from fastce.core.validation import as_array, as_index, as_real, as_weights, normalize_axis
+
+if TYPE_CHECKING:
+    from fastce.api.options import ArraysOptions, BatchesOptions
 
 BLOCK_ELEMENTS = 1 << 22  # logits that are scored at a time if all of them are one array
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, Generic, NamedTuple, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce.api.cross_entropy import cross_entropy
 from fastce.api.score import as_top_k, is_among_first, score
-from fastce.api.types import SumsOptions, TopK
 from fastce.core.elementary import exp
 from fastce.core.exact_sum import ExactSum
 from fastce.core.layout import Array, cast_to, dtypes_of
@@ -25,6 +24,17 @@ from fastce.core.validation import (
     as_weights,
     normalize_axis,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    from fastce.api.options import SumsOptions
+
+    TopK = TypeVar("TopK", covariant=True, default=float)  # makes `Evaluation` alone a type; takes a newer Python
+else:
+    from typing import TypeVar
+
+    TopK = TypeVar("TopK", covariant=True)
 
 
 class Evaluation(NamedTuple, Generic[TopK]):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
-from fastce.api.types import FocalGradOptions, FocalOptions, Reduced
 from fastce.core.elementary import expm1, power
 from fastce.core.layout import Array, split_number
 from fastce.core.loss import LossCall, smoothing_parts
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.staging import Block, staged
 from fastce.core.validation import as_gamma, as_number, as_real, as_smoothing, as_weights_of, check_range
+
+if TYPE_CHECKING:
+    from fastce.api.options import FocalGradOptions, FocalOptions
 
 
 @overload

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
-from fastce.api.types import FromProbsGradOptions, FromProbsOptions, Reduced
 from fastce.core.elementary import dots, log
 from fastce.core.layout import Array, dtypes_of, epsilon
 from fastce.core.loss import LossCall
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.staging import Block, staged
+
+if TYPE_CHECKING:
+    from fastce.api.options import FromProbsGradOptions, FromProbsOptions
 
 
 @overload

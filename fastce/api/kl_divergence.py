@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, Unpack, overload
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import numpy.typing as npt
 
 from fastce.api.cross_entropy import LossAndGrad
-from fastce.api.types import KlGradOptions, KlOptions, Reduced
 from fastce.core.divergence import DivergenceCall
 from fastce.core.layout import Array
 from fastce.core.out import result_like
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.validation import as_flag
+
+if TYPE_CHECKING:
+    from fastce.api.options import KlGradOptions, KlOptions
 
 
 @overload

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal, NamedTuple, Unpack, overload
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy.typing as npt
 
-from fastce.api.types import LinearGradOptions, LinearOptions, Loss, Reduced
 from fastce.core.layout import Array
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar
 from fastce.linear.arguments import LinearLossCall
+
+if TYPE_CHECKING:
+    from fastce.api.options import LinearGradOptions, LinearOptions
 
 MAX_BYTES = 256_000_000  # measured: half of it takes up to 5 % longer, twice as much up to 5 % less time
 

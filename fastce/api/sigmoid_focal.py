@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
-from fastce.api.types import Reduced, SigmoidFocalGradOptions, SigmoidFocalOptions
 from fastce.core.elements import ElementCall
 from fastce.core.layout import Array, split_number
-from fastce.core.reduction import FloatArray, Reduction, Scalar
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.validation import as_gamma, as_number, check_range
+
+if TYPE_CHECKING:
+    from fastce.api.options import SigmoidFocalGradOptions, SigmoidFocalOptions
 
 
 @overload

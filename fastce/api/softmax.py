@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, TypeGuard, Unpack, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.api.types import LogsumexpOptions
 from fastce.core.layout import Array, cast_into, cast_to, dtypes_of, is_kernel_matrix, kernel_views, staging_dtype
 from fastce.core.out import check_out, is_kernel_out
 from fastce.core.staging import Block, rows_of, staged
 from fastce.core.validation import as_array, as_mask, as_real, normalize_axes, normalize_axis
 from fastce.core.weighted_logsumexp import weighted_logsumexp
+
+if TYPE_CHECKING:
+    from fastce.api.options import LogsumexpOptions
 
 
 @overload

@@ -1,7 +1,7 @@
 """From the losses of samples to one loss, and from the gradient of that loss back to samples."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,18 @@ from fastce.core.layout import FLOAT64, Array, cast_to
 from fastce.core.validation import as_array, as_number, as_weights
 
 Reduction = Literal["mean", "sum", "none"]
+Reduced = Literal["mean", "sum"]
 Scalar = np.floating[Any]
 FloatArray = npt.NDArray[np.floating[Any]]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Loss = TypeVar("Loss", covariant=True, default=Scalar)  # makes `LossAndGrad` alone a type; takes a newer Python
+else:
+    from typing import TypeVar
+
+    Loss = TypeVar("Loss", covariant=True)
 
 _REDUCTIONS = get_args(Reduction)
 _LEAST, _MOST = 2e-38, 3e38  # float32 between them is normal and finite

@@ -1,31 +1,15 @@
-"""Types of results and options, for type checkers.
+"""Options of the public functions, for the overloads that type checkers read; imported by them alone.
 
 A loss is a scalar, or with ``reduction="none"`` an array. So each function with a ``reduction`` has three overloads,
-which share its other options as a `TypedDict`: the names and types of the function's parameters. The third overload
-takes a variable of any reduction.
+the third for a variable of any reduction. They share all other options as a `TypedDict`, with the names and types of
+the function's parameters. Defaults and meanings are in the function.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal, Required, TypedDict
+from typing import Required, TypedDict
 
 import numpy.typing as npt
 
 from fastce.core.layout import Array
-from fastce.core.reduction import Scalar
-
-if TYPE_CHECKING:  # with a default, a generic name alone is a type; at run time this takes Python 3.13
-    from typing_extensions import TypeVar
-
-    Loss = TypeVar("Loss", covariant=True, default=Scalar)
-    TopK = TypeVar("TopK", covariant=True, default=float)
-else:
-    from typing import TypeVar
-
-    Loss = TypeVar("Loss", covariant=True)
-    TopK = TypeVar("TopK", covariant=True)
-
-Reduced = Literal["mean", "sum"]
 
 
 class _GradOptions(TypedDict, total=False):
