@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy.typing as npt
 
@@ -10,11 +10,26 @@ from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elements import ElementCall
 from fastce.core.layout import Array
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.validation import as_number, as_smoothing
 from fastce.kernels.ops.binary import Options
 
+if TYPE_CHECKING:
+    from fastce.api.options import BinaryGradOptions, BinaryOptions
 
+
+@overload
+def binary_cross_entropy_with_logits(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[BinaryOptions]
+) -> Scalar: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[BinaryOptions]
+) -> FloatArray: ...
+@overload
+def binary_cross_entropy_with_logits(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[BinaryOptions]
+) -> Scalar | FloatArray: ...
 def binary_cross_entropy_with_logits(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -24,7 +39,7 @@ def binary_cross_entropy_with_logits(
     ignore_index: float | None = None,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the binary cross-entropy between logits and targets, element by element.
 
     With logits x, targets y, the sigmoid :math:`\sigma`, weights w, positive weights :math:`\pi` and
@@ -96,6 +111,18 @@ def binary_cross_entropy_with_logits(
     return call.solve(None)
 
 
+@overload
+def binary_cross_entropy_with_logits_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[BinaryGradOptions]
+) -> LossAndGrad[Scalar]: ...
+@overload
+def binary_cross_entropy_with_logits_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[BinaryGradOptions]
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def binary_cross_entropy_with_logits_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[BinaryGradOptions]
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def binary_cross_entropy_with_logits_and_grad(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -107,7 +134,7 @@ def binary_cross_entropy_with_logits_and_grad(
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the binary cross-entropy and its gradient with respect to the logits.
 
     .. math:: \frac{\partial \ell}{\partial x} = w \left[(1 - t)\, \sigma(x) - \pi\, t\, \sigma(-x)\right]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,25 @@ from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elements import ElementCall
 from fastce.core.layout import Array
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.kernels.ops.binary import Options
 
+if TYPE_CHECKING:
+    from fastce.api.options import BinaryProbsGradOptions, BinaryProbsOptions
 
+
+@overload
+def binary_cross_entropy_from_probs(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[BinaryProbsOptions]
+) -> Scalar: ...
+@overload
+def binary_cross_entropy_from_probs(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[BinaryProbsOptions]
+) -> FloatArray: ...
+@overload
+def binary_cross_entropy_from_probs(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[BinaryProbsOptions]
+) -> Scalar | FloatArray: ...
 def binary_cross_entropy_from_probs(
     probs: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -22,7 +37,7 @@ def binary_cross_entropy_from_probs(
     weight: npt.ArrayLike | None = None,
     pos_weight: npt.ArrayLike | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the binary cross-entropy between probabilities and targets, element by element.
 
     With probabilities p, targets t, weights w and positive weights :math:`\pi`,
@@ -82,6 +97,26 @@ def binary_cross_entropy_from_probs(
     return call.solve(None)
 
 
+@overload
+def binary_cross_entropy_from_probs_and_grad(
+    probs: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    reduction: Reduced = "mean",
+    **options: Unpack[BinaryProbsGradOptions],
+) -> LossAndGrad[Scalar]: ...
+@overload
+def binary_cross_entropy_from_probs_and_grad(
+    probs: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[BinaryProbsGradOptions],
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def binary_cross_entropy_from_probs_and_grad(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[BinaryProbsGradOptions]
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def binary_cross_entropy_from_probs_and_grad(
     probs: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -91,7 +126,7 @@ def binary_cross_entropy_from_probs_and_grad(
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the binary cross-entropy from probabilities and its gradient with respect to them.
 
     .. math:: \frac{\partial \ell}{\partial p} = w \left[\frac{1 - t}{1 - p} - \frac{\pi\, t}{p}\right]
@@ -140,7 +175,7 @@ class _ProbsCall(ElementCall):
 
     input_name = "probs"
 
-    def solve_checked(self, grad: Array, out_is_new: bool) -> Any:
+    def solve_checked(self, grad: Array, out_is_new: bool) -> Scalar | FloatArray:
         """Return the reduced loss and write the gradient, after all probabilities are known to be some.
 
         A pass for the losses checks them. Only the caller's own array needs it before anything is written.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy.typing as npt
 
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar
+
+if TYPE_CHECKING:
+    from fastce.api.options import CrossEntropyGradOptions, CrossEntropyOptions
 
 
-class LossAndGrad(NamedTuple):
+class LossAndGrad(NamedTuple, Generic[Loss]):
     """A loss and its gradient with respect to the first argument.
 
     Attributes
@@ -22,10 +25,22 @@ class LossAndGrad(NamedTuple):
         The gradient, in the shape of the first argument and in its dtype (float64 for integers).
     """
 
-    loss: Any
+    loss: Loss
     grad: Array
 
 
+@overload
+def cross_entropy(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[CrossEntropyOptions]
+) -> Scalar: ...
+@overload
+def cross_entropy(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[CrossEntropyOptions]
+) -> FloatArray: ...
+@overload
+def cross_entropy(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[CrossEntropyOptions]
+) -> Scalar | FloatArray: ...
 def cross_entropy(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -41,7 +56,7 @@ def cross_entropy(
     reduction: Reduction = "mean",
     normalizer: float | None = None,
     where: npt.ArrayLike | None = None,
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the cross-entropy between logits and class indices or probabilities.
 
     With logits :math:`x`, class weights :math:`w`, sample weights :math:`u`, label smoothing
@@ -164,6 +179,26 @@ def cross_entropy(
     return call.solve(None, None)[0]
 
 
+@overload
+def cross_entropy_and_grad(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    reduction: Reduced = "mean",
+    **options: Unpack[CrossEntropyGradOptions],
+) -> LossAndGrad[Scalar]: ...
+@overload
+def cross_entropy_and_grad(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[CrossEntropyGradOptions],
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def cross_entropy_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[CrossEntropyGradOptions]
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def cross_entropy_and_grad(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -181,7 +216,7 @@ def cross_entropy_and_grad(
     where: npt.ArrayLike | None = None,
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the cross-entropy and its gradient with respect to the logits in one pass.
 
     With x, t, u and z of `cross_entropy`, :math:`a_i = \sum_j t_{ij}`, the denominator D of the

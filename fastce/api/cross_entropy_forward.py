@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +11,14 @@ import numpy.typing as npt
 from fastce.core.layout import Array, axes_last
 from fastce.core.loss import LossCall
 from fastce.core.out import result_like
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar
 from fastce.core.validation import as_array
 
+if TYPE_CHECKING:
+    from fastce.api.options import CrossEntropyOptions
 
-class Forward(NamedTuple):
+
+class Forward(NamedTuple, Generic[Loss]):
     """A loss and the statistics of its samples, from which `cross_entropy_backward` computes the gradient.
 
     Attributes
@@ -28,10 +31,22 @@ class Forward(NamedTuple):
         ignored samples.
     """
 
-    loss: Any
+    loss: Loss
     stats: Array
 
 
+@overload
+def cross_entropy_forward(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[CrossEntropyOptions]
+) -> Forward[Scalar]: ...
+@overload
+def cross_entropy_forward(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[CrossEntropyOptions]
+) -> Forward[FloatArray]: ...
+@overload
+def cross_entropy_forward(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[CrossEntropyOptions]
+) -> Forward[Scalar | FloatArray]: ...
 def cross_entropy_forward(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -47,7 +62,7 @@ def cross_entropy_forward(
     reduction: Reduction = "mean",
     normalizer: float | None = None,
     where: npt.ArrayLike | None = None,
-) -> Forward:
+) -> Forward[Scalar | FloatArray]:
     r"""Compute the cross-entropy, and the statistics that its backward pass needs.
 
     With the logits :math:`x_i` of sample i, scaled and capped,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastce.api.cross_entropy import cross_entropy
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
-from fastce.core.reduction import Reduction, check_reduction, mean
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar, check_reduction, mean
 from fastce.core.validation import (
     as_ignore_index,
     as_index,
@@ -22,8 +22,11 @@ from fastce.core.validation import (
     as_smoothing,
 )
 
+if TYPE_CHECKING:
+    from fastce.api.options import CriterionOptions
 
-class LossParts(NamedTuple):
+
+class LossParts(NamedTuple, Generic[Loss]):
     """The parts of a loss, which add up to it.
 
     Attributes
@@ -34,8 +37,8 @@ class LossParts(NamedTuple):
         The part of the squared log-sum-exp, reduced as the loss.
     """
 
-    cross_entropy: Any
-    z_loss: Any
+    cross_entropy: Loss
+    z_loss: Loss
 
 
 class _Call(LossCall):
@@ -53,7 +56,7 @@ class _Last(threading.local):
     grad: Array | None = None
 
 
-class CrossEntropyLoss:
+class CrossEntropyLoss(Generic[Loss]):
     """Cross-entropy as an object that keeps its options, its gradient buffer and the last step's sums.
 
     Parameters
@@ -103,6 +106,18 @@ class CrossEntropyLoss:
     softcap: float | None
     reduction: Reduction
 
+    @overload
+    def __init__(
+        self: CrossEntropyLoss[Scalar], *, reduction: Reduced = "mean", **options: Unpack[CriterionOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: CrossEntropyLoss[FloatArray], *, reduction: Literal["none"], **options: Unpack[CriterionOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: CrossEntropyLoss[Scalar | FloatArray], *, reduction: Reduction, **options: Unpack[CriterionOptions]
+    ) -> None: ...
     def __init__(
         self,
         *,
@@ -171,7 +186,7 @@ class CrossEntropyLoss:
         sample_weight: npt.ArrayLike | None = None,
         where: npt.ArrayLike | None = None,
         normalizer: float | None = None,
-    ) -> Any:
+    ) -> Loss:
         """Compute the loss, and remember the arguments for `backward`.
 
         Parameters
@@ -203,7 +218,7 @@ class CrossEntropyLoss:
         if call.z_loss is not None and not np.isfinite(last.loss).all():
             call.plain_loss = _without_z_loss(call)
         last.call = call
-        return last.loss
+        return last.loss  # type: ignore[no-any-return]
 
     __call__ = forward
 
@@ -218,7 +233,7 @@ class CrossEntropyLoss:
         return self._last_call().lse()
 
     @property
-    def parts(self) -> LossParts:
+    def parts(self) -> LossParts[Loss]:
         """The last loss as `LossParts`: cross-entropy and z-loss apart."""
         call = self._last_call()
         dtype = call.dtype.type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from numbers import Number
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import numpy.typing as npt
 
@@ -12,6 +12,9 @@ from fastce.api.evaluation_sums import Evaluation, EvaluationSums
 from fastce.core.layout import without_axis
 from fastce.core.targets import check_target
 from fastce.core.validation import as_array, as_index, as_real, as_weights, normalize_axis
+
+if TYPE_CHECKING:
+    from fastce.api.options import ArraysOptions, BatchesOptions
 
 BLOCK_ELEMENTS = 1 << 22  # logits that are scored at a time if all of them are one array
 
@@ -21,62 +24,28 @@ Named = tuple[str, Sequence[Any]]  # an error's note, and a batch
 
 @overload
 def evaluate(
-    logits: npt.ArrayLike,
-    target: npt.ArrayLike,
-    *,
-    axis: int = ...,
-    weight: npt.ArrayLike | None = ...,
-    sample_weight: npt.ArrayLike | None = ...,
-    ignore_index: int | None = ...,
-    label_smoothing: float = ...,
-    top_k: int | None = ...,
-    progress: bool = ...,
-) -> Evaluation: ...
-
-
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, top_k: int | None = None, **options: Unpack[ArraysOptions]
+) -> Evaluation[float]: ...
 @overload
 def evaluate(
-    logits: npt.ArrayLike,
-    target: npt.ArrayLike,
-    *,
-    axis: int = ...,
-    weight: npt.ArrayLike | None = ...,
-    sample_weight: npt.ArrayLike | None = ...,
-    ignore_index: int | None = ...,
-    label_smoothing: float = ...,
-    top_k: Sequence[int],
-    progress: bool = ...,
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, top_k: Sequence[int], **options: Unpack[ArraysOptions]
 ) -> Evaluation[tuple[float, ...]]: ...
-
-
 @overload
 def evaluate(
-    logits: Batches,
-    target: None = ...,
-    *,
-    axis: int = ...,
-    weight: npt.ArrayLike | None = ...,
-    ignore_index: int | None = ...,
-    label_smoothing: float = ...,
-    top_k: int | None = ...,
-    progress: bool = ...,
-) -> Evaluation: ...
-
-
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, top_k: int | Sequence[int] | None, **options: Unpack[ArraysOptions]
+) -> Evaluation[float | tuple[float, ...]]: ...
 @overload
 def evaluate(
-    logits: Batches,
-    target: None = ...,
-    *,
-    axis: int = ...,
-    weight: npt.ArrayLike | None = ...,
-    ignore_index: int | None = ...,
-    label_smoothing: float = ...,
-    top_k: Sequence[int],
-    progress: bool = ...,
+    logits: Batches, target: None = None, *, top_k: int | None = None, **options: Unpack[BatchesOptions]
+) -> Evaluation[float]: ...
+@overload
+def evaluate(
+    logits: Batches, target: None = None, *, top_k: Sequence[int], **options: Unpack[BatchesOptions]
 ) -> Evaluation[tuple[float, ...]]: ...
-
-
+@overload
+def evaluate(
+    logits: Batches, target: None = None, *, top_k: int | Sequence[int] | None, **options: Unpack[BatchesOptions]
+) -> Evaluation[float | tuple[float, ...]]: ...
 def evaluate(
     logits: npt.ArrayLike | Batches,
     target: npt.ArrayLike | None = None,
@@ -88,7 +57,7 @@ def evaluate(
     label_smoothing: float = 0.0,
     top_k: int | Sequence[int] | None = None,
     progress: bool = False,
-) -> Evaluation[Any]:
+) -> Evaluation[float | tuple[float, ...]]:
     r"""Compute the mean loss, perplexity, accuracies and mean entropy over two arrays, or over batches.
 
     Over all samples whose target is not ``ignore_index``, with the losses :math:`\ell_i` of

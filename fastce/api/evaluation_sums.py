@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Unpack, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,16 @@ from fastce.core.validation import (
     normalize_axis,
 )
 
-if TYPE_CHECKING:  # the default makes `Evaluation` alone a type; at run time it takes a newer Python
+if TYPE_CHECKING:
     from typing_extensions import TypeVar
 
-    TopK = TypeVar("TopK", default=float)
+    from fastce.api.options import SumsOptions
+
+    TopK = TypeVar("TopK", covariant=True, default=float)  # makes `Evaluation` alone a type; takes a newer Python
 else:
     from typing import TypeVar
 
-    TopK = TypeVar("TopK")
+    TopK = TypeVar("TopK", covariant=True)
 
 
 class Evaluation(NamedTuple, Generic[TopK]):
@@ -79,7 +81,7 @@ class Evaluation(NamedTuple, Generic[TopK]):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in self._asdict().items()}
 
 
-class EvaluationSums:
+class EvaluationSums(Generic[TopK]):
     """The sums that `evaluate` divides, of batches so far; sums of different batches are merged by ``+``.
 
     Parameters
@@ -110,6 +112,19 @@ class EvaluationSums:
     (3, 0.3333, 1.0)
     """
 
+    @overload
+    def __init__(self: EvaluationSums[float], *, top_k: int | None = None, **options: Unpack[SumsOptions]) -> None: ...
+    @overload
+    def __init__(
+        self: EvaluationSums[tuple[float, ...]], *, top_k: Sequence[int], **options: Unpack[SumsOptions]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: EvaluationSums[float | tuple[float, ...]],
+        *,
+        top_k: int | Sequence[int] | None,
+        **options: Unpack[SumsOptions],
+    ) -> None: ...
     def __init__(
         self,
         *,
@@ -161,18 +176,18 @@ class EvaluationSums:
         self._sums = tuple(a + b for a, b in zip(self._sums, more, strict=True))
         self._count += batch.count
 
-    def result(self) -> Evaluation[Any]:
+    def result(self) -> Evaluation[TopK]:
         """Return what `evaluate` returns for the batches so far; means of nothing are NaN."""
         loss, loss_weight, entropy, weight, correct, *found = self._sums
         mean_loss = loss.over(loss_weight)
         with np.errstate(all="ignore"):
             perplexity = float(exp(mean_loss))
         shares = tuple(part.over(weight) for part in found)
-        top_k_accuracy = shares if isinstance(self._options["top_k"], tuple) else shares[0]
+        top_k_accuracy: Any = shares if isinstance(self._options["top_k"], tuple) else shares[0]
         accuracy = correct.over(weight)
         return Evaluation(self._count, mean_loss, perplexity, accuracy, top_k_accuracy, entropy.over(weight))
 
-    def __add__(self, other: EvaluationSums) -> EvaluationSums:
+    def __add__(self, other: EvaluationSums[TopK]) -> EvaluationSums[TopK]:
         """Return the sums of the batches of both."""
         if not isinstance(other, EvaluationSums):
             return NotImplemented
@@ -184,7 +199,7 @@ class EvaluationSums:
         merged._sums = tuple(a + b for a, b in zip(self._sums, other._sums, strict=True))
         return merged
 
-    def __radd__(self, other: object) -> EvaluationSums:
+    def __radd__(self, other: object) -> EvaluationSums[TopK]:
         """Return a copy for 0, with which ``sum`` begins."""
         return copy.copy(self) if isinstance(other, int) and other == 0 else NotImplemented
 
@@ -205,7 +220,7 @@ class EvaluationSums:
         top_k = self._options["top_k"]
         return top_k if isinstance(top_k, tuple) else (top_k,)
 
-    def _differing(self, other: EvaluationSums) -> list[str]:
+    def _differing(self, other: EvaluationSums[Any]) -> list[str]:
         """Return a phrase for each option that differs."""
         phrases = []
         for name, value in self._options.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Literal, Self, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,28 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
 from fastce.core.layout import Array, split_number
 from fastce.core.loss import LossCall, smoothing_parts
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.staging import Block, staged
 from fastce.core.validation import as_gamma, as_number, as_real, as_smoothing, as_weights_of, check_range
+
+if TYPE_CHECKING:
+    from fastce.api.options import FocalGradOptions, FocalOptions
 
 BLOCK_SAMPLES = 1 << 15  # whose factors are computed at a time
 
 
+@overload
+def focal_loss(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[FocalOptions]
+) -> Scalar: ...
+@overload
+def focal_loss(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[FocalOptions]
+) -> FloatArray: ...
+@overload
+def focal_loss(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[FocalOptions]
+) -> Scalar | FloatArray: ...
 def focal_loss(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -30,7 +45,7 @@ def focal_loss(
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the focal loss between logits and class indices or class probabilities.
 
     With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the target q (one-hot for class
@@ -118,6 +133,18 @@ def focal_loss(
     return call.focus(gamma, alpha, label_smoothing).solve(None, None)[0]
 
 
+@overload
+def focal_loss_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[FocalGradOptions]
+) -> LossAndGrad[Scalar]: ...
+@overload
+def focal_loss_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[FocalGradOptions]
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def focal_loss_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[FocalGradOptions]
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def focal_loss_and_grad(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -131,7 +158,7 @@ def focal_loss_and_grad(
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the focal loss and its gradient with respect to the logits.
 
     In the notation of `focal_loss`, with :math:`c_{ij} = -\log p_{ij}`, the denominator D of the

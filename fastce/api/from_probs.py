@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,26 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import dots, log
 from fastce.core.layout import Array, dtypes_of, epsilon
 from fastce.core.loss import LossCall
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.staging import Block, staged
 from fastce.core.validation import as_array, as_real
 
+if TYPE_CHECKING:
+    from fastce.api.options import FromProbsGradOptions, FromProbsOptions
 
+
+@overload
+def cross_entropy_from_probs(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[FromProbsOptions]
+) -> Scalar: ...
+@overload
+def cross_entropy_from_probs(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[FromProbsOptions]
+) -> FloatArray: ...
+@overload
+def cross_entropy_from_probs(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[FromProbsOptions]
+) -> Scalar | FloatArray: ...
 def cross_entropy_from_probs(
     probs: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -27,7 +42,7 @@ def cross_entropy_from_probs(
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the cross-entropy between predicted probabilities and a target.
 
     With t and u of `cross_entropy` and the smallest normal number :math:`\tau` of float64 for float64
@@ -91,6 +106,18 @@ def cross_entropy_from_probs(
     return call.solve(None, None)[0]
 
 
+@overload
+def cross_entropy_from_probs_and_grad(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[FromProbsGradOptions]
+) -> LossAndGrad[Scalar]: ...
+@overload
+def cross_entropy_from_probs_and_grad(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[FromProbsGradOptions]
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def cross_entropy_from_probs_and_grad(
+    probs: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[FromProbsGradOptions]
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def cross_entropy_from_probs_and_grad(
     probs: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -103,7 +130,7 @@ def cross_entropy_from_probs_and_grad(
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the cross-entropy from probabilities and its gradient with respect to them.
 
     .. math:: \frac{\partial}{\partial p_{ij}} = -\frac{g_i u_i}{D} \frac{t_{ij}}{\max(p_{ij}, \tau)}

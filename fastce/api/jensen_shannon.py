@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import numpy.typing as npt
 
@@ -10,10 +10,37 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.divergence import DivergenceCall
 from fastce.core.layout import Array
 from fastce.core.out import result_like
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.validation import as_number
 
+if TYPE_CHECKING:
+    from fastce.api.options import JensenShannonGradOptions, JensenShannonOptions
 
+
+@overload
+def jensen_shannon(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    reduction: Reduced = "mean",
+    **options: Unpack[JensenShannonOptions],
+) -> Scalar: ...
+@overload
+def jensen_shannon(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[JensenShannonOptions],
+) -> FloatArray: ...
+@overload
+def jensen_shannon(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    reduction: Reduction,
+    **options: Unpack[JensenShannonOptions],
+) -> Scalar | FloatArray: ...
 def jensen_shannon(
     logits: npt.ArrayLike,
     target_logits: npt.ArrayLike,
@@ -22,7 +49,7 @@ def jensen_shannon(
     beta: float = 0.5,
     temperature: float = 1.0,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the generalised Jensen-Shannon divergence of two softmaxes, both given by logits.
 
     With the temperature :math:`T`, :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i / T)`,
@@ -115,6 +142,30 @@ def jensen_shannon(
     return call.solve(None, None)
 
 
+@overload
+def jensen_shannon_and_grad(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    reduction: Reduced = "mean",
+    **options: Unpack[JensenShannonGradOptions],
+) -> LossAndGrad[Scalar]: ...
+@overload
+def jensen_shannon_and_grad(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[JensenShannonGradOptions],
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def jensen_shannon_and_grad(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    reduction: Reduction,
+    **options: Unpack[JensenShannonGradOptions],
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def jensen_shannon_and_grad(
     logits: npt.ArrayLike,
     target_logits: npt.ArrayLike,
@@ -125,7 +176,7 @@ def jensen_shannon_and_grad(
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the Jensen-Shannon divergence and its gradient with respect to ``logits``.
 
     In the notation of `jensen_shannon`, with :math:`G = \log p - \log m`, the denominator D of the

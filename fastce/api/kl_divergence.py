@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Literal, Unpack, overload
 
 import numpy.typing as npt
 
@@ -10,10 +10,25 @@ from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.divergence import DivergenceCall
 from fastce.core.layout import Array
 from fastce.core.out import result_like
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.validation import as_flag
 
+if TYPE_CHECKING:
+    from fastce.api.options import KlGradOptions, KlOptions
 
+
+@overload
+def kl_divergence(
+    logits: npt.ArrayLike, target_logits: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[KlOptions]
+) -> Scalar: ...
+@overload
+def kl_divergence(
+    logits: npt.ArrayLike, target_logits: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[KlOptions]
+) -> FloatArray: ...
+@overload
+def kl_divergence(
+    logits: npt.ArrayLike, target_logits: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[KlOptions]
+) -> Scalar | FloatArray: ...
 def kl_divergence(
     logits: npt.ArrayLike,
     target_logits: npt.ArrayLike,
@@ -23,7 +38,7 @@ def kl_divergence(
     reverse: bool = False,
     sample_weight: npt.ArrayLike | None = None,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the Kullback-Leibler divergence of one softmax from another, both given by logits.
 
     With the temperature :math:`T`, sample weights u,
@@ -121,6 +136,22 @@ def kl_divergence(
     return call.solve(None, None)
 
 
+@overload
+def kl_divergence_and_grad(
+    logits: npt.ArrayLike,
+    target_logits: npt.ArrayLike,
+    *,
+    reduction: Reduced = "mean",
+    **options: Unpack[KlGradOptions],
+) -> LossAndGrad[Scalar]: ...
+@overload
+def kl_divergence_and_grad(
+    logits: npt.ArrayLike, target_logits: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[KlGradOptions]
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def kl_divergence_and_grad(
+    logits: npt.ArrayLike, target_logits: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[KlGradOptions]
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def kl_divergence_and_grad(
     logits: npt.ArrayLike,
     target_logits: npt.ArrayLike,
@@ -132,7 +163,7 @@ def kl_divergence_and_grad(
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the divergence and its gradient with respect to ``logits`` in one pass.
 
     In the notation of `kl_divergence`, with the denominator D of the reduction (the number of

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.layout import Array, dtypes_of, without_axis
+from fastce.core.reduction import FloatArray
 from fastce.core.staging import row_blocks
 from fastce.core.targets import check_none_ignored, raise_label, read_target
 from fastce.core.validation import IGNORE_NONE, as_array, as_ignore_index, as_index, as_real, normalize_axis, shown
@@ -39,12 +40,12 @@ class Score(NamedTuple):
     np.int64(1)
     """
 
-    log_prob: Any
-    lse: Any
-    argmax: Any
-    correct: Any
-    rank: Any
-    entropy: Any
+    log_prob: FloatArray
+    lse: FloatArray
+    argmax: npt.NDArray[np.int64]
+    correct: npt.NDArray[np.bool_]
+    rank: npt.NDArray[np.int64]
+    entropy: FloatArray
 
 
 def score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, Unpack, overload
 
 import numpy.typing as npt
 
@@ -10,10 +10,25 @@ from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elements import ElementCall
 from fastce.core.layout import Array, split_number
-from fastce.core.reduction import Reduction
+from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.validation import as_gamma, as_number, check_range
 
+if TYPE_CHECKING:
+    from fastce.api.options import SigmoidFocalGradOptions, SigmoidFocalOptions
 
+
+@overload
+def sigmoid_focal_loss(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduced = "mean", **options: Unpack[SigmoidFocalOptions]
+) -> Scalar: ...
+@overload
+def sigmoid_focal_loss(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Literal["none"], **options: Unpack[SigmoidFocalOptions]
+) -> FloatArray: ...
+@overload
+def sigmoid_focal_loss(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[SigmoidFocalOptions]
+) -> Scalar | FloatArray: ...
 def sigmoid_focal_loss(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -21,7 +36,7 @@ def sigmoid_focal_loss(
     gamma: float = 2.0,
     alpha: float | None = 0.25,
     reduction: Reduction = "mean",
-) -> Any:
+) -> Scalar | FloatArray:
     r"""Compute the focal loss between logits and targets, element by element.
 
     With logits x, targets t, the sigmoid :math:`p = \sigma(x)` and the binary cross-entropy c,
@@ -84,6 +99,26 @@ def sigmoid_focal_loss(
     return _SigmoidFocalCall().bind(logits, target, gamma=gamma, alpha=alpha, reduction=reduction).solve(None)
 
 
+@overload
+def sigmoid_focal_loss_and_grad(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    reduction: Reduced = "mean",
+    **options: Unpack[SigmoidFocalGradOptions],
+) -> LossAndGrad[Scalar]: ...
+@overload
+def sigmoid_focal_loss_and_grad(
+    logits: npt.ArrayLike,
+    target: npt.ArrayLike,
+    *,
+    reduction: Literal["none"],
+    **options: Unpack[SigmoidFocalGradOptions],
+) -> LossAndGrad[FloatArray]: ...
+@overload
+def sigmoid_focal_loss_and_grad(
+    logits: npt.ArrayLike, target: npt.ArrayLike, *, reduction: Reduction, **options: Unpack[SigmoidFocalGradOptions]
+) -> LossAndGrad[Scalar | FloatArray]: ...
 def sigmoid_focal_loss_and_grad(
     logits: npt.ArrayLike,
     target: npt.ArrayLike,
@@ -93,7 +128,7 @@ def sigmoid_focal_loss_and_grad(
     reduction: Reduction = "mean",
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> LossAndGrad:
+) -> LossAndGrad[Scalar | FloatArray]:
     r"""Compute the focal loss of sigmoids and its gradient with respect to the logits.
 
     In the notation of `sigmoid_focal_loss`, with :math:`q = 1 - p_t` and

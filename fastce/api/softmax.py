@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,30 @@ from fastce.core.staging import Block, rows_of, staged
 from fastce.core.validation import as_array, as_mask, as_real, normalize_axes, normalize_axis
 from fastce.core.weighted_logsumexp import weighted_logsumexp
 
+if TYPE_CHECKING:
+    from fastce.api.options import LogsumexpOptions
 
+
+@overload
+def logsumexp(
+    x: npt.ArrayLike,
+    axis: int | Sequence[int] | None = -1,
+    *,
+    return_sign: Literal[False] = False,
+    **options: Unpack[LogsumexpOptions],
+) -> Array: ...
+@overload
+def logsumexp(
+    x: npt.ArrayLike,
+    axis: int | Sequence[int] | None = -1,
+    *,
+    return_sign: Literal[True],
+    **options: Unpack[LogsumexpOptions],
+) -> tuple[Array, Array]: ...
+@overload
+def logsumexp(
+    x: npt.ArrayLike, axis: int | Sequence[int] | None = -1, *, return_sign: bool, **options: Unpack[LogsumexpOptions]
+) -> Array | tuple[Array, Array]: ...
 def logsumexp(
     x: npt.ArrayLike,
     axis: int | Sequence[int] | None = -1,
@@ -25,7 +48,7 @@ def logsumexp(
     return_sign: bool = False,
     where: npt.ArrayLike | None = None,
     out: Array | None = None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     r"""Compute the logarithm of the sum of exponentials.
 
     .. math:: \operatorname{lse}(x) = \log \sum_j e^{x_j}

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.layout import Array, dtypes_of, without_axis
-from fastce.core.reduction import as_upstream, check_reduction, mean, reduce_losses
+from fastce.core.reduction import FloatArray, Scalar, as_upstream, check_reduction, mean, reduce_losses
 from fastce.core.staging import row_blocks
 from fastce.core.validation import as_number, as_real, as_weights, as_weights_of, normalize_axis
 
@@ -59,7 +59,7 @@ class DivergenceCall:
         self.inputs = logits, target, sample_weight
         return self
 
-    def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Any:
+    def solve(self, grad: Array | None, grad_output: npt.ArrayLike | None) -> Scalar | FloatArray:
         """Return the reduced loss; write the gradient if an array for it is given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         weights = self.sample_weight

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.core.layout import Array, dtypes_of
 from fastce.core.out import result_like
-from fastce.core.reduction import as_loss, check_reduction, mean
+from fastce.core.reduction import FloatArray, Scalar, as_loss, check_reduction, mean
 from fastce.core.staging import staged
 from fastce.core.validation import as_array, as_number, as_real
 
@@ -92,7 +92,7 @@ class ElementCall:
         """Return ``out`` if the gradient can be written there, or a new array for None."""
         return result_like(self.logits, out, tuple(self.inputs), tuple(self.inputs.values()))
 
-    def solve(self, grad: Array | None) -> Any:
+    def solve(self, grad: Array | None) -> Scalar | FloatArray:
         """Return the reduced loss; write the gradient if an array for it is given."""
         loss = np.empty(self.logits.shape, self.dtype) if self.reduction == "none" else None
         sums = self._fill(True, loss, grad if self.scale else None)

@@ -12,7 +12,7 @@ from fastce import dispatch
 from fastce.core.elementary import log1p
 from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, kernel_views, without_axis
 from fastce.core.out import is_kernel_out, result_like
-from fastce.core.reduction import as_loss, as_upstream, check_reduction, mean
+from fastce.core.reduction import FloatArray, Scalar, as_loss, as_upstream, check_reduction, mean
 from fastce.core.staging import Block, blocks, rows_of, small_row_blocks, staged
 from fastce.core.targets import check_none_ignored, is_kernel_labels, raise_label, read_target
 from fastce.core.validation import (
@@ -190,7 +190,7 @@ class LossCall:
 
     def solve(
         self, grad: Array | None, grad_output: npt.ArrayLike | None, out_is_new: bool = False
-    ) -> tuple[Any, float]:
+    ) -> tuple[Scalar | FloatArray, float]:
         """Return (reduced loss, total weight); write the gradient to ``grad``, unless that is None.
 
         ``out_is_new`` says that ``grad`` has never been written to.

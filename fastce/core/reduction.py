@@ -1,7 +1,7 @@
 """From the losses of samples to one loss, and from the gradient of that loss back to samples."""
 
 import math
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,18 @@ from fastce.core.layout import FLOAT64, Array, cast_to
 from fastce.core.validation import as_array, as_number, as_weights
 
 Reduction = Literal["mean", "sum", "none"]
+Reduced = Literal["mean", "sum"]
+Scalar = np.floating[Any]
+FloatArray = npt.NDArray[np.floating[Any]]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Loss = TypeVar("Loss", covariant=True, default=Scalar)  # makes `LossAndGrad` alone a type; takes a newer Python
+else:
+    from typing import TypeVar
+
+    Loss = TypeVar("Loss", covariant=True)
 
 _REDUCTIONS = get_args(Reduction)
 _LEAST, _MOST = 2e-38, 3e38  # float32 between them is normal and finite
@@ -44,7 +56,7 @@ def mean(total: float, denominator: float) -> float:
     return math.nan if total == 0.0 else total * math.inf
 
 
-def as_loss(value: float, dtype: np.dtype[Any]) -> Any:
+def as_loss(value: float, dtype: np.dtype[np.floating[Any]]) -> Scalar:
     """Return a loss as a scalar of this dtype, rounded as quietly as `layout.cast_to` does."""
     if _LEAST < value < _MOST or value == 0.0 or dtype is FLOAT64:
         return dtype.type(value)
@@ -52,7 +64,7 @@ def as_loss(value: float, dtype: np.dtype[Any]) -> Any:
         return dtype.type(value)
 
 
-def reduce_losses(losses: Array, shape: tuple[int, ...], reduction: str, denominator: float) -> Any:
+def reduce_losses(losses: Array, shape: tuple[int, ...], reduction: str, denominator: float) -> Scalar | FloatArray:
     """Return the loss of samples of this shape, whose losses are flat; a mean divides by ``denominator``."""
     if reduction == "none":
         return losses.reshape(shape)[()]

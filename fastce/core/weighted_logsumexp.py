@@ -24,7 +24,7 @@ def weighted_logsumexp(
     return_sign: bool,
     where: Array | None,
     out: Array | None,
-) -> Any:
+) -> Array | tuple[Array, Array]:
     """Compute `fastce.logsumexp` with ``b`` or ``return_sign``."""
     mask = None if where is None else as_mask(where, x.shape)
     weights = np.asarray(1.0) if b is None else as_real(b, "b")

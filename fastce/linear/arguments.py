@@ -1,7 +1,6 @@
 """Checked arguments of a linear layer and its loss, and the arrays that its gradients are written to."""
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +9,7 @@ from fastce import dispatch
 from fastce.core.layout import Array, cast_to, dtypes_of
 from fastce.core.loss import smoothing_parts
 from fastce.core.out import result_like, share_memory
-from fastce.core.reduction import as_upstream, check_reduction, mean, reduce_losses
+from fastce.core.reduction import FloatArray, Scalar, as_upstream, check_reduction, mean, reduce_losses
 from fastce.core.targets import (
     as_labels,
     check_none_ignored,
@@ -120,7 +119,7 @@ class LinearLossCall:
 
     def solve(
         self, grad_output: npt.ArrayLike | None = None, gradients: Gradients | None = None, *, accumulate: bool = False
-    ) -> Any:
+    ) -> Scalar | FloatArray:
         """Return the reduced loss; write the gradients if arrays for them are given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.target.shape, self.dtype)
         labels = self.labels.copy()  # another thread may change the caller's labels after their check
