@@ -70,7 +70,7 @@ class Op(NamedTuple):
 
 
 # Module state: compiled kernels without a plan, by (op, which options are None, parallel, dtype, trailing shape,
-# bytes of an element of the result).
+# for logits of 16 bits the bytes of an element of the result).
 _entries: dict[Any, Callable[..., Any]] = {}
 
 
@@ -90,7 +90,9 @@ def _run_op(op: Op, args: tuple[Any, ...], form: tuple[bool, ...], out: Array | 
     """
     x = args[0]
     in_parallel = threads.may_serve(x)
-    key = op.tiles, form, in_parallel, x.dtype, x.shape[1:], out is not None and out.itemsize
+    key: tuple[Any, ...] = op.tiles, form, in_parallel, x.dtype, x.shape[1:]
+    if out is not None and x.itemsize == 2:  # it may be wider
+        key += (out.itemsize,)
     entry = _entries.get(key)
     if entry is None:
         if op.split is not None and _is_split(x):

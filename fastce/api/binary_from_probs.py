@@ -107,7 +107,8 @@ def binary_cross_entropy_from_probs_and_grad(
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
 
     Returns
     -------

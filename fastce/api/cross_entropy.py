@@ -66,8 +66,7 @@ def cross_entropy(
     weight : array_like, shape (C,), optional
         One weight per class.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
-        One weight per sample. Samples of weight 0, and those whose label has class weight 0, add
-        exactly 0 and have gradient 0, whatever NaN or infinity their logits and targets hold.
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     ignore_index : int or None, default -100
         Samples with this class index are ignored: they add nothing to the result. None ignores
         none.

@@ -226,7 +226,6 @@ def cross_entropy_backward(
         call.logits, out, ("logits", *call.given_names, "stats"), (call.logits, *call.given, call.given_stats)
     )
     call.backward(grad, grad_output, out is None)
-    call.leave_out_samples_without_stats(grad)
     return grad
 
 
@@ -248,8 +247,9 @@ class _BackwardCall(LossCall):
             raise TypeError(f"stats must have dtype {self.dtype}, as from cross_entropy_forward, got {array.dtype}")
         self.saved_stats = np.require(array, self.dtype, ["C", "A"])
 
-    def leave_out_samples_without_stats(self, grad: Array) -> None:
-        """Write 0 to the gradient of samples whose maximum is NaN."""
+    def backward(self, grad: Array, grad_output: npt.ArrayLike | None, out_is_new: bool = False) -> None:
+        """Write the gradient: 0 for samples whose maximum is NaN."""
+        super().backward(grad, grad_output, out_is_new)
         assert self.saved_stats is not None
         missing = np.isnan(self.saved_stats[0])
         if missing.any():

@@ -38,12 +38,17 @@ class LossParts(NamedTuple):
     z_loss: Any
 
 
+class _Call(LossCall):
+    """Cross-entropy of a batch."""
+
+    plain_loss: Any = None  # without the z-loss, where the loss is not finite because of it
+
+
 class _Last(threading.local):
     """The last step of an object in each thread."""
 
-    call: LossCall | None = None
+    call: _Call | None = None
     loss: Any = None
-    cross_entropy: Any = None  # without the z-loss, where the loss is not finite because of it
     total_weight = 0.0
     grad: Array | None = None
 
@@ -174,7 +179,7 @@ class CrossEntropyLoss:
         logits, target : array_like
             As in `cross_entropy`. They are not copied: do not change them before `backward`.
         sample_weight, where, normalizer : optional
-            Of this batch, as in `cross_entropy`.
+            As in `cross_entropy`, for this batch.
 
         Returns
         -------
@@ -188,14 +193,15 @@ class CrossEntropyLoss:
         """
         last = self._last
         last.call = None
-        call = LossCall().bind(
-            logits, target, sample_weight=sample_weight, where=where, normalizer=normalizer, **self._options
-        )
+        if sample_weight is None and where is None and normalizer is None:  # a tenth of a small loss faster
+            call = _Call().bind(logits, target, **self._options)
+        else:
+            batch: dict[str, Any] = {"sample_weight": sample_weight, "where": where, "normalizer": normalizer}
+            call = _Call().bind(logits, target, **batch, **self._options)
         call.remember()
         last.loss, last.total_weight = call.solve(None, None)
-        last.cross_entropy = None
         if call.z_loss is not None and not np.isfinite(last.loss).all():
-            last.cross_entropy = _without_z_loss(call)
+            call.plain_loss = _without_z_loss(call)
         last.call = call
         return last.loss
 
@@ -228,10 +234,10 @@ class CrossEntropyLoss:
             else:
                 total = float(terms.sum())
                 z_part = dtype(mean(total, self._last.total_weight) if call.reduction == "mean" else total)
-            apart = self._last.cross_entropy
-            return LossParts(self._last.loss - z_part if apart is None else apart, z_part)
+            plain_loss = self._last.loss - z_part if call.plain_loss is None else call.plain_loss
+            return LossParts(plain_loss, z_part)
 
-    def _last_call(self) -> LossCall:
+    def _last_call(self) -> _Call:
         call = self._last.call
         if call is None:
             raise RuntimeError("there is no loss yet: call the object with logits and target first, in this thread")
@@ -249,7 +255,8 @@ class CrossEntropyLoss:
             Derivative of the final objective with respect to this loss, 1 by default.
         out : ndarray, shape and dtype of the gradient, optional
             Where to write the gradient. By default a buffer of this object, which the next
-            `backward` for logits of the same shape and dtype overwrites.
+            `backward` for logits of the same shape and dtype overwrites. It may be float32 where the
+            gradient has 16 bits.
 
         Returns
         -------

@@ -115,7 +115,7 @@ def evaluate(
     weight : array_like, shape (C,), optional
         One weight per class.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
-        One weight per sample.
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     ignore_index : int or None, default -100
         Samples with this class index are ignored: they add nothing to the result. None ignores
         none.

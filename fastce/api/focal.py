@@ -16,6 +16,8 @@ from fastce.core.reduction import Reduction
 from fastce.core.staging import Block, staged
 from fastce.core.validation import as_gamma, as_number, as_real, as_smoothing, as_weights_of, check_range
 
+BLOCK_SAMPLES = 1 << 15  # whose factors are computed at a time
+
 
 def focal_loss(
     logits: npt.ArrayLike,
@@ -55,7 +57,7 @@ def focal_loss(
     axis : int, default -1
         The axis of the classes.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
-        One weight per sample.
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     ignore_index : int or None, default -100
         Samples with this class index are ignored: they add nothing to the result. None ignores
         none.
@@ -247,19 +249,26 @@ class _FocalCall(LossCall):
         if grad is not None:
             plain.remember()
         plain._fill(loss, None, 1.0, None)
-        entropy = loss.astype(np.float64)
+        weight = self._class_weights()
+        if self.sample_weight is not None:
+            weight = weight * self.sample_weight
+        slope = loss if grad is None else loss.copy()
+        is_all_kept = np.count_nonzero(weight) == weight.size and (upstream is None or upstream.all())
         with np.errstate(all="ignore"):
-            weight = self._class_weights()
-            if self.sample_weight is not None:
-                weight *= self.sample_weight
-            left_out = weight == 0.0
-            factor = power(-expm1(-entropy), self.gamma) * weight
-            loss[:] = np.where(left_out, 0.0, factor * entropy)
+            for start in range(0, len(loss), BLOCK_SAMPLES):
+                part = slice(start, start + BLOCK_SAMPLES)
+                entropy = loss[part].astype(np.float64)
+                factor = power(-expm1(-entropy), self.gamma) * weight[part]
+                loss[part] = factor * entropy
+                if grad is not None:
+                    factor *= 1.0 + self.gamma * _ratio(entropy)
+                    factor *= scale
+                    slope[part] = factor if upstream is None else factor * upstream[part]
+            if not is_all_kept:
+                left_out = weight == 0.0
+                loss[left_out] = 0.0
+                slope[left_out if upstream is None else left_out | (upstream == 0.0)] = 0.0
             if grad is not None:
-                slope = factor * (1.0 + self.gamma * _ratio(entropy)) * scale
-                if upstream is not None:
-                    slope, left_out = slope * upstream, left_out | (upstream == 0.0)
-                slope = np.where(left_out, 0.0, slope).astype(self.dtype)
                 plain._fill(None, grad, 1.0, slope)
 
     def _fill_classes(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:

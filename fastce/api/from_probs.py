@@ -14,6 +14,7 @@ from fastce.core.layout import Array, dtypes_of, epsilon
 from fastce.core.loss import LossCall
 from fastce.core.reduction import Reduction
 from fastce.core.staging import Block, staged
+from fastce.core.validation import as_array, as_real
 
 
 def cross_entropy_from_probs(
@@ -49,7 +50,7 @@ def cross_entropy_from_probs(
     weight : array_like, shape (C,), optional
         One weight per class.
     sample_weight : array_like, shape of ``probs`` without the class axis, optional
-        One weight per sample.
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     ignore_index : int or None, default -100
         Samples with this class index are ignored: they add nothing to the result. None ignores
         none.
@@ -169,10 +170,11 @@ class _FromProbsCall(LossCall):
 
     def _arrange(self, logits: npt.ArrayLike, target: npt.ArrayLike, axis: int) -> Array:
         """Check the arrays as `LossCall` does; say so where they come in Keras's order."""
+        probs, target_array = as_real(logits, "probs"), as_array(target, "target")
         try:
-            return super()._arrange(logits, target, axis)
+            return super()._arrange(probs, target_array, axis)
         except ValueError as error:
-            if np.ndim(target) == np.ndim(logits) + 1:
+            if target_array.ndim == probs.ndim + 1:
                 raise ValueError(f"{error}; {_ORDER}") from None
             raise
 
@@ -201,7 +203,7 @@ class _FromProbsCall(LossCall):
         grad_scale = weight * self.dtype.type(scale)
         if upstream is not None:
             grad_scale = np.where(upstream == 0.0, 0.0, grad_scale * upstream)
-        grad_scale = np.where(counts, grad_scale, self.dtype.type(0))
+        grad_scale[~counts] = 0.0
         if self.labels is not None and self.smoothing is None:
             self._fill_at_labels(loss, grad, counts, weight, grad_scale)
             return
@@ -285,26 +287,34 @@ class _FromProbsCall(LossCall):
             raise ValueError(
                 f"probs must have at most {MAX_INDEXED} dimensions for class indices, got {self.logits.ndim}"
             )
-        safe_labels = labels if counts.all() else np.where(counts, labels, 0)
+        is_all_kept = counts.all()
+        safe_labels = labels if is_all_kept else np.where(counts, labels, 0)
         label_weight = np.ones_like(loss) if self.weight is None else self.weight[safe_labels]
         index = np.expand_dims(safe_labels.reshape(self.shape), self.axis)
         at_label = np.take_along_axis(self.logits, index, self.axis).reshape(-1).astype(self.dtype)
-        is_wrong = counts & ~((at_label >= 0.0) & (at_label <= self._most()))
-        if is_wrong.any():
-            sample = int(np.argmax(is_wrong))
-            self._raise_probability(sample, int(safe_labels[sample]), at_label[sample])
+        if not (at_label.min() >= 0.0 and at_label.max() <= self._most()):
+            is_wrong = counts & ~((at_label >= 0.0) & (at_label <= self._most()))
+            if is_wrong.any():
+                sample = int(np.argmax(is_wrong))
+                self._raise_probability(sample, int(safe_labels[sample]), at_label[sample])
         at_label = np.maximum(at_label, np.finfo(self.dtype).tiny)
-        loss[:] = np.where(counts, -weight * label_weight * log(at_label), 0.0)
+        np.multiply(-weight * label_weight, log(at_label), out=loss)
+        if not is_all_kept:
+            loss[~counts] = 0.0
         if grad is not None:
-            values = np.where(grad_scale == 0.0, 0.0, -grad_scale * label_weight / at_label).reshape(index.shape)
+            values = -grad_scale * label_weight / at_label
+            values[grad_scale == 0.0] = 0.0
             grad.fill(0.0)
-            np.put_along_axis(grad, index, values.astype(grad.dtype), self.axis)
+            np.put_along_axis(grad, index, values.reshape(index.shape).astype(grad.dtype), self.axis)
 
     def _target_probs(self, block: Block) -> Array:
         """Return the target as probabilities after smoothing and class weights."""
         keep, uniform_mass, _ = self.smoothing or (1.0, 0.0, 0.0)
         if self.labels is None:
-            targets: Array = block.inputs[1] * self.dtype.type(keep) + self.dtype.type(uniform_mass)
+            targets: Array = block.inputs[1]
+            if self.smoothing is not None:
+                targets *= self.dtype.type(keep)
+                targets += self.dtype.type(uniform_mass)
         else:
             labels = self.labels[block.start : block.stop]
             valid = labels != self.ignore_index

@@ -143,15 +143,21 @@ class _SecondOrderCall(LossCall):
         if self.labels is not None:
             factors[self.labels == self.ignore_index] = 0.0
         with np.errstate(all="ignore"):  # 0 / 0 where the weights add up to 0, for one
-            for more in (self.sample_weight, upstream, scale):
+            for more in (self.sample_weight, upstream):
                 if more is not None:
-                    factors = np.where((factors == 0.0) | (np.asarray(more) == 0.0), 0.0, factors * more)
+                    factors = np.where((factors == 0.0) | (more == 0.0), 0.0, factors * more)
+            if scale != 1.0:
+                left_out = (factors == 0.0) | (scale == 0.0)
+                factors *= scale
+                factors[left_out] = 0.0
         return cast_to(factors, self.dtype)
 
     def _target_sums(self) -> Array:
         """Return a, the sum of the target after smoothing and class weights, of each sample."""
-        keep, _, uniform_total = self.smoothing or (1.0, 0.0, 0.0)
         sums = self._weighted_prob_sums() if self.labels is None else self._class_weights()
+        if self.smoothing is None:
+            return sums
+        keep, _, uniform_total = self.smoothing
         with np.errstate(all="ignore"):
             return sums * keep + uniform_total
 
@@ -240,7 +246,8 @@ def cross_entropy_hvp(
     grad_output : scalar or array_like in the shape of the loss, optional
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result. It may be ``logits`` or ``v`` itself, which is then overwritten.
+        Where to write the result. It may be ``logits`` or ``v`` itself, which is then overwritten, and
+        float32 where the result has 16 bits.
 
     Returns
     -------

@@ -55,7 +55,7 @@ def kl_divergence(
         Whether p and q change places in the loss. The gradient is with respect to ``logits`` in
         either direction.
     sample_weight : array_like, shape of ``logits`` without the class axis, optional
-        One weight per sample.
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     reduction : {"mean", "sum", "none"}, default "mean"
         "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the number of
         samples, which PyTorch calls "batchmean", or by the sum of the sample weights.
@@ -153,7 +153,8 @@ def kl_divergence_and_grad(
         Derivative of the final objective with respect to this loss, 1 by default.
     out : ndarray, shape and dtype of the gradient, optional
         Where to write the gradient. It may be the first argument itself, which is then
-        overwritten.
+        overwritten. It may be float32 where the gradient has 16 bits, so that small values do
+        not underflow.
 
     Returns
     -------

@@ -46,7 +46,7 @@ def logsumexp(
     where : array_like of bool, broadcast to the shape of ``x``, optional
         Elements where it is False are left out.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result.
+        Where to write the result. It may be float32 where the result has 16 bits.
 
     Returns
     -------
@@ -201,7 +201,8 @@ def softmax(
     where : array_like of bool, broadcast to the shape of ``x``, optional
         Elements where it is False are left out and give 0, even if there are no others.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result. It may be the first argument itself, which is then overwritten.
+        Where to write the result. It may be the first argument itself, which is then overwritten, and
+        float32 where the result has 16 bits.
 
     Returns
     -------
@@ -251,7 +252,8 @@ def log_softmax(
     where : array_like of bool, broadcast to the shape of ``x``, optional
         Elements where it is False are left out and give -inf, even if there are no others.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result. It may be the first argument itself, which is then overwritten.
+        Where to write the result. It may be the first argument itself, which is then overwritten, and
+        float32 where the result has 16 bits.
 
     Returns
     -------

@@ -40,7 +40,8 @@ def logsumexp_vjp(
     axis : int, tuple of int or None, default -1
         The axes of the classes, all axes for None.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result. It may be ``x`` itself, which is then overwritten.
+        Where to write the result. It may be ``x`` itself, which is then overwritten, and
+        float32 where the result has 16 bits.
 
     Returns
     -------
@@ -98,7 +99,8 @@ def softmax_vjp(
     axis : int, tuple of int or None, default -1
         The axes of the classes, all axes for None.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result. It may be ``p`` or ``g`` itself, which is then overwritten.
+        Where to write the result. It may be ``p`` or ``g`` itself, which is then overwritten, and
+        float32 where the result has 16 bits.
 
     Returns
     -------
@@ -141,7 +143,8 @@ def log_softmax_vjp(
     axis : int, tuple of int or None, default -1
         The axes of the classes, all axes for None.
     out : ndarray, shape and dtype of the result, optional
-        Where to write the result. It may be ``logp`` or ``g`` itself, which is then overwritten.
+        Where to write the result. It may be ``logp`` or ``g`` itself, which is then overwritten, and
+        float32 where the result has 16 bits.
 
     Returns
     -------

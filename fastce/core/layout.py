@@ -45,6 +45,7 @@ def dtypes_of(array: Array) -> Dtypes:
     return dtypes_from(array.dtype)  # type: ignore[return-value]
 
 
+@functools.lru_cache
 def epsilon(dtype: np.dtype[Any]) -> float:
     """Return the distance from 1 to the next number, of bfloat16 too, which NumPy does not know."""
     return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)

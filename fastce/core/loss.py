@@ -91,8 +91,6 @@ class LossCall:
             self.sample_weight = weights.reshape(-1)
         if type(label_smoothing) is not float or label_smoothing != 0.0:
             self.smoothing = smoothing_parts(as_smoothing(label_smoothing), self.classes, weight)
-        if normalizer is not None:
-            self.normalizer = as_normalizer(normalizer, reduction, self.dtype)
         if type(z_loss) is not float or z_loss != 0.0:
             self.z_loss = as_z_loss(z_loss, self.dtype)
         if type(logit_scale) is not float or logit_scale != 1.0 or softcap is not None:
@@ -100,6 +98,11 @@ class LossCall:
         if where is not None:
             where = as_array(where, "where")
             self.mask = self._apply_where(where)
+        if normalizer is not None:
+            self.normalizer = as_normalizer(normalizer, reduction, self.dtype)
+            if self.normalizer == 0.0:
+                self._check_nothing_counts()
+                self.normalizer = 1.0  # the sum is 0
         self.given = given, weight, sample_weight, where
         return self
 
@@ -192,20 +195,16 @@ class LossCall:
 
         ``out_is_new`` says that ``grad`` has never been written to.
         """
-        scale, upstream = 1.0, None
+        scale, upstream, written = 1.0, None, grad
         if grad_output is not None:  # `as_upstream` allows None, but calling it takes 1 % of a small loss
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
+            if scale == 0.0:  # as a sample's factor of 0: gradient 0, whatever the logits
+                scale, written = 1.0, None
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
         loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
-        if scale and self.normalizer != 0.0:
-            total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
-        elif self.normalizer == 0.0:
-            self._check_nothing_counts()
-            total, total_weight = 0.0, 1.0
-            _clear(grad)
-        else:  # as a sample's factor of 0: gradient 0, whatever the logits
-            total, total_weight = self._fill(loss, None, 1.0, None)
-            _clear(grad)
+        total, total_weight = self._fill(loss, written, scale, upstream, out_is_new)
+        if grad is not None and written is None:
+            grad.fill(0)
         if self.reduction == "none":
             return loss.reshape(self.shape)[()], total_weight
         _return_buffer(loss)
@@ -214,8 +213,8 @@ class LossCall:
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None, out_is_new: bool = False) -> None:
         """Write the gradient after `remember` and `solve`."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        if self.normalizer == 0.0 or scale == 0.0:
-            _clear(grad)
+        if scale == 0.0:
+            grad.fill(0)
         else:
             self._fill(None, grad, scale, upstream, out_is_new)
 
@@ -439,12 +438,6 @@ class LossCall:
 
     def _raise_label(self, position: int) -> None:
         raise_label(self.target, position, self.classes, self.ignore_index)
-
-
-def _clear(grad: Array | None) -> None:
-    """Write the gradient 0 of samples that are all left out."""
-    if grad is not None:
-        grad.fill(0)
 
 
 def _take_buffer(count: int, dtype: np.dtype[Any]) -> Array:

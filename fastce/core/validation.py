@@ -79,6 +79,8 @@ def as_weights_of(values: npt.ArrayLike, shape: tuple[int, ...], name: str, per:
     Subnormal numbers are in the range; 0, infinity and NaN stay what they are.
     """
     weights = as_weights(values, shape, name, per)
+    if dtype is FLOAT64:
+        return weights.copy()
     try:
         with np.errstate(over="raise", under="raise", invalid="ignore"):
             return weights.astype(dtype, order="C")
@@ -203,9 +205,11 @@ def check_range(value: float, name: str, dtype: np.dtype[Any]) -> float:
 
     Half the greatest number is the limit, so that twice the option is in the range too.
     """
+    if value == 0.0 or 1e-30 < abs(value) < 1e30:  # in the range of every dtype
+        return value
     info = np.finfo(dtype)
     least, most = float(info.tiny), float(info.max) / 2.0
-    if value == 0.0 or least <= abs(value) <= most:
+    if least <= abs(value) <= most:
         return value
     zero = "" if name == "softcap" else "0 or "
     raise ValueError(f"{name} must be {zero}within the range of {_range(dtype, least, most)}, got {value!r}")

@@ -63,7 +63,7 @@ def test_normalizer_belongs_to_means(reduction):
     for call in (
         lambda: fastce.cross_entropy(X, Y, **options),
         lambda: fastce.cross_entropy_and_grad(X, Y, **options),
-        lambda: fastce.CrossEntropyLoss(**options),
+        lambda: fastce.CrossEntropyLoss(reduction=reduction)(X, Y, normalizer=2.0),
         lambda: fastce.linear_cross_entropy(X, EYE, Y, **options),
     ):
         with pytest.raises(ValueError, match="normalizer must be None"):
@@ -82,8 +82,8 @@ def test_normalizer_of_0():
     assert found.loss == 0.0
     assert not found.d_hidden.any()
     assert not found.d_weight.any()
-    criterion = fastce.CrossEntropyLoss(normalizer=0.0)
-    assert criterion(X, ignored) == 0.0
+    criterion = fastce.CrossEntropyLoss()
+    assert criterion(X, ignored, normalizer=0.0) == 0.0
     assert not criterion.backward().any()
     out = np.full_like(X, 7.0)
     with pytest.raises(ValueError, match="normalizer must be positive"):

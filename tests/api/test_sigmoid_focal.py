@@ -140,7 +140,7 @@ def test_nan_stays_where_it_is(rng, dtype):
             np.testing.assert_array_equal(np.flatnonzero(np.isnan(result)), [3, 18])
 
 
-@pytest.mark.parametrize("gamma", [1e-3, 60.0, 1e6, 3e38])
+@pytest.mark.parametrize("gamma", [1e-3, 60.0, 1e6, 1.5e38])
 def test_exponents_of_any_size(gamma):
     x = np.array([-INF, -90, -2, 0, 2, 90, INF], np.float32)
     loss, grad = sigmoid_focal_loss_and_grad(x, np.ones(7), gamma=gamma, alpha=None, reduction="none")
@@ -172,7 +172,7 @@ def test_errors():
     for gamma in (-0.5, INF, NAN):
         with pytest.raises(ValueError, match="gamma must be finite and at least 0, got"):
             sigmoid_focal_loss_and_grad(x, t, gamma=gamma, out=out)
-    with pytest.raises(ValueError, match=r"gamma must be finite and at least 0, got 1e\+39"):
+    with pytest.raises(ValueError, match=r"gamma must be 0 or within the range of float32"):
         sigmoid_focal_loss(np.float32(0), 0, gamma=1e39)
     for alpha in (-1, 1.5, NAN):
         with pytest.raises(ValueError, match="alpha must be from 0 to 1, or None for no weights, got"):
@@ -198,7 +198,7 @@ def test_numeric_derivatives(rng, gamma):
     dtype=st.sampled_from(SIZES),
     layout=st.sampled_from(sorted(LAYOUTS)),
     target=st.sampled_from(["hard", "soft"]),
-    gamma=st.floats(0.0, 5.0),
+    gamma=st.just(0.0) | st.floats(0.01, 5.0),
     alpha=st.sampled_from([None, 0.0, 0.25, 1.0]),
     reduction=st.sampled_from(["mean", "sum", "none"]),
     grad_output=st.sampled_from([None, -1.7, "each"]),

@@ -177,8 +177,7 @@ def test_zero_total_weight(classes):
     for options in ({"weight": weight}, {"sample_weight": np.array([0.0, 0, 5, 0])}):
         loss, grad = fastce.cross_entropy_and_grad(x, target, **options)
         assert np.isnan(loss)
-        assert np.isnan(grad[[0, 1, 3]]).all()
-        np.testing.assert_array_equal(grad[2], np.zeros(classes))
+        np.testing.assert_array_equal(grad, np.zeros(x.shape))
         assert fastce.cross_entropy(x, target, reduction="sum", **options) == 0
 
 

@@ -67,10 +67,24 @@ class Fickle:
 def test_each_array_is_converted_once(name):
     """Seen to fail: with a label-smoothing term from the class weights as given, or with ``np.ndim`` of an argument."""
     call = FULL[name]
+    if call.name == "cross_entropy_backward":
+        return  # of the table, this is two calls: see below
     arrays = arrays_of(call, FLOAT64)
     expected = call.run(arrays)
     fickle = {key: Fickle(array) for key, array in arrays.items()}
     same(call.run(fickle), expected)
+    assert {key: array.asked for key, array in fickle.items()} == dict.fromkeys(arrays, 1)
+
+
+def test_the_backward_pass_converts_each_array_once():
+    call = FULL["backward options"]
+    arrays = arrays_of(call, FLOAT64)
+    upstream = {"grad_output": arrays.pop("grad_output")}
+    arrays["stats"] = fastce.cross_entropy_forward(**arrays, **call.options).stats
+    arrays |= upstream
+    expected = fastce.cross_entropy_backward(**arrays, **call.options)
+    fickle = {key: Fickle(array) for key, array in arrays.items()}
+    same([fastce.cross_entropy_backward(**fickle, **call.options)], [expected])
     assert {key: array.asked for key, array in fickle.items()} == dict.fromkeys(arrays, 1)
 
 

@@ -37,7 +37,8 @@ MEASURED = (
     *("softmax_vjp", "log_softmax_vjp", "logsumexp_vjp"),
     *("cross_entropy", "cross_entropy ignoring", "cross_entropy soft", "cross_entropy weighted"),
     *("cross_entropy bent", "cross_entropy where", "forward", "backward", "CrossEntropyLoss"),
-    *("from_probs", "from_probs soft", "binary", "binary options", "kl", "focal"),
+    *("from_probs", "from_probs soft", "binary", "binary options", "binary smoothed", "binary from_probs"),
+    *("sigmoid_focal", "kl", "kl reverse", "jensen_shannon", "focal", "focal soft options"),
     *("score", "evaluate", "grad_and_hessian", "hvp"),
 )
 # other options, where there is a kernel for them already

@@ -98,7 +98,9 @@ def focal_loss(x, t, gamma):
         all_ = (amount * (1 + gamma) * blur).sum(-1, keepdims=True)
         rest = np.where(top, 0, amount * (1 + gamma) * blur).sum(-1, keepdims=True)
         sizes = np.where(
-            top, p * rest + amount * miss * (1 + gamma) * blur, p * (all_ + amount * blur) + amount * (1 + gamma) * blur
+            top,
+            p * (rest + np.abs(total - s)) + amount * miss * (1 + gamma) * blur,
+            p * (all_ + np.abs(total) * blur) + amount * (1 + gamma) * blur,
         )
         of_losses = (np.nan_to_num(np.abs(terms), posinf=0) * (1 + gamma) * blur + np.abs(focus) * far).sum(-1)
     return terms.sum(-1), grads, of_losses, np.nan_to_num(sizes * (1 + spread))

@@ -95,7 +95,7 @@ def calls(shape, axis, dtype, at_end):
     classes, samples = shape[axis], np.empty(shape, np.bool_).take(0, axis).shape
     lay = partial(guarded, at_end=at_end)
     x, out = lay(rng.normal(size=shape).astype(dtype)), lay(np.zeros(shape, dtype))
-    probs, hessian = lay((rng.random(shape) + 0.1).astype(dtype)), lay(np.zeros(shape, dtype))
+    probs, hessian = lay((rng.random(shape) * 0.9 + 0.1).astype(dtype)), lay(np.zeros(shape, dtype))
     labels = lay(rng.integers(0, classes, samples))
     all_options = {
         "weight": rng.random(classes) + 0.5,

@@ -159,6 +159,7 @@ def soft_columns(x, target, options, scale, saved_stats, loss, grad, plan):
         for j in range(0, n, width):
             weight, grad_scale = sample_scales(x, sample_factors, scale, start + j, n - j)
             row_max, sum_exp_rest, target_sum = load(maxima, j), load(sum_exp_rests, j), load(target_sums, j)
+            save_stats(saved_stats, loss, start + j, n - j, where(weight != 0.0, row_max, np.nan), sum_exp_rest)
             if loss is not None:
                 one_loss = prob_loss(row_max, sum_exp_rest, target_sum, load(dots, j), z_loss)
                 value = times_weight(one_loss, weight)
