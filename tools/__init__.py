@@ -1,4 +1,4 @@
-"""Make the documents: the accuracy report, the README's figures, the times of first calls.
+"""Make the documents: the accuracy report, the README's figures, the times of first calls, the tables of options.
 
 ``arm64.sh`` makes a Python for 64-bit ARM, which runs under emulation.
 """

@@ -13,7 +13,7 @@ import pandas as pd
 from bench.__main__ import available_cores
 from bench.data import ROOT, machine_facts
 from bench.tables import Table
-from tools.readme import replaced
+from tools.marks import replaced
 
 SHAPES = ((32, 10), (65536, 10), (32, 1000), (4096, 1000), (64, 2000))
 ROUNDS = 3

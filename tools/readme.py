@@ -13,6 +13,7 @@ from bench.contenders import CONTENDERS, PRODUCTS
 from bench.data import ROOT, Run
 from bench.plans import BUSY_SECONDS
 from bench.tables import LABELS, SHAPE, Table, duration, megabytes, three_digits
+from tools.marks import replaced
 
 RESULTS = ROOT / "bench" / "results"
 
@@ -94,21 +95,6 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
             texts = frame[frame.op == op].set_index("contender")[column]
             columns[f"{head}{op.removeprefix('layer-')}"] = texts
     return pd.DataFrame(columns).reindex(columns[""].index).fillna("–")
-
-
-def replaced(readme: str, text: str, name: str) -> str:
-    """Return the README with the part between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` replaced.
-
-    Raises
-    ------
-    ValueError
-        If the README does not have both marks, once each.
-    """
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    if readme.count(begin) != 1 or readme.count(end) != 1:
-        raise ValueError(f"README.md needs one {begin} and one {end}")
-    before, _, after = readme.partition(begin)
-    return f"{before}{begin}\n{text}\n{end}{after.partition(end)[2]}"
 
 
 def main() -> int:
