@@ -283,7 +283,7 @@ class Call:
     def _bad_option(self, name: str) -> Any:
         if name in ("weight", "alpha", "class_weight", "bias", "pos_weight"):
             return np.ones((*self.shape, 2) if self.has_elements else self.classes + 1)
-        values = {"label_smoothing": 1.5, "softcap": -1.0, "normalizer": 0.0, "z_loss": "z", "logit_scale": np.inf}
+        values = {"label_smoothing": 1.5, "softcap": -1.0, "normalizer": -1.0, "z_loss": "z", "logit_scale": np.inf}
         values |= {"element ignore_index": "one", "ignore_index": 0.5, "max_bytes": 0, "top_k": 0, "hessian_scale": "2"}
         values |= {"where": np.ones(self.shape), "sample_weight": np.ones((*self.samples, 3))}
         return values[name]
