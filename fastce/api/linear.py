@@ -88,14 +88,15 @@ def linear_cross_entropy(
 ) -> Any:
     r"""Compute the cross-entropy of a linear layer's output, without the whole output in memory.
 
-    With hidden states :math:`h`, weights :math:`W`, biases :math:`b`, ``softcap`` :math:`c`, class
-    weights :math:`w`, label smoothing :math:`\varepsilon` over V classes and ``z_loss`` z,
+    With hidden states :math:`h`, weights :math:`W`, biases :math:`b`, ``logit_scale`` :math:`s`,
+    ``softcap`` :math:`c`, class weights :math:`w`, sample weights :math:`u`, label smoothing
+    :math:`\varepsilon` over V classes and ``z_loss`` z,
 
     .. math::
-        x_{ij} = c \tanh\!\left(\frac{h_i \cdot W_j + b_j}{c}\right), \qquad
+        x_{ij} = c \tanh\!\left(\frac{s\, (h_i \cdot W_j + b_j)}{c}\right), \qquad
         t_{ij} = w_j \left((1 - \varepsilon)\, [j = y_i] + \frac{\varepsilon}{V}\right), \\
-        \ell_i = \sum_j t_{ij} \left(\operatorname{lse}(x_i) - x_{ij}\right)
-            + z \operatorname{lse}(x_i)^2
+        \ell_i = u_i \left(\sum_j t_{ij} \left(\operatorname{lse}(x_i) - x_{ij}\right)
+            + z \operatorname{lse}(x_i)^2\right)
 
     without the cap if ``softcap`` is None.
 
@@ -112,6 +113,8 @@ def linear_cross_entropy(
         The biases of the layer.
     class_weight : array_like, shape (V,), optional
         One weight per class.
+    sample_weight : array_like, shape of ``hidden`` without its last axis, optional
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     ignore_index : int or None, default -100
         Samples with this class index are ignored: they add nothing to the result. None ignores
         none.
@@ -120,11 +123,13 @@ def linear_cross_entropy(
     z_loss : float, default 0.0
         Factor z of the squared log-sum-exp in the loss, which keeps logits from drifting.
         Class weights do not scale it.
+    logit_scale : float, default 1.0
+        Factor of the logits, applied before ``softcap``: one over a temperature.
     softcap : float, optional
         Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of the
-        class weights at the labels of the samples that are not ignored.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
+        weight at the label times sample weight, over the samples that are not ignored.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
         one. The mean of nothing is then 0. It may be 0 where no sample counts; with another
@@ -168,8 +173,9 @@ def linear_cross_entropy(
     size of a chunk. From logits to losses, and to the gradient with respect to the logits, the bits are
     the same for any number of threads.
 
-    ``torch.nn.functional.linear_cross_entropy`` [1]_ computes the same, and has no ``z_loss``,
-    ``softcap`` and ``normalizer``. The logits of ignored samples are not computed.
+    ``torch.nn.functional.linear_cross_entropy`` [1]_ computes the same, and has no ``sample_weight``,
+    ``z_loss``, ``logit_scale``, ``softcap`` and ``normalizer``. The logits of samples that are ignored or
+    of weight 0 are not computed.
 
     References
     ----------
@@ -186,6 +192,11 @@ def linear_cross_entropy(
     np.float64(0.8103)
     >>> fastce.cross_entropy(hidden @ weight.T, [0, 1]).round(4)
     np.float64(0.8103)
+
+    Weights of tokens, and logits divided by a temperature of 2:
+
+    >>> fastce.linear_cross_entropy(hidden, weight, [0, 1], sample_weight=[1.0, 0.5], logit_scale=0.5).round(4)
+    np.float64(0.926)
     """
     call = LinearLossCall(
         hidden,
@@ -235,7 +246,7 @@ def linear_cross_entropy_and_grad(
     upstream gradient g,
 
     .. math::
-        G_{ij} = \frac{g_i}{D}
+        G_{ij} = \frac{g_i u_i s}{D}
             \left(p_{ij} \left(a_i + 2 z \operatorname{lse}(x_i)\right) - t_{ij}\right)
             \left(1 - \frac{x_{ij}^2}{c^2}\right), \\
         \frac{\partial}{\partial h} = G W, \qquad
@@ -246,15 +257,15 @@ def linear_cross_entropy_and_grad(
 
     Parameters
     ----------
-    hidden, weight, target, bias, class_weight, ignore_index, label_smoothing
+    hidden, weight, target, bias, class_weight, sample_weight, ignore_index, label_smoothing
         As in `linear_cross_entropy`.
-    z_loss, softcap, reduction, normalizer, max_bytes
+    z_loss, logit_scale, softcap, reduction, normalizer, max_bytes
         As in `linear_cross_entropy`.
     grad_output : scalar or array_like in the shape of the loss, optional
         Derivative of the final objective with respect to this loss, 1 by default.
     d_hidden_out, d_weight_out, d_bias_out : ndarray, optional
         Where to write the gradients, in the shapes of ``hidden``, ``weight`` and ``bias`` and in the
-        dtypes of the results. ``d_hidden_out`` may be ``hidden`` itself, which is then overwritten.
+        dtypes of the results, or float32 where these have 16 bits. ``d_hidden_out`` may be ``hidden`` itself, which is then overwritten.
     accumulate : bool, default False
         Add the gradients to the values in these arrays, instead of overwriting them.
 
@@ -263,8 +274,9 @@ def linear_cross_entropy_and_grad(
     LinearCrossEntropy
         A named tuple ``(loss, d_hidden, d_weight, d_bias)``: the loss as from
         `linear_cross_entropy`, the gradients in the shapes and dtypes of ``hidden``, ``weight``
-        and ``bias`` (float64 for integers); ``d_bias`` is None without a bias. Ignored samples
-        have gradient 0.
+        and ``bias`` (float64 for integers); ``d_bias`` is None without a bias. Samples that are
+        ignored or of weight 0 have gradient 0. Attributes of it are the by-products: ``lse``, the
+        log-sum-exp of every sample, and ``z_loss``, the part of the squared log-sum-exp in the loss.
 
     Raises
     ------
@@ -278,7 +290,7 @@ def linear_cross_entropy_and_grad(
 
     Notes
     -----
-    The memory is the gradients and as much as `linear_cross_entropy` takes. If ``d_weight`` has a 16-bit
+    The memory is the gradients and as much as `linear_cross_entropy` takes, and two numbers a sample. If ``d_weight`` has a 16-bit
     dtype and there are several chunks, they are summed in a float32 array of its shape. A new array of
     many megabytes costs time: pass the arrays for the gradients in a training loop. If an embedding
     shares the weights, pass the array of its gradient as ``d_weight_out``, with ``accumulate``.

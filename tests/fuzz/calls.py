@@ -178,7 +178,8 @@ class Call:
             if kind == "complex":
                 return self._keep("target", values.astype(complex))
             return self._other("target", values, self.case["other"]) if takes else self._keep("target", values)
-        if kind in ERROR_OF and not self.must_raise and not any(self.case.get(k) for k in BUILT[1:]):
+        is_alone = self.case["others"] != "any" and not any(self.case.get(k) for k in BUILT[1:])
+        if kind in ERROR_OF and not self.must_raise and is_alone:
             self.errors = (ERROR_OF[kind],)
         target = target_of(kind, problem, self.rng)
         self.must_raise |= target.is_refused
