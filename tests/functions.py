@@ -386,4 +386,7 @@ DIGESTED = (
     "kl reverse",
     "jensen_shannon",
     "jensen_shannon options",
+    "forward",
+    "backward options",
+    "grad_and_hessian options",
 )

@@ -1,5 +1,6 @@
 """Helpers of several test files: dtypes, shapes, processes, and comparison in eps."""
 
+import ast
 import itertools
 import math
 import subprocess
@@ -36,6 +37,19 @@ def name_of(value):
     if isinstance(value, tuple):
         return "x".join(map(str, value)) or "scalar"
     return value.name if isinstance(value, np.dtype) else None
+
+
+def imports(path):
+    """Yield (line, module) for each import of a file, also where a name imported from a package is a module of it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: write the whole name of the module"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                place = ROOT / name.replace(".", "/")
+                yield node.lineno, name if place.is_dir() or place.with_suffix(".py").exists() else node.module
+        elif isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
 
 
 def in_parallel(shape):

@@ -109,7 +109,11 @@ class FewInputs:
     def g(self):
         return self._numbers(SAMPLES, CLASSES, dtype=np.float64)
 
-    b = soft = soft_of_probs = share = element_weight = teacher = v = upstream_elements = g
+    b = soft = soft_of_probs = share = element_weight = v = upstream_elements = g
+
+    @property
+    def teacher(self):
+        return np.flip(self.g, -1).copy()
 
     @property
     def labels(self):

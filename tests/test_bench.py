@@ -2,24 +2,22 @@
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from bench import runner
+from bench.cases import Case, Op, Plan
+from bench.data import Results
+from tests.helpers import imports
+
 BENCH = Path(__file__).parents[1] / "bench"
 
 
-def imported(path: Path) -> set[str]:
+def own_imports(path: Path) -> set[str]:
     """Return the modules of the benchmark, and of fastce, that a file imports."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "bench":
-            names |= {f"bench.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-    return {name for name in names if name.split(".")[0] in ("bench", "fastce")}
+    return {name for _, name in imports(path) if name.split(".")[0] in ("bench", "fastce")}
 
 
 def test_imports_go_one_way():
@@ -32,25 +30,17 @@ def test_imports_go_one_way():
     for number, module in enumerate(order):
         path = BENCH / "contenders" / "__init__.py" if module == "contenders" else BENCH / f"{module}.py"
         allowed = {f"bench.{name}" for name in order[:number]}
-        assert imported(path) <= allowed, module
+        assert own_imports(path) <= allowed, module
 
 
 @pytest.mark.parametrize("path", sorted((BENCH / "contenders").glob("[!_]*.py")), ids=lambda path: path.stem)
 def test_contenders_import_only_their_inputs(path):
     allowed = {"bench.cases", "bench.formulas", "bench.inputs"} | ({"fastce"} if path.stem == "fastce" else set())
-    assert imported(path) <= allowed
+    assert own_imports(path) <= allowed
 
 
 def test_stored_results_are_resumed_for_the_same_plan_only(tmp_path, monkeypatch):
     """A finished plan runs once; another plan, other code and a failure run again."""
-    for package in ("pandas", "psutil", "threadpoolctl", "pytest_benchmark"):
-        pytest.importorskip(package)
-    from dataclasses import replace
-
-    from bench import runner
-    from bench.cases import Case, Op, Plan
-    from bench.data import Results
-
     ran = []
 
     def run_plan(plan, logs, show):

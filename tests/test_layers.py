@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import fastce
+from tests.helpers import imports
 
 PACKAGE = Path(fastce.__file__).parent
 TESTS = Path(__file__).parent
@@ -30,20 +31,11 @@ def floor_of(module):
     return next(number for number, floor in enumerate(FLOORS) if f"{name}/".startswith(f"{floor}/"))
 
 
-def imports(path):
-    """Yield (line, module) for each import of the package's own modules, a name of a module or not."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: write the whole name of the module"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [
-                name if (PACKAGE.parent / f"{name.replace('.', '/')}.py").exists() else node.module for name in names
-            ]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            continue
-        yield from ((node.lineno, name.removeprefix("fastce.")) for name in names if name.startswith("fastce."))
+def own_imports(module):
+    """Yield (line, module) for each import of the package's own modules, without the package's name."""
+    for line, name in imports(PACKAGE / f"{module}.py"):
+        if name.startswith("fastce."):
+            yield line, name.removeprefix("fastce.")
 
 
 FILES = sorted(path.relative_to(PACKAGE).as_posix().removesuffix(".py") for path in PACKAGE.rglob("*.py"))
@@ -54,16 +46,14 @@ MODULES = [name for name in FILES if not name.endswith("/__init__")]
 def test_imports_go_down(module):
     """Seen to fail: with an import of ``fastce.core`` in a kernel."""
     above = {
-        f"{module}.py:{line} imports {name}"
-        for line, name in imports(PACKAGE / f"{module}.py")
-        if floor_of(name) > floor_of(module)
+        f"{module}.py:{line} imports {name}" for line, name in own_imports(module) if floor_of(name) > floor_of(module)
     }
     assert not above
 
 
 def test_no_circles():
     """Seen to fail: with two modules of one folder that import each other."""
-    below = {module: {name.replace(".", "/") for _, name in imports(PACKAGE / f"{module}.py")} for module in MODULES}
+    below = {module: {name.replace(".", "/") for _, name in own_imports(module)} for module in MODULES}
     while below:
         leaves = {module for module, names in below.items() if not names & set(below)}
         assert leaves, f"circle among {sorted(below)}"

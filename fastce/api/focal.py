@@ -259,7 +259,8 @@ class _FocalCall(LossCall):
                 entropy, left_out = loss[part].astype(np.float64), weight[part] == 0.0
                 factor = power(-expm1(-entropy), self.gamma) * weight[part]
                 loss[part] = np.where(left_out, 0.0, factor * entropy)
-                factor *= (1.0 + self.gamma * _ratio(entropy)) * scale
+                factor *= 1.0 + self.gamma * _ratio(entropy)
+                factor *= scale
                 if upstream is not None:
                     factor *= upstream[part]
                     left_out |= upstream[part] == 0.0

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, cast_to, dtypes_of, without_axis
+from fastce.core.layout import Array, dtypes_of, without_axis
 from fastce.core.reduction import as_upstream, check_reduction, mean, reduce_losses
 from fastce.core.staging import row_blocks
-from fastce.core.validation import as_number, as_real, as_weights, normalize_axis
+from fastce.core.validation import as_number, as_real, as_weights, as_weights_of, normalize_axis
 
 
 class DivergenceCall:
@@ -51,8 +51,11 @@ class DivergenceCall:
         self.denominator = float(math.prod(shape))
         if sample_weight is not None:
             sample_weight = as_real(sample_weight, "sample_weight")
-            weights = as_weights(sample_weight, shape, "sample_weight", "one per sample").reshape(-1)
-            self.sample_weight, self.denominator = cast_to(weights, self.dtype), dispatch.total(weights)
+            weights = as_weights(sample_weight, shape, "sample_weight", "one per sample")
+            self.denominator = dispatch.total(weights.reshape(-1))
+            self.sample_weight = as_weights_of(weights, shape, "sample_weight", "one per sample", self.dtype).reshape(
+                -1
+            )
         self.inputs = logits, target, sample_weight
         return self
 
@@ -60,14 +63,15 @@ class DivergenceCall:
         """Return the reduced loss; write the gradient if an array for it is given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         weights = self.sample_weight
+        written = grad if scale else None  # a scale of 0 leaves out all logits
         if self.reduction == "mean":
             scale *= mean(1.0, self.denominator)
         if weights is not None:
             with np.errstate(all="ignore"):
-                upstream = weights if upstream is None else upstream * weights
+                upstream = weights if upstream is None else np.where(weights == 0.0, weights, upstream * weights)
         loss = np.zeros(math.prod(self.shape), self.dtype)
         if self.logits.size:
-            for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), grad):
+            for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), written):
                 part = slice(block.start, block.stop)
                 factors = None if upstream is None else upstream[part]
                 arguments = factors, scale, loss[part], block.out
@@ -79,6 +83,9 @@ class DivergenceCall:
         if weights is not None:
             with np.errstate(all="ignore"):
                 loss *= weights
+            loss[weights == 0.0] = 0.0
+        if grad is not None and written is None:
+            grad.fill(0)
         return reduce_losses(loss, self.shape, self.reduction, self.denominator)
 
 

@@ -56,7 +56,8 @@ class ElementCall:
             if reduction == "none" and values.ndim:
                 self.upstream = self._broadcast(values, "grad_output")
             else:
-                self.scale *= as_number(values if values.ndim else values.item(), "grad_output")
+                factor = as_number(values if values.ndim else values.item(), "grad_output")
+                self.scale = self.scale * factor if factor else 0.0
         return self
 
     def _run(
@@ -94,7 +95,9 @@ class ElementCall:
     def solve(self, grad: Array | None) -> Any:
         """Return the reduced loss; write the gradient if an array for it is given."""
         loss = np.empty(self.logits.shape, self.dtype) if self.reduction == "none" else None
-        sums = self._fill(True, loss, grad)
+        sums = self._fill(True, loss, grad if self.scale else None)
+        if grad is not None and not self.scale:  # a scale of 0 leaves out all elements
+            grad.fill(0)
         if loss is not None:
             return loss[()]
         return as_loss(mean(_total(sums), self.denominator), self.dtype)

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 import fastce
+from tests.functions import CALLS
+from tests.inputs import FewInputs
 
 SHAPES = [((9, 5), -1), ((9, 40), -1), ((5, 1500), -1), ((3, 7, 20), 1), ((2, 70000), -1)]  # one a regime
-CALLS = {
+GRADIENTS = {
     "cross_entropy": lambda x, y, **o: fastce.cross_entropy_and_grad(x, y, **o).grad,
     "focal_loss": lambda x, y, **o: fastce.focal_loss_and_grad(x, y, gamma=2.0, **o).grad,
     "softcap": lambda x, y, **o: fastce.cross_entropy_and_grad(x, y, softcap=5.0, **o).grad,
@@ -22,20 +24,20 @@ CALLS = {
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", GRADIENTS)
 def test_equals_rounding_once(name, dtype):
     """Rounded to 16 bits, it is what a result of 16 bits holds; rows are those of float32 logits."""
     for shape, axis in SHAPES if name == "cross_entropy" else SHAPES[:1]:
         rng = np.random.default_rng(0)
         x = rng.normal(size=shape).astype(dtype)
         y = rng.integers(0, shape[axis], np.delete(shape, axis))
-        narrow = CALLS[name](x, y, axis=axis)
+        narrow = GRADIENTS[name](x, y, axis=axis)
         out = np.full(shape, np.nan, np.float32)
-        assert CALLS[name](x, y, axis=axis, out=out) is out
+        assert GRADIENTS[name](x, y, axis=axis, out=out) is out
         np.testing.assert_array_equal(out.astype(dtype), narrow)
-        np.testing.assert_allclose(out, CALLS[name](x.astype(np.float32), y, axis=axis), rtol=2e-6, atol=1e-12)
+        np.testing.assert_allclose(out, GRADIENTS[name](x.astype(np.float32), y, axis=axis), rtol=2e-6, atol=1e-12)
         strided = np.full((*shape, 2), np.nan, np.float32)[..., 0]
-        CALLS[name](np.asfortranarray(x), y, axis=axis, out=strided)
+        GRADIENTS[name](np.asfortranarray(x), y, axis=axis, out=strided)
         np.testing.assert_allclose(strided, out, rtol=2e-6, atol=1e-12)
 
 
@@ -85,3 +87,23 @@ def test_other_dtypes_are_refused():
     for dtype, other in ((np.float32, np.float64), (np.float64, np.float32), (np.float16, np.float64)):
         with pytest.raises(ValueError, match="out must have shape"):
             fastce.cross_entropy_and_grad(np.zeros((2, 3), dtype), [0, 1], out=np.empty((2, 3), other))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.function.outs])
+def test_every_function(name, dtype):
+    """Each result that is written to ``out``, contiguous or strided."""
+    call = CALLS[name]
+    arrays = call.arrays(FewInputs(dtype))
+    narrow = call.run(arrays)
+    of_16_bits = [a for a in narrow if a is not None and a.dtype == dtype]
+    for stride in (1, 2):
+        outs = {
+            name: np.full((*like.shape, stride), np.nan, np.float32)[..., 0]
+            for name, like in zip(call.function.outs, of_16_bits, strict=False)
+        }
+        for a, b in zip(narrow, call.run(arrays, **outs), strict=True):
+            if a is not None:
+                np.testing.assert_array_equal(np.asarray(b).astype(a.dtype), a)
+        for out in outs.values():
+            assert not np.isnan(out).any()

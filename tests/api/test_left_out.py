@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 import fastce
+from tests.functions import CALLS
+from tests.inputs import FewInputs
 
 SHAPES = [((9, 5), -1), ((9, 40), -1), ((7, 1500), -1), ((3, 7, 20), 1), ((2, 70000), -1)]  # one a regime
 BAD = [np.nan, np.inf, -np.inf]
@@ -155,3 +157,49 @@ def test_from_probs():
         assert loss == fastce.cross_entropy_from_probs(p[1:], np.asarray(target)[1:], reduction="sum")
         assert not grad[0].any()
     assert fastce.cross_entropy_from_probs(p, [0, 2], weight=[0.0, 1.0, 1.0]) == -np.log(0.5)
+
+
+# --- every function --------------------------------------------------------------------
+
+LIKE_LOGITS = {"x", "p", "soft", "soft_of_probs", "share", "teacher", "v", "hidden"}  # a row a sample
+FACTORS = {"sample_weight", "upstream", "element_weight", "upstream_elements"}
+WITH_FACTORS = {
+    (name, argument): call.with_all_arrays()
+    for name, call in CALLS.items()
+    for argument, kind in call.with_all_arrays().inputs.items()
+    # probabilities are checked for the loss, whatever its upstream gradient
+    if kind in FACTORS and not (argument == "grad_output" and "p" in call.inputs.values())
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize(("name", "argument"), WITH_FACTORS)
+def test_every_factor(name, argument, bad):
+    """The first sample's factor is 0: no loss and gradient depend on what else it holds."""
+    call = WITH_FACTORS[name, argument]
+    arrays = call.arrays(FewInputs(np.float64))
+    arrays[argument][0] = 0.0
+    expected = call.run(arrays)
+    for other, kind in call.inputs.items():
+        if kind in LIKE_LOGITS:
+            arrays[other][0] = bad
+    found = call.run(arrays)
+    if call.name == "CrossEntropyLoss":  # the others are its log-sum-exps and the parts of the loss
+        found, expected = found[:2], expected[:2]
+    for a, e in zip(found[argument == "grad_output" :], expected[argument == "grad_output" :], strict=True):
+        if e is not None:
+            np.testing.assert_array_equal(a, e)
+            assert np.isfinite(a).all()
+
+
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.function.takes("grad_output")])
+def test_no_upstream_gradient(name):
+    """A scalar 0 leaves out all samples."""
+    call = CALLS[name]
+    arrays = call.arrays(FewInputs(np.float64))
+    for other, kind in call.inputs.items():
+        if kind in ("x", "hidden"):
+            arrays[other][0] = np.nan
+    found = call.run(arrays, grad_output=0.0)
+    for grad in found[0 if call.name == "cross_entropy_hvp" else 1 :][: len(call.function.outs)]:
+        assert grad is None or not grad.any()

@@ -93,7 +93,7 @@ def _gradient(j, n, row_, others, total, grad_scale):
 def focal_rows(x, target, gamma, factors, scale, loss, grad):
     """``x`` and ``target`` are (N, C) with contiguous rows; ``grad`` may be ``x`` itself.
 
-    ``factors`` are (u, u g) of every sample, of shape (2, N). A factor u of 0 gives 0, whatever the logits.
+    ``factors`` are (u, u g) of every sample, of shape (2, N). A factor of 0 gives 0, whatever the logits.
     """
     classes = x.shape[1]
     for i in prange(x.shape[0]):
@@ -104,8 +104,8 @@ def focal_rows(x, target, gamma, factors, scale, loss, grad):
             row_ = _Row(row(x, i), row(target, i), row_max, sum_exp_rest, gamma)
             value, others, top = _sums(row_, classes)
             value *= weight
-            if grad is not None:
+            if grad is not None and grad_scale != 0.0:
                 write(row(grad, i), classes, False, _gradient, (row_, others, others + top, grad_scale))
-        elif grad is not None:
+        if grad is not None and grad_scale == 0.0:
             write(row(grad, i), classes, False, row_formulas.zero, (full_like(x, 0.0),))
         store_one(row(loss, i), 0, value)

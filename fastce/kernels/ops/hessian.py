@@ -15,7 +15,7 @@ from fastce.kernels.codegen.jit import block, inline, kernel
 from fastce.kernels.formulas import hessian_diagonal, hessian_vector_product
 from fastce.kernels.rows import long_rows, row_formulas, tiles
 from fastce.kernels.rows.long_rows import PLAIN_SUM
-from fastce.kernels.rows.samples import scaled
+from fastce.kernels.rows.samples import has_factor, scaled
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import write
 from fastce.kernels.simd.memory import load, load_n, row, scratch, static_if_present, store
@@ -32,14 +32,6 @@ def _diagonal(j, n, p, row_max, sum_exp_rest, grad_scale):
     return hessian_diagonal(exp_x, sum_exp_rest_, factor, grad_scale)
 
 
-@inline
-def has_weight(sample_weight, i):
-    """Tell whether the weight of sample ``i`` is not 0; it is 1 where ``sample_weight`` is None."""
-    if sample_weight is not None:
-        return sample_weight[i] != 0.0
-    return True
-
-
 @kernel
 def diagonal_rows(x, sample_weight, scale, hessian):
     """``x`` is (N, C) with contiguous rows; ``hessian`` may be ``x`` itself.
@@ -51,7 +43,7 @@ def diagonal_rows(x, sample_weight, scale, hessian):
         grad_scale = scale
         if sample_weight is not None:
             grad_scale = scale * sample_weight[i]
-        if has_weight(sample_weight, i):
+        if has_factor(sample_weight, i):
             row_max, sum_exp_rest = long_rows.stats(row(x, i), classes, None)
             write(row(hessian, i), classes, False, _diagonal, (row(x, i), row_max, sum_exp_rest, grad_scale))
         else:

@@ -33,9 +33,9 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import block, inline, kernel
-from fastce.kernels.rows import tiles
+from fastce.kernels.rows import row_formulas, tiles
 from fastce.kernels.rows.long_rows import PLAIN_SUM
-from fastce.kernels.rows.samples import scaled, total_of
+from fastce.kernels.rows.samples import has_factor, scaled, total_of
 from fastce.kernels.rows.softmax_pairs import (
     differences,
     kl_terms,
@@ -46,7 +46,8 @@ from fastce.kernels.rows.softmax_pairs import (
     softmaxes,
 )
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.simd.memory import load, load_n, row, scratch, store, store_n
+from fastce.kernels.rows.write import write
+from fastce.kernels.simd.memory import load, load_n, row, scratch, static_if_present, store, store_n
 from fastce.kernels.simd.vecmath import log1p
 from fastce.kernels.simd.vector import (
     full_like,
@@ -203,8 +204,11 @@ def mixture_rows(x, target, beta, mixture, series, upstream, scale, loss, grad):
             value, mean = _sums_of_row(p, z, classes, beta, one, mixture, series, base)
             losses = set_lane(losses, r, value)
             if grad is not None:
-                slope = _Slope(base, mean, get_lane(grad_scale, r))
-                _finish_row(p, z, row(grad, start + r), classes, beta, one, mixture, series, slope)
+                if has_factor(upstream, start + r):
+                    slope = _Slope(base, mean, get_lane(grad_scale, r))
+                    _finish_row(p, z, row(grad, start + r), classes, beta, one, mixture, series, slope)
+                else:
+                    write(row(grad, start + r), classes, False, row_formulas.zero, (full_like(x, 0.0),))
         store_n(row(loss, start), 0, n, losses)
     return total_of(loss)
 
@@ -243,5 +247,6 @@ def mixture_tiles(x, target, beta, mixture, series, upstream, scale, loss, grad)
             slope = where(value == np.inf, np.nan, slope)
             for c in range(0, classes * width, width):
                 store(tile, c, load(exps, c) * (load(tile, c) - slope) * grad_scale)
+            tiles.clear(tile, classes, static_if_present(upstream, grad_scale))
             tiles.store_tile(grad, start, n, tile)
     return total_of(loss)

@@ -18,9 +18,9 @@ import numpy as np
 from numba import prange
 
 from fastce.kernels.codegen.jit import block, kernel
-from fastce.kernels.rows import tiles
+from fastce.kernels.rows import row_formulas, tiles
 from fastce.kernels.rows.long_rows import PLAIN_SUM
-from fastce.kernels.rows.samples import scaled, total_of
+from fastce.kernels.rows.samples import has_factor, scaled, total_of
 from fastce.kernels.rows.softmax_pairs import (
     kl_terms,
     log_quotient,
@@ -30,7 +30,8 @@ from fastce.kernels.rows.softmax_pairs import (
     softmaxes,
 )
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.simd.memory import load, load_n, row, scratch, store, store_n
+from fastce.kernels.rows.write import write
+from fastce.kernels.simd.memory import load, load_n, row, scratch, static_if_present, store, store_n
 from fastce.kernels.simd.vector import full_like, get_lane, lanes, reduce_add, set_lane
 
 
@@ -69,6 +70,8 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad):
             p, z, g = row(x, start + r), row(target, start + r), row(grad, start + r)
             value = _finish_row(p, z, g, classes, beta, pair_of_lane(pair, r), get_lane(grad_scale, r))
             losses = set_lane(losses, r, value)
+            if grad is not None and not has_factor(upstream, start + r):
+                write(g, classes, False, row_formulas.zero, (full_like(x, 0.0),))
         store_n(row(loss, start), 0, n, losses)
     return total_of(loss)
 
@@ -98,5 +101,6 @@ def kl_tiles(x, target, beta, upstream, scale, loss, grad):
                 store(tile, c, difference * grad_scale)
         store_n(row(loss, start), 0, n, value)
         if grad is not None:
+            tiles.clear(tile, classes, static_if_present(upstream, grad_scale))
             tiles.store_tile(grad, start, n, tile)
     return total_of(loss)

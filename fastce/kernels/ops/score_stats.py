@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastce.kernels.codegen.jit import block, inline
-from fastce.kernels.rows.long_rows import PLAIN_SUM
+from fastce.kernels.rows.long_rows import PLAIN_SUM, max_of, shift_of
 from fastce.kernels.simd.memory import load, load_n, load_one
 from fastce.kernels.simd.vecmath import exp, exp_one, two_sum
 from fastce.kernels.simd.vector import (
@@ -32,22 +32,6 @@ class RowStats(NamedTuple):
     entropy_sum: float
     argmax: int
     rank: int
-
-
-@block
-def _max(p, start, stop):
-    """Return the greatest of ``p[start:stop]``; NaN is ignored."""
-    width = lanes(p)
-    a = b = full_like(p, -np.inf)
-    j = start
-    while j + 2 * width <= stop:
-        a = maximum(load(p, j), a)
-        b = maximum(load(p, j + width), b)
-        j += 2 * width
-    while j < stop:
-        a = maximum(load_n(p, j, stop - j, -np.inf), a)
-        j += width
-    return reduce_max(maximum(a, b))
 
 
 @inline
@@ -143,17 +127,17 @@ def _stats(p, classes, label):
     """
     size = PLAIN_SUM * lanes(p)
     at_label = full_like(p, load_one(p, label))
-    row_max = _max(p, 0, min(size, classes))
+    row_max = max_of(p, 0, min(size, classes), None)
     sum_exp_rest = entropy_sum = comp = entropy_comp = 0.0
     max_block = rank = num_at_max = 0
     for start in range(0, classes, size):
         stop = min(start + size, classes)
-        shift = full_like(p, row_max if row_max > -np.inf else 0.0)
+        shift = shift_of(p, row_max)
         if stop + size <= classes:
             part, part_entropy_sum, part_num_at_max, next_max = _sums_and_next_max(p, start, shift)
         else:
             part, part_entropy_sum, part_num_at_max = _sums(p, start, stop, shift)
-            next_max = _max(p, stop, min(stop + size, classes))
+            next_max = max_of(p, stop, min(stop + size, classes), None)
         split = min(max(label, start), stop)  # of the classes with the label's logit, those before it precede it
         rank += _count_at_least(p, start, split, at_label) + _count_greater(p, split, stop, at_label)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(part))

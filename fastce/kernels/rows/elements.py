@@ -56,10 +56,16 @@ def weighted_loss(value, weight):
 
 @inline
 def write_gradient(grad, j, n, slope, weight, upstream, scale):
-    """Write slope times weight, ``upstream`` and ``scale``, or 0 where the weight is 0, unless ``grad`` is None."""
+    """Write slope times weight, ``upstream`` and ``scale``, unless ``grad`` is None.
+
+    It is 0 where the weight or ``upstream`` is 0, whatever the slope.
+    """
     if grad is not None:
-        slope = slope * weight * factors_at(slope, upstream, j, n) * scale
-        store_n(row(grad, j), 0, n, where(weight == 0.0, 0.0, slope))
+        factor = factors_at(slope, upstream, j, n)
+        slope = where(weight == 0.0, 0.0, slope * weight * factor * scale)
+        if upstream is not None:
+            slope = where(factor == 0.0, 0.0, slope)
+        store_n(row(grad, j), 0, n, slope)
 
 
 @inline

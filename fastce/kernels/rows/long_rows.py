@@ -58,7 +58,7 @@ class RowPlan(NamedTuple):
 
 
 @block
-def _max(p, start, stop, copy):
+def max_of(p, start, stop, copy):
     """Return the maximum of ``p[start:stop]``, ignoring NaN; copy whole values to ``copy``, unless that is None."""
     width = lanes(p)
     a = b = full_like(p, -np.inf)
@@ -156,7 +156,7 @@ def _raise_max(row_max, higher, sum_exp_rest, num_at_max):
 
 
 @inline
-def _shift(p, row_max):
+def shift_of(p, row_max):
     """Return the shift subtracted before exp: the maximum, or 0 while all classes are -inf."""
     return full_like(p, row_max if row_max > -np.inf else 0.0)
 
@@ -180,14 +180,14 @@ def chunk_stats(p, start, stop, q, block_maxima):
     size = BLOCK * lanes(p)
     blocks = max((stop - start) // size - 1, 0)  # whole blocks that another whole block follows
     buf_cur, buf_next = static_if_half(p, scratch(p, BLOCK)), static_if_half(p, scratch(p, BLOCK))
-    row_max = _max(offset(p, start), 0, size, buf_cur) if blocks else _max(p, start, stop, None)
+    row_max = max_of(offset(p, start), 0, size, buf_cur) if blocks else max_of(p, start, stop, None)
     next_max, sum_exp_rest, comp, num_at_max = row_max, 0.0, 0.0, 0.0
     for _ in range(blocks):
         has_max = next_max == row_max
         _store_max(block_maxima, start // size, row_max)
         block_p, next_p = static_first_present(buf_cur, offset(p, start)), offset(p, start + size)
         block_rest, block_num_at_max, next_max = _sum_and_next_max(
-            block_p, 0, _shift(p, row_max), has_max, offset(q, start), next_p, buf_next
+            block_p, 0, shift_of(p, row_max), has_max, offset(q, start), next_p, buf_next
         )
         buf_cur, buf_next = buf_next, buf_cur
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
@@ -198,13 +198,13 @@ def chunk_stats(p, start, stop, q, block_maxima):
             sum_exp_rest, comp, num_at_max, row_max = (sum_exp_rest + num_at_max) * decay, comp * decay, 0.0, next_max
         start += size
     if blocks:
-        higher = max(row_max, _max(p, start + size, stop, None))
+        higher = max(row_max, max_of(p, start + size, stop, None))
         sum_exp_rest, num_at_max = _raise_max(row_max, higher, sum_exp_rest + comp, num_at_max)
         comp, row_max = 0.0, higher
     while start < stop:
         _store_max(block_maxima, start // size, row_max)
         end = min(start + size, stop)
-        block_rest, block_num_at_max = _sum(p, start, end, _shift(p, row_max), q)
+        block_rest, block_num_at_max = _sum(p, start, end, shift_of(p, row_max), q)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
         comp += err
         num_at_max += block_num_at_max
@@ -291,7 +291,7 @@ def _maxima(p, classes, block_maxima):
     size = BLOCK * lanes(p)
     row_max = lowest(p)
     for start in range(0, classes, size):
-        block_max = _max(p, start, min(start + size, classes), None)
+        block_max = max_of(p, start, min(start + size, classes), None)
         store_one(block_maxima, start // size, block_max)
         row_max = max(row_max, block_max)
     return row_max
@@ -304,7 +304,7 @@ def _sums_and_next_maxima(p, classes, row_max, maxima_cur, q, next_p, maxima_nex
     The exponentials are stored to ``q``, unless that is None.
     """
     size = BLOCK * lanes(p)
-    shift = _shift(p, row_max)
+    shift = shift_of(p, row_max)
     sum_exp_rest = comp = num_at_max = 0.0
     next_max = lowest(p)
     for start in range(0, classes, size):
@@ -313,7 +313,7 @@ def _sums_and_next_maxima(p, classes, row_max, maxima_cur, q, next_p, maxima_nex
             block_rest, block_num_at_max, block_max = _sum_and_next_max(p, start, shift, has_max, q, next_p, None)
         else:
             block_rest, block_num_at_max = _sum(p, start, classes, shift, q)
-            block_max = _max(next_p, start, classes, None)
+            block_max = max_of(next_p, start, classes, None)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
         comp += err
         num_at_max += block_num_at_max

@@ -103,11 +103,23 @@ def _weight(target, i, exists, classes, ignore_index, class_weight, sample_facto
 
 @inline
 def scaled(like, factors, scale, start, n):
-    """Return ``scale`` times the factors of samples ``start`` to ``start + n``; factors are 1 where they are None."""
+    """Return ``scale`` times the factors of samples ``start`` to ``start + n``; factors are 1 where they are None.
+
+    A factor of 0 gives 0, also where ``scale`` is infinite or NaN, as in the mean of samples that all have weight 0.
+    """
     result = full_like(like, scale)
     if factors is not None:
-        result = result * load_n(row(factors, start), 0, n, 0.0)
+        factor = load_n(row(factors, start), 0, n, 0.0)
+        result = where(factor == 0.0, 0.0, result * factor)
     return result
+
+
+@inline
+def has_factor(factors, i):
+    """Tell whether the factor of sample ``i`` is not 0; it is 1 where ``factors`` is None."""
+    if factors is not None:
+        return factors[i] != 0.0
+    return True
 
 
 @block

@@ -23,10 +23,8 @@ from fastce.kernels.simd.vector import (
     full_like,
     get_lane,
     lanes,
-    maximum,
     polynomial,
     reduce_add,
-    reduce_max,
     set_lane,
     where,
 )
@@ -91,28 +89,18 @@ def _exp_minus_1_minus_of(t):
 
 
 @block
-def _greatest(p, start, stop):
-    """Return the greatest of ``p[start:stop]``; NaN is ignored."""
-    width = lanes(p)
-    row_max = full_like(p, -np.inf)
-    for j in range(start, stop, width):
-        row_max = maximum(load_n(p, j, stop - j, -np.inf), row_max)
-    return reduce_max(row_max)
-
-
-@block
 def stats(p, classes, beta):
     """Return (maximum, sum_exp_rest) as `long_rows.stats` does, but the sum of exp(beta (x - maximum))."""
     width = lanes(p)
-    row_max = get_lane(full_like(p, -np.inf), 0)
+    row_max = long_rows.lowest(p)
     sum_exp_rest = num_at_max = 0.0
     for start in range(0, classes, PLAIN_SUM * width):
         stop = min(start + PLAIN_SUM * width, classes)
-        higher = _greatest(p, start, stop)
+        higher = long_rows.max_of(p, start, stop, None)
         if higher > row_max:
             sum_exp_rest = (sum_exp_rest + num_at_max) * exp_one(beta * (np.float64(row_max) - np.float64(higher)))
             num_at_max, row_max = 0.0, higher
-        shift = full_like(p, row_max if row_max > -np.inf else 0.0)
+        shift = long_rows.shift_of(p, row_max)
         total = full_like(p, 0.0)
         count = 0
         for j in range(start, stop, width):
