@@ -265,7 +265,8 @@ def linear_cross_entropy_and_grad(
         Derivative of the final objective with respect to this loss, 1 by default.
     d_hidden_out, d_weight_out, d_bias_out : ndarray, optional
         Where to write the gradients, in the shapes of ``hidden``, ``weight`` and ``bias`` and in the
-        dtypes of the results, or float32 where these have 16 bits. ``d_hidden_out`` may be ``hidden`` itself, which is then overwritten.
+        dtypes of the results, or float32 where these have 16 bits. ``d_hidden_out`` may be
+        ``hidden`` itself, which is then overwritten.
     accumulate : bool, default False
         Add the gradients to the values in these arrays, instead of overwriting them.
 
@@ -290,10 +291,11 @@ def linear_cross_entropy_and_grad(
 
     Notes
     -----
-    The memory is the gradients and as much as `linear_cross_entropy` takes, and two numbers a sample. If ``d_weight`` has a 16-bit
-    dtype and there are several chunks, they are summed in a float32 array of its shape. A new array of
-    many megabytes costs time: pass the arrays for the gradients in a training loop. If an embedding
-    shares the weights, pass the array of its gradient as ``d_weight_out``, with ``accumulate``.
+    The memory is the gradients and as much as `linear_cross_entropy` takes, and two numbers a sample.
+    If ``d_weight`` has a 16-bit dtype and there are several chunks, they are summed in a float32
+    array of its shape. A new array of many megabytes costs time: pass the arrays for the
+    gradients in a training loop. If an embedding shares the weights, pass the array of its
+    gradient as ``d_weight_out``, with ``accumulate``.
 
     Examples
     --------
