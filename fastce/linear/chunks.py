@@ -31,9 +31,11 @@ class Plan(NamedTuple):
 
 def make_plan(labels: Array, ignore_index: int, layer: Layer, max_bytes: int, *, forward_only: bool) -> Plan:
     """Cut the rows that are not ignored into chunks of about equal size, and the classes into tiles."""
-    ignored = np.flatnonzero(labels == ignore_index)
-    valid = None if not len(ignored) else np.flatnonzero(labels != ignore_index)
-    count = len(labels) - len(ignored)
+    is_ignored = labels == ignore_index
+    count = len(labels) - int(np.count_nonzero(is_ignored))
+    ignored, valid = np.empty(0, np.intp), None
+    if count < len(labels):
+        ignored, valid = np.flatnonzero(is_ignored), np.flatnonzero(~is_ignored)
     rows, classes = _sizes(count, layer, max_bytes, MIN_ROWS_FORWARD if forward_only else MIN_ROWS)
     chunks = parts(count, _even_step(count, rows))
     tiles = parts(layer.classes, _even_step(layer.classes, classes))
