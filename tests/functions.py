@@ -88,6 +88,14 @@ def _evaluation(
     return found.loss, found.perplexity, found.entropy, found.accuracy, shares, found.count
 
 
+def _layer(hidden, weight, target, **options):
+    """The loss of the last layer, its by-products and the gradients."""
+    found = fastce.linear_cross_entropy_and_grad(hidden, weight, target, **options)
+    loss, *gradients = found
+    return loss, found.lse, found.z_loss, *gradients
+
+
+_layer.__signature__ = inspect.signature(fastce.linear_cross_entropy_and_grad)  # type: ignore[attr-defined]
 _LAYER_OUTS = {"d_hidden_out": "hidden", "d_weight_out": "weight", "d_bias_out": "bias"}
 
 # by their names in ``fastce``; what follows a blank tells two results of one function apart
@@ -140,9 +148,7 @@ FUNCTIONS = {
     ),
     "cross_entropy_hvp": Function(fastce.cross_entropy_hvp, "x", oracles.hessian_product, {"out": "logits"}, 10),
     "linear_cross_entropy": Function(fastce.linear_cross_entropy, "l", oracles.linear_cross_entropy),
-    "linear_cross_entropy_and_grad": Function(
-        fastce.linear_cross_entropy_and_grad, "lxwb", oracles.linear_cross_entropy, _LAYER_OUTS
-    ),
+    "linear_cross_entropy_and_grad": Function(_layer, "lllxwb", oracles.linear_cross_entropy_and_grad, _LAYER_OUTS),
 }
 
 
@@ -208,7 +214,7 @@ _ELEMENT_PROBS = {"probs": "p", "target": "share"}
 _PAIR = {"logits": "x", "target_logits": "teacher"}
 _FOCAL = {**_IGNORING, "alpha": "weight"}
 _LAYER = {"hidden": "hidden", "weight": "layer_weight", "target": "layer_labels"}
-_LAYER_OPTIONS = {**_LAYER, "bias": "bias", "class_weight": "layer_class_weight"}
+_LAYER_OPTIONS = {**_LAYER, "bias": "bias", "class_weight": "layer_class_weight", "sample_weight": "sample_weight"}
 
 CALLS = {
     "logsumexp": Call("logsumexp", {"x": "x"}),
@@ -294,7 +300,7 @@ CALLS = {
         "binary_cross_entropy_from_probs_and_grad",
         {**_ELEMENT_PROBS, "weight": "element_weight", "pos_weight": "pos_weight"},
     ),
-    "linear options": Call("linear_cross_entropy_and_grad", _LAYER_OPTIONS, {"label_smoothing": 0.1}),
+    "linear options": Call("linear_cross_entropy_and_grad", _LAYER_OPTIONS, {**_NUMBERS, "logit_scale": 0.75}),
     "grad_and_hessian options": Call(
         "cross_entropy_grad_and_hessian", {**_IGNORING, **_WEIGHTS}, {"label_smoothing": 0.1}
     ),

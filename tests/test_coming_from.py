@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -162,8 +163,20 @@ class Liger:
 
         return call
 
-    def LigerFusedLinearCrossEntropyLoss():
-        return lambda weight, hidden, y: mean(-at(logs(hidden @ weight.T), y))
+    class Output(NamedTuple):
+        loss: float
+        z_loss: float
+
+    def LigerFusedLinearCrossEntropyLoss(lse_square_scale=0.0, reduction="mean", return_z_loss=False):
+        def call(weight, hidden, y):
+            x = hidden @ weight.T
+            z_losses = lse_square_scale * special.logsumexp(x, -1) ** 2
+            losses = -at(logs(x), y) + z_losses
+            if reduction == "none":
+                return losses
+            return Liger.Output(mean(losses), mean(z_losses)) if return_z_loss else mean(losses)
+
+        return call
 
 
 def public(namespace):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastce.api.cross_entropy import cross_entropy
 from fastce.core.layout import Array
 from fastce.core.loss import LossCall
-from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar, check_reduction, mean
+from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar, check_reduction, z_part
 from fastce.core.validation import (
     as_ignore_index,
     as_index,
@@ -236,21 +236,10 @@ class CrossEntropyLoss(Generic[Loss]):
     def parts(self) -> LossParts[Loss]:
         """The last loss as `LossParts`: cross-entropy and z-loss apart."""
         call = self._last_call()
-        dtype = call.dtype.type
-        with np.errstate(all="ignore"):  # of extreme log-sum-exps
-            terms = np.zeros(call.shape)
-            if call.z_loss is not None:
-                terms = np.nan_to_num(call.lse().astype(np.float64), nan=0.0) ** 2 * call.z_loss
-            if call.sample_weight is not None:
-                weights = call.sample_weight.reshape(call.shape)
-                terms = np.where(weights == 0.0, 0.0, terms * weights)
-            if call.reduction == "none":
-                z_part: Any = terms.astype(call.dtype)[()]
-            else:
-                total = float(terms.sum())
-                z_part = dtype(mean(total, self._last.total_weight) if call.reduction == "mean" else total)
-            plain_loss = self._last.loss - z_part if call.plain_loss is None else call.plain_loss
-            return LossParts(plain_loss, z_part)
+        weight = None if call.sample_weight is None else call.sample_weight.reshape(call.shape)
+        of_z = z_part(call.lse(), call.z_loss, weight, call.reduction, self._last.total_weight)
+        with np.errstate(all="ignore"):  # of infinite losses
+            return LossParts(self._last.loss - of_z if call.plain_loss is None else call.plain_loss, of_z)
 
     def _last_call(self) -> _Call:
         call = self._last.call

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from fastce.core.layout import Array
 from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar
-from fastce.linear.arguments import LinearLossCall
+from fastce.linear.arguments import ByProducts, LinearLossCall
 
 if TYPE_CHECKING:
     from fastce.api.options import LinearGradOptions, LinearOptions
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 MAX_BYTES = 256_000_000  # measured: half of it takes up to 5 % longer, twice as much up to 5 % less time
 
 
-class LinearCrossEntropy(NamedTuple, Generic[Loss]):
+class _LossAndGrads(NamedTuple, Generic[Loss]):
+    """The fields of `LinearCrossEntropy`."""
+
+    loss: Loss
+    d_hidden: Array
+    d_weight: Array
+    d_bias: Array | None
+
+
+class LinearCrossEntropy(_LossAndGrads[Loss]):
     """A loss and its gradients with respect to the arguments of the last layer.
 
     Attributes
@@ -27,6 +36,17 @@ class LinearCrossEntropy(NamedTuple, Generic[Loss]):
         In the shapes of ``hidden`` and ``weight``.
     d_bias : ndarray or None
         In the shape of ``bias``; None without a bias.
+    lse : ndarray, shape of ``target``
+        The log-sum-exp of every sample, of scaled and capped logits, in the dtype of the loss. It is NaN
+        for samples that are ignored or left out by a weight of 0, and for samples without a softmax:
+        with NaN or +inf, or nothing but -inf.
+    z_loss : scalar or ndarray
+        The part of the squared log-sum-exp in the loss, reduced as the loss.
+
+    Notes
+    -----
+    As a tuple, it has the first four alone. ``lse`` and ``z_loss`` cost no further product: they are
+    computed when they are asked for, from two numbers a sample that are kept.
 
     Examples
     --------
@@ -34,12 +54,22 @@ class LinearCrossEntropy(NamedTuple, Generic[Loss]):
     >>> loss, *gradients = fastce.linear_cross_entropy_and_grad(np.eye(2), np.eye(2), [0, 1], bias=[0.0, 0.0])
     >>> [gradient.shape for gradient in gradients]
     [(2, 2), (2, 2), (2,)]
+    >>> result = fastce.linear_cross_entropy_and_grad(np.eye(2), np.eye(2), [0, 1], z_loss=0.01)
+    >>> result.lse.round(4), result.z_loss.round(4)
+    (array([1.3133, 1.3133]), np.float64(0.0172))
     """
 
-    loss: Loss
-    d_hidden: Array
-    d_weight: Array
-    d_bias: Array | None
+    _by_products: ByProducts
+
+    @property
+    def lse(self) -> FloatArray:
+        """The log-sum-exp of every sample."""
+        return self._by_products.lse()
+
+    @property
+    def z_loss(self) -> Loss:
+        """The part of the squared log-sum-exp in the loss."""
+        return self._by_products.z_part()  # type: ignore[no-any-return]
 
 
 @overload
@@ -76,9 +106,11 @@ def linear_cross_entropy(
     *,
     bias: npt.ArrayLike | None = None,
     class_weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    logit_scale: float = 1.0,
     softcap: float | None = None,
     reduction: Reduction = "mean",
     normalizer: float | None = None,
@@ -86,14 +118,15 @@ def linear_cross_entropy(
 ) -> Scalar | FloatArray:
     r"""Compute the cross-entropy of a linear layer's output, without the whole output in memory.
 
-    With hidden states :math:`h`, weights :math:`W`, biases :math:`b`, ``softcap`` :math:`c`, class
-    weights :math:`w`, label smoothing :math:`\varepsilon` over V classes and ``z_loss`` z,
+    With hidden states :math:`h`, weights :math:`W`, biases :math:`b`, ``logit_scale`` :math:`s`,
+    ``softcap`` :math:`c`, class weights :math:`w`, sample weights :math:`u`, label smoothing
+    :math:`\varepsilon` over V classes and ``z_loss`` z,
 
     .. math::
-        x_{ij} = c \tanh\!\left(\frac{h_i \cdot W_j + b_j}{c}\right), \qquad
+        x_{ij} = c \tanh\!\left(\frac{s\, (h_i \cdot W_j + b_j)}{c}\right), \qquad
         t_{ij} = w_j \left((1 - \varepsilon)\, [j = y_i] + \frac{\varepsilon}{V}\right), \\
-        \ell_i = \sum_j t_{ij} \left(\operatorname{lse}(x_i) - x_{ij}\right)
-            + z \operatorname{lse}(x_i)^2
+        \ell_i = u_i \left(\sum_j t_{ij} \left(\operatorname{lse}(x_i) - x_{ij}\right)
+            + z \operatorname{lse}(x_i)^2\right)
 
     without the cap if ``softcap`` is None.
 
@@ -110,6 +143,8 @@ def linear_cross_entropy(
         The biases of the layer.
     class_weight : array_like, shape (V,), optional
         One weight per class.
+    sample_weight : array_like, shape of ``hidden`` without its last axis, optional
+        One weight per sample. A sample of weight 0 is left out, whatever NaN or infinity it holds.
     ignore_index : int or None, default -100
         Samples with this class index are ignored: they add nothing to the result. None ignores
         none.
@@ -118,11 +153,13 @@ def linear_cross_entropy(
     z_loss : float, default 0.0
         Factor z of the squared log-sum-exp in the loss, which keeps logits from drifting.
         Class weights do not scale it.
+    logit_scale : float, default 1.0
+        Factor of the logits, applied before ``softcap``: one over a temperature.
     softcap : float, optional
         Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of the
-        class weights at the labels of the samples that are not ignored.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
+        weight at the label times sample weight, over the samples that are not ignored.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
         one. The mean of nothing is then 0. It may be 0 where no sample counts; with another
@@ -166,8 +203,9 @@ def linear_cross_entropy(
     size of a chunk. From logits to losses, and to the gradient with respect to the logits, the bits are
     the same for any number of threads.
 
-    ``torch.nn.functional.linear_cross_entropy`` [1]_ computes the same, and has no ``z_loss``,
-    ``softcap`` and ``normalizer``. The logits of ignored samples are not computed.
+    ``torch.nn.functional.linear_cross_entropy`` [1]_ computes the same, and has no ``sample_weight``,
+    ``z_loss``, ``logit_scale``, ``softcap`` and ``normalizer``. The logits of samples that are ignored or
+    of weight 0 are not computed.
 
     References
     ----------
@@ -184,6 +222,11 @@ def linear_cross_entropy(
     np.float64(0.8103)
     >>> fastce.cross_entropy(hidden @ weight.T, [0, 1]).round(4)
     np.float64(0.8103)
+
+    Weights of tokens, and logits divided by a temperature of 2:
+
+    >>> fastce.linear_cross_entropy(hidden, weight, [0, 1], sample_weight=[1.0, 0.5], logit_scale=0.5).round(4)
+    np.float64(0.926)
     """
     call = LinearLossCall(
         hidden,
@@ -191,9 +234,11 @@ def linear_cross_entropy(
         target,
         bias=bias,
         class_weight=class_weight,
+        sample_weight=sample_weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        logit_scale=logit_scale,
         softcap=softcap,
         reduction=reduction,
         normalizer=normalizer,
@@ -236,9 +281,11 @@ def linear_cross_entropy_and_grad(
     *,
     bias: npt.ArrayLike | None = None,
     class_weight: npt.ArrayLike | None = None,
+    sample_weight: npt.ArrayLike | None = None,
     ignore_index: int | None = -100,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    logit_scale: float = 1.0,
     softcap: float | None = None,
     reduction: Reduction = "mean",
     normalizer: float | None = None,
@@ -256,7 +303,7 @@ def linear_cross_entropy_and_grad(
     upstream gradient g,
 
     .. math::
-        G_{ij} = \frac{g_i}{D}
+        G_{ij} = \frac{g_i u_i s}{D}
             \left(p_{ij} \left(a_i + 2 z \operatorname{lse}(x_i)\right) - t_{ij}\right)
             \left(1 - \frac{x_{ij}^2}{c^2}\right), \\
         \frac{\partial}{\partial h} = G W, \qquad
@@ -267,15 +314,16 @@ def linear_cross_entropy_and_grad(
 
     Parameters
     ----------
-    hidden, weight, target, bias, class_weight, ignore_index, label_smoothing
+    hidden, weight, target, bias, class_weight, sample_weight, ignore_index, label_smoothing
         As in `linear_cross_entropy`.
-    z_loss, softcap, reduction, normalizer, max_bytes
+    z_loss, logit_scale, softcap, reduction, normalizer, max_bytes
         As in `linear_cross_entropy`.
     grad_output : scalar or array_like in the shape of the loss, optional
         Derivative of the final objective with respect to this loss, 1 by default.
     d_hidden_out, d_weight_out, d_bias_out : ndarray, optional
         Where to write the gradients, in the shapes of ``hidden``, ``weight`` and ``bias`` and in the
-        dtypes of the results. ``d_hidden_out`` may be ``hidden`` itself, which is then overwritten.
+        dtypes of the results, or float32 where these have 16 bits. ``d_hidden_out`` may be
+        ``hidden`` itself, which is then overwritten.
     accumulate : bool, default False
         Add the gradients to the values in these arrays, instead of overwriting them.
 
@@ -284,8 +332,9 @@ def linear_cross_entropy_and_grad(
     LinearCrossEntropy
         A named tuple ``(loss, d_hidden, d_weight, d_bias)``: the loss as from
         `linear_cross_entropy`, the gradients in the shapes and dtypes of ``hidden``, ``weight``
-        and ``bias`` (float64 for integers); ``d_bias`` is None without a bias. Ignored samples
-        have gradient 0.
+        and ``bias`` (float64 for integers); ``d_bias`` is None without a bias. Samples that are
+        ignored or of weight 0 have gradient 0. Attributes of it are the by-products: ``lse``, the
+        log-sum-exp of every sample, and ``z_loss``, the part of the squared log-sum-exp in the loss.
 
     Raises
     ------
@@ -299,10 +348,11 @@ def linear_cross_entropy_and_grad(
 
     Notes
     -----
-    The memory is the gradients and as much as `linear_cross_entropy` takes. If ``d_weight`` has a 16-bit
-    dtype and there are several chunks, they are summed in a float32 array of its shape. A new array of
-    many megabytes costs time: pass the arrays for the gradients in a training loop. If an embedding
-    shares the weights, pass the array of its gradient as ``d_weight_out``, with ``accumulate``.
+    The memory is the gradients and as much as `linear_cross_entropy` takes, and two numbers a sample.
+    If ``d_weight`` has a 16-bit dtype and there are several chunks, they are summed in a float32
+    array of its shape. A new array of many megabytes costs time: pass the arrays for the
+    gradients in a training loop. If an embedding shares the weights, pass the array of its
+    gradient as ``d_weight_out``, with ``accumulate``.
 
     Examples
     --------
@@ -325,9 +375,11 @@ def linear_cross_entropy_and_grad(
         target,
         bias=bias,
         class_weight=class_weight,
+        sample_weight=sample_weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
         z_loss=z_loss,
+        logit_scale=logit_scale,
         softcap=softcap,
         reduction=reduction,
         normalizer=normalizer,
@@ -335,5 +387,6 @@ def linear_cross_entropy_and_grad(
     )
     accumulate = bool(accumulate)
     gradients = call.gradient_arrays(d_hidden_out, d_weight_out, d_bias_out, accumulate=accumulate)
-    loss = call.solve(grad_output, gradients, accumulate=accumulate)
-    return LinearCrossEntropy(loss, *gradients)
+    result = LinearCrossEntropy(call.solve(grad_output, gradients, accumulate=accumulate), *gradients)
+    result._by_products = call.by_products
+    return result

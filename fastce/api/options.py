@@ -76,7 +76,9 @@ class LinearOptions(_LabelOptions, total=False):
 
     bias: npt.ArrayLike | None
     class_weight: npt.ArrayLike | None
+    sample_weight: npt.ArrayLike | None
     z_loss: float
+    logit_scale: float
     softcap: float | None
     normalizer: float | None
     max_bytes: int

@@ -296,16 +296,7 @@ class LossCall:
         no_weight = None if self.weight is None else self._has_no_weight()
         if no_weight is not None:
             weight = np.where(no_weight, self.dtype.type(0), self.dtype.type(1) if weight is None else weight)
-        if weight is None and upstream is None:
-            return None
-        factors = np.ones((2, math.prod(self.shape)), self.dtype)
-        with np.errstate(all="ignore"):
-            if weight is not None:
-                factors *= weight
-            if upstream is not None:
-                factors[1] *= upstream
-                factors[1, (factors[0] == 0.0) | (upstream == 0.0)] = 0.0
-        return factors
+        return sample_factors(weight, upstream, math.prod(self.shape), self.dtype)
 
     def _has_no_weight(self) -> Array | None:
         """Return where class weights of 0 leave nothing of a sample, None where none does or kernels find out.
@@ -457,6 +448,20 @@ def _return_buffer(buffer: Array) -> None:
     """Keep a buffer for the next call, unless it is small or huge."""
     if MIN_KEPT_BYTES <= buffer.nbytes <= MAX_KEPT_BYTES:
         _loss_buffers.append(buffer if buffer.base is None else buffer.base)
+
+
+def sample_factors(weight: Array | None, upstream: Array | None, count: int, dtype: np.dtype[Any]) -> Array | None:
+    """Return the factors of every sample's loss and gradient, of shape (2, N), or None where all are 1."""
+    if weight is None and upstream is None:
+        return None
+    factors = np.ones((2, count), dtype)
+    with np.errstate(all="ignore"):
+        if weight is not None:
+            factors *= weight
+        if upstream is not None:
+            factors[1] *= upstream
+            factors[1, (factors[0] == 0.0) | (upstream == 0.0)] = 0.0
+    return factors
 
 
 def smoothing_parts(smoothing: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:

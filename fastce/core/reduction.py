@@ -64,6 +64,20 @@ def as_loss(value: float, dtype: np.dtype[np.floating[Any]]) -> Scalar:
         return dtype.type(value)
 
 
+def z_part(lse: Array, z_loss: float | None, weight: Array | None, reduction: str, denominator: float) -> Any:
+    """Return the part z lse^2 of a loss, reduced as the loss; samples whose ``lse`` is NaN add nothing."""
+    with np.errstate(all="ignore"):  # of extreme log-sum-exps
+        terms = np.zeros(lse.shape)
+        if z_loss:
+            terms = np.nan_to_num(lse.astype(np.float64), nan=0.0) ** 2 * z_loss
+        if weight is not None:
+            terms = np.where(weight == 0.0, 0.0, terms * weight)
+        if reduction == "none":
+            return terms.astype(lse.dtype)[()]
+        total = float(terms.sum())
+        return lse.dtype.type(mean(total, denominator) if reduction == "mean" else total)
+
+
 def reduce_losses(losses: Array, shape: tuple[int, ...], reduction: str, denominator: float) -> Scalar | FloatArray:
     """Return the loss of samples of this shape, whose losses are flat; a mean divides by ``denominator``."""
     if reduction == "none":

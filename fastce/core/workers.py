@@ -6,6 +6,7 @@ get the cores for the next product. Python's threads sleep at once.
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from queue import Empty, SimpleQueue
 from threading import Thread
 
@@ -34,11 +35,15 @@ class Workers:
     """
 
     def __init__(self) -> None:
-        self.count = numba.get_num_threads()
         self.threads: list[Thread] = []
         self.is_refused = False  # the system or the interpreter starts no more threads
         self.todo: SimpleQueue[tuple[Work, slice] | None] = SimpleQueue()  # None ends a thread
         self.done: SimpleQueue[BaseException | None] = SimpleQueue()
+
+    @cached_property
+    def count(self) -> int:
+        """The number of threads; to ask Numba takes 5 % of a small call, which needs none."""
+        return numba.get_num_threads()  # type: ignore[no-any-return]
 
     def __enter__(self) -> "Workers":
         """Return the workers."""
@@ -59,10 +64,10 @@ class Workers:
 
     def run(self, work: Work, x: Array) -> None:
         """Call ``work`` for slices that cover the rows of ``x``, in any order; for one slice if there are few rows."""
-        count = min(PARTS_A_THREAD * self.count, x.size // PARALLEL_ELEMENTS)
-        if self.count == 1 or count < 2 or len(x) < self.count:
+        if x.size < 2 * PARALLEL_ELEMENTS or self.count == 1 or len(x) < self.count:
             work(slice(0, len(x)))
         elif self._are_started():
+            count = min(PARTS_A_THREAD * self.count, x.size // PARALLEL_ELEMENTS)
             self._distribute(work, list(parts(len(x), -(-len(x) // count))))
         else:
             self._run_alone(work, x)

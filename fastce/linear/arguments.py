@@ -1,15 +1,17 @@
 """Checked arguments of a linear layer and its loss, and the arrays that its gradients are written to."""
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
+from fastce.core.elementary import log1p
 from fastce.core.layout import Array, cast_to, dtypes_of
-from fastce.core.loss import smoothing_parts
+from fastce.core.loss import sample_factors, smoothing_parts
 from fastce.core.out import result_like, share_memory
-from fastce.core.reduction import FloatArray, Scalar, as_upstream, check_reduction, mean, reduce_losses
+from fastce.core.reduction import FloatArray, Scalar, as_upstream, check_reduction, mean, reduce_losses, z_part
 from fastce.core.targets import (
     as_labels,
     check_none_ignored,
@@ -35,11 +37,35 @@ from fastce.linear.layer import Backward, Gradients, Layer
 from fastce.linear.losses import LossOptions
 
 
+class ByProducts(NamedTuple):
+    """What is left of a call beside its results, to compute more of them from."""
+
+    stats: Array  # maxima and ``sum_exp_rest`` of all samples, NaN for those left out
+    z_loss: float
+    sample_weight: Array | None
+    reduction: str
+    denominator: float
+    shape: tuple[int, ...]  # of the samples
+
+    def lse(self) -> Array:
+        """Return the log-sum-exp of every sample."""
+        row_max, sum_exp_rest = self.stats
+        with np.errstate(all="ignore"):
+            return np.asarray(row_max + log1p(sum_exp_rest)).reshape(self.shape)
+
+    def z_part(self) -> Any:
+        """Return the z-loss, reduced as the loss."""
+        weight = None if self.sample_weight is None else self.sample_weight.reshape(self.shape)
+        return z_part(self.lse(), self.z_loss, weight, self.reduction, self.denominator)
+
+
 class LinearLossCall:
     """The checked arguments of one call, and its computation.
 
     The constructor takes the arguments of `linear_cross_entropy` by their public names.
     """
+
+    by_products: ByProducts  # of `solve` with gradients
 
     def __init__(
         self,
@@ -49,9 +75,11 @@ class LinearLossCall:
         *,
         bias: npt.ArrayLike | None,
         class_weight: npt.ArrayLike | None,
+        sample_weight: npt.ArrayLike | None,
         ignore_index: int | None,
         label_smoothing: float,
         z_loss: float,
+        logit_scale: float,
         softcap: float | None,
         reduction: str,
         normalizer: float | None,
@@ -73,10 +101,15 @@ class LinearLossCall:
         if class_weight is not None:
             self.inputs["class_weight"] = class_weight = as_real(class_weight, "class_weight")
             self.class_weight = as_weights_of(class_weight, (classes,), "class_weight", "one per class", self.dtype)
+        self.sample_weight = None
+        if sample_weight is not None:
+            self.inputs["sample_weight"] = sample_weight = as_real(sample_weight, "sample_weight")
+            shape = self.target.shape
+            weights = as_weights_of(sample_weight, shape, "sample_weight", "one per sample", self.dtype)
+            self.sample_weight = weights.reshape(-1)
         self.smoothing = smoothing_parts(as_smoothing(label_smoothing), classes, self.class_weight)
         self.z_loss = as_z_loss(z_loss, self.dtype) or 0.0
-        transform = as_logit_transform(1.0, softcap, self.dtype)
-        self.softcap = None if transform is None else transform[1]
+        self.logit_transform = as_logit_transform(logit_scale, softcap, self.dtype)
         check_reduction(reduction)
         self.reduction = reduction
         self.normalizer = None if normalizer is None else as_normalizer(normalizer, reduction, self.dtype)
@@ -120,21 +153,18 @@ class LinearLossCall:
     def solve(
         self, grad_output: npt.ArrayLike | None = None, gradients: Gradients | None = None, *, accumulate: bool = False
     ) -> Scalar | FloatArray:
-        """Return the reduced loss; write the gradients if arrays for them are given."""
+        """Return the reduced loss; write the gradients if arrays for them are given, and keep by-products then."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.target.shape, self.dtype)
         labels = self.labels.copy()  # another thread may change the caller's labels after their check
-        total_weight = self._total_weight(labels)
-        self._ignore_no_weight(labels)
-        denominator = total_weight if self.normalizer is None else self.normalizer
-        if denominator == 0.0 and self.normalizer is not None:
-            count = np.count_nonzero(labels != self.ignore_index)
-            if count:
-                raise ValueError(f"normalizer must be positive where samples count, got 0.0 for {count} of them")
-            denominator = 1.0
+        denominator = self._denominator(labels)
         if self.reduction == "mean":
             scale *= mean(1.0, denominator)
-        options = LossOptions(self.ignore_index, self.class_weight, self.smoothing, self.z_loss, self.softcap, scale)
+        options = LossOptions(
+            self.ignore_index, self.class_weight, self.smoothing, self.z_loss, self.logit_transform, scale
+        )
+        factors = sample_factors(self.sample_weight, upstream, len(labels), self.dtype)
         losses = np.zeros(len(labels), self.dtype)
+        stats = None if gradients is None else np.empty((2, len(labels)), self.dtype)
         with np.errstate(all="ignore"):  # infinite and NaN logits have results as well
             layer = Layer(self.hidden, self.weight, self.bias, self.dtype)
             plan = make_plan(labels, self.ignore_index, layer, self.max_bytes, forward_only=gradients is None)
@@ -142,17 +172,37 @@ class LinearLossCall:
             backward = (
                 None if gradients is None or is_zero else Backward(layer, gradients, accumulate, len(plan.chunks))
             )
-            run(layer, labels, options, upstream, losses, plan, backward)
+            run(layer, labels, options, factors, losses, stats, plan, backward)
             if backward is not None:
                 backward.finish(plan.ignored)
         if is_zero and not accumulate:
             for gradient in gradients or ():
                 if gradient is not None:
                     gradient.fill(0)
-        return reduce_losses(losses, self.target.shape, self.reduction, denominator)
+        shape, reduction = self.target.shape, self.reduction
+        if stats is not None:
+            if len(plan.ignored):
+                stats[:, plan.ignored] = np.nan
+            self.by_products = ByProducts(stats, self.z_loss, self.sample_weight, reduction, denominator, shape)
+        return reduce_losses(losses, shape, reduction, denominator)
+
+    def _denominator(self, labels: Array) -> float:
+        """Return the denominator of means; have samples ignored that are left out."""
+        total_weight = self._total_weight(labels)
+        self._ignore_no_weight(labels)
+        if self.normalizer is None:
+            return total_weight
+        if self.normalizer == 0.0:
+            count = np.count_nonzero(labels != self.ignore_index)
+            if count:
+                raise ValueError(f"normalizer must be positive where samples count, got 0.0 for {count} of them")
+            return 1.0
+        return self.normalizer
 
     def _ignore_no_weight(self, labels: Array) -> None:
-        """Have samples ignored of which a class weight of 0 leaves nothing."""
+        """Have samples ignored of which a weight of 0 leaves nothing."""
+        if self.sample_weight is not None:
+            labels[self.sample_weight == 0.0] = self.ignore_index
         if (
             self.class_weight is not None
             and not self.z_loss
@@ -162,9 +212,10 @@ class LinearLossCall:
             labels[valid[self.class_weight[labels[valid]] == 0.0]] = self.ignore_index
 
     def _total_weight(self, labels: Array) -> float:
-        """Return the sum of the class weights of samples that are not ignored, or raise IndexError for a bad label."""
+        """Return the sum of the weights of samples that are not ignored, or raise IndexError for a bad label."""
         weight = None if self.class_weight is None else cast_to(self.class_weight, np.float64)
-        position, total_weight = dispatch.scan_labels(labels, self.classes, self.ignore_index, weight, None)
+        factors = None if self.sample_weight is None else cast_to(self.sample_weight, np.float64)[np.newaxis]
+        position, total_weight = dispatch.scan_labels(labels, self.classes, self.ignore_index, weight, factors)
         if position >= 0:
             raise_label(self.target, position, self.classes, self.ignore_index)
         return total_weight

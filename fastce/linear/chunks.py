@@ -31,9 +31,11 @@ class Plan(NamedTuple):
 
 def make_plan(labels: Array, ignore_index: int, layer: Layer, max_bytes: int, *, forward_only: bool) -> Plan:
     """Cut the rows that are not ignored into chunks of about equal size, and the classes into tiles."""
-    ignored = np.flatnonzero(labels == ignore_index)
-    valid = None if not len(ignored) else np.flatnonzero(labels != ignore_index)
-    count = len(labels) - len(ignored)
+    is_ignored = labels == ignore_index
+    count = len(labels) - int(np.count_nonzero(is_ignored))
+    ignored, valid = np.empty(0, np.intp), None
+    if count < len(labels):
+        ignored, valid = np.flatnonzero(is_ignored), np.flatnonzero(~is_ignored)
     rows, classes = _sizes(count, layer, max_bytes, MIN_ROWS_FORWARD if forward_only else MIN_ROWS)
     chunks = parts(count, _even_step(count, rows))
     tiles = parts(layer.classes, _even_step(layer.classes, classes))
@@ -67,25 +69,37 @@ def run(
     layer: Layer,
     labels: Array,
     options: LossOptions,
-    upstream: Array | None,
+    factors: Array | None,
     losses: Array,
+    stats: Array | None,
     plan: Plan,
     backward: Backward | None,
 ) -> None:
-    """Write the losses of the rows in the plan, and pass their gradients to ``backward``."""
+    """Write the losses and statistics of the rows in the plan, and pass their gradients to ``backward``."""
     if not plan.chunks:
         return
-    most_rows = max(len(labels[rows]) for rows in plan.chunks)
+    labels_of_chunks = [labels[rows] for rows in plan.chunks]
+    most_rows = max(map(len, labels_of_chunks))
     most_classes = max(part.stop - part.start for part in plan.tiles)
     buffer = np.empty(most_rows * most_classes, layer.dtype)
     with Workers() as workers:
-        for rows in plan.chunks:
-            loss = np.empty(len(labels[rows]), layer.dtype)
-            samples = Samples(layer.rows(rows), labels[rows], None if upstream is None else upstream[rows], loss)
+        for rows, chunk_labels in zip(plan.chunks, labels_of_chunks, strict=True):
+            parts_of_chunk = _columns(factors, rows), losses[rows], _columns(stats, rows)
+            samples = Samples(layer.rows(rows), chunk_labels, *parts_of_chunk)
             if len(plan.tiles) == 1:
                 run_whole(layer, samples, options, buffer, workers, backward)
             else:
                 run_tiled(layer, samples, options, plan.tiles, buffer, workers, backward)
-            losses[rows] = loss
+            if not isinstance(rows, slice):  # of slices, they are views
+                losses[rows] = samples.loss
+                if stats is not None:
+                    stats[:, rows] = samples.stats
             if backward is not None:
                 backward.end_chunk(rows)
+
+
+def _columns(values: Array | None, rows: Rows) -> Array | None:
+    """Return columns of C-ordered values, a view for a slice."""
+    if values is None:
+        return None
+    return values[:, rows] if isinstance(rows, slice) else np.take(values, rows, axis=1)

@@ -28,7 +28,7 @@ class LossOptions(NamedTuple):
     class_weight: Array | None  # in the dtype of the computation
     smoothing: Smoothing | None
     z_loss: float
-    softcap: float | None
+    transform: tuple[float, float | None] | None  # logit_scale and softcap
     grad_scale: float  # factor of all gradients: the upstream gradient, divided by the denominator for means
 
 
@@ -37,8 +37,9 @@ class Samples(NamedTuple):
 
     hidden: Array
     labels: Array
-    upstream: Array | None
+    factors: Array | None  # of the losses and of the gradients, of shape (2, N)
     loss: Array  # is written
+    stats: Array | None  # of shape (2, N): their maxima and ``sum_exp_rest`` are written
 
 
 def run_whole(
@@ -57,10 +58,10 @@ def run_whole(
 
 
 def _differentiated(samples: Samples) -> Array:
-    """Return the rows of the hidden layer, 0 where the upstream gradient is 0, as NaN times 0 would be NaN."""
-    if samples.upstream is None or np.all(samples.upstream):
+    """Return the rows of the hidden layer, 0 where the factor of the gradient is 0, as NaN times 0 would be NaN."""
+    if samples.factors is None or np.all(samples.factors[1]):
         return samples.hidden
-    return np.where((samples.upstream == 0.0)[:, np.newaxis], samples.hidden.dtype.type(0), samples.hidden)
+    return np.where((samples.factors[1] == 0.0)[:, np.newaxis], samples.hidden.dtype.type(0), samples.hidden)
 
 
 def _tile(buffer: Array, samples: Samples, classes: slice) -> Array:
@@ -71,15 +72,21 @@ def _tile(buffer: Array, samples: Samples, classes: slice) -> Array:
 
 def _run_rows(x: Array, samples: Samples, options: LossOptions, rows: slice, *, with_grad: bool) -> None:
     """Write the losses of some rows; the gradient replaces their logits."""
-    if options.softcap is None:
+    if options.transform is None:
         _run_kernel(x, samples, options, rows, with_grad=with_grad)
         return
     for part in _cache_sized(x, rows):
-        uncapped = x[part].copy()
-        dispatch.run_logit_transform(uncapped, 1.0, options.softcap, x[part])
+        uncapped = _transform(x[part], options.transform)
         _run_kernel(x, samples, options, part, with_grad=with_grad)
         if with_grad:
-            dispatch.run_logit_transform_vjp(uncapped, 1.0, options.softcap, x[part], x[part])
+            dispatch.run_logit_transform_vjp(uncapped, *options.transform, x[part], x[part])
+
+
+def _transform(x: Array, transform: tuple[float, float | None]) -> Array:
+    """Scale and cap logits in place; return them as the chain rule takes them: as they were, if there is a cap."""
+    uncapped = x if transform[1] is None else x.copy()
+    dispatch.run_logit_transform(uncapped, *transform, x)
+    return uncapped
 
 
 def _cache_sized(x: Array, rows: slice) -> Iterator[slice]:
@@ -90,12 +97,13 @@ def _cache_sized(x: Array, rows: slice) -> Iterator[slice]:
 
 def _run_kernel(x: Array, samples: Samples, terms: LossOptions, rows: slice, *, with_grad: bool) -> None:
     """Run the fused kernel on some rows."""
-    labels, upstream, loss = samples.labels, samples.upstream, samples.loss
-    factors = None if upstream is None else np.stack([np.ones_like(upstream[rows]), upstream[rows]])
+    logits, labels, factors, stats = x[rows], samples.labels[rows], samples.factors, samples.stats
+    factors = None if factors is None else factors[:, rows]
+    stats = None if stats is None else stats[:, rows]
     options = Options(terms.class_weight, factors, terms.smoothing, terms.z_loss or None)
     scaling = Scaling(terms.grad_scale, is_mean=False)
-    grad = x[rows] if with_grad else None
-    dispatch.run_index_targets(x[rows], labels[rows], terms.ignore_index, options, scaling, None, loss[rows], grad)
+    loss, grad = samples.loss[rows], logits if with_grad else None
+    dispatch.run_index_targets(logits, labels, terms.ignore_index, options, scaling, stats, loss, grad)
 
 
 # --- tiles of classes ----------------------------------------------------------
@@ -120,6 +128,8 @@ def run_tiled(
         layer.logits(samples.hidden, classes, x)
         stats.add(x, classes, workers)
     samples.loss[...] = stats.losses()
+    if samples.stats is not None:
+        samples.stats[...] = stats.row_max, stats.final_sums()
     if backward is None:
         return
     factor, grad_at_label = stats.gradient_terms()
@@ -146,16 +156,17 @@ class MergedStats:
         self.weighted_sum = np.zeros(count)  # the sum of w x, with class weights w
         weight = options.class_weight
         self.label_weight = 1.0 if weight is None else weight[samples.labels].astype(np.float64)
-        self.grad_scale = options.grad_scale * (np.ones(count) if samples.upstream is None else samples.upstream)
+        factors = np.ones((2, count)) if samples.factors is None else samples.factors
+        self.loss_scale, self.grad_scale = factors[0], options.grad_scale * factors[1]
 
     def add(self, x: Array, classes: slice, workers: Workers) -> None:
-        """Add a tile of logits, which are capped in place."""
+        """Add a tile of logits, which are scaled and capped in place."""
         stats, losses = np.empty((2, len(x)), x.dtype), np.empty(len(x), x.dtype)
         zero_labels = np.zeros_like(self.labels)  # the statistics do not depend on the labels
 
         def work(rows: slice) -> None:
-            if self.options.softcap is not None:
-                dispatch.run_logit_transform(x[rows], 1.0, self.options.softcap, x[rows])
+            if self.options.transform is not None:
+                dispatch.run_logit_transform(x[rows], *self.options.transform, x[rows])
             dispatch.run_index_targets(
                 x[rows], zero_labels[rows], -1, NO_OPTIONS, SUM, stats[:, rows], losses[rows], None
             )
@@ -182,27 +193,28 @@ class MergedStats:
         )
         self.row_max = higher
 
-    def _final_sums(self) -> Array:
+    def final_sums(self) -> Array:
         """Return the sums once all tiles are there: NaN for rows of nothing but -inf, as in kernels."""
         return np.where(self.row_max == -np.inf, np.nan, self.sum_exp_rest)
 
     def losses(self) -> Array:
         """Return the losses, once all tiles are there."""
-        return index_loss(
+        loss: Array = self.loss_scale * index_loss(
             self.row_max,
-            self._final_sums(),
+            self.final_sums(),
             self.at_label,
             self.label_weight,
             self.weighted_sum,
             self.options.smoothing,
             self.options.z_loss,
         )
+        return loss
 
     def gradient_terms(self) -> tuple[Array, Array]:
         """Return the factors of exp(x - row_max) in the gradient, and the gradients at the labels."""
         factor, grad_at_label = index_gradient(
             self.row_max,
-            self._final_sums(),
+            self.final_sums(),
             self.at_label,
             self.label_weight,
             self.options.smoothing,
@@ -211,26 +223,24 @@ class MergedStats:
         return factor * self.grad_scale, grad_at_label * self.grad_scale
 
     def write_gradient(self, x: Array, classes: slice, factor: Array, grad_at_label: Array, workers: Workers) -> None:
-        """Replace a tile of logits, not capped yet, by their gradient."""
+        """Replace a tile of logits, as the product gives them, by their gradient."""
         row_max, factor = self.row_max.astype(x.dtype), factor.astype(x.dtype)
-        cap, smoothing, weight = self.options.softcap, self.options.smoothing, self.options.class_weight
+        transform, smoothing, weight = self.options.transform, self.options.smoothing, self.options.class_weight
         smoothing_term = None if smoothing is None else (self.grad_scale * smoothing[1]).astype(x.dtype)[:, None]
         class_weight = 1.0 if weight is None else weight[classes]
 
         def work(rows: slice) -> None:
             for part in _cache_sized(x, rows):
                 y = x[part]
-                uncapped = None if cap is None else y.copy()
-                if uncapped is not None:
-                    dispatch.run_logit_transform(uncapped, 1.0, cap, y)
+                uncapped = y if transform is None else _transform(y, transform)
                 dispatch.run_lse_vjp(y, factor[part], row_max[part], y)
                 if smoothing_term is not None:
                     y -= smoothing_term[part] * class_weight
                 labelled, columns = _in_tile(self.labels[part], classes)
                 y[labelled, columns] = grad_at_label[part][labelled]
                 y[self.grad_scale[part] == 0.0] = 0
-                if uncapped is not None:
-                    dispatch.run_logit_transform_vjp(uncapped, 1.0, cap, y, y)
+                if transform is not None:
+                    dispatch.run_logit_transform_vjp(uncapped, *transform, y, y)
 
         workers.run(work, x)
 

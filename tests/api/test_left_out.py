@@ -130,17 +130,18 @@ def test_second_derivatives(classes):
 
 @pytest.mark.parametrize("max_bytes", [256_000_000, 1])
 def test_linear_cross_entropy(max_bytes):
-    """The same in the last layer, by class weight and upstream gradient: no NaN reaches the weights."""
+    """The same in the last layer, by any weight and upstream gradient: no NaN reaches the weights."""
     hidden = np.ones((2, 4))
     hidden[0] = np.nan
     weight = np.random.default_rng(0).normal(size=(600, 4))
     class_weight = np.ones(600)
     class_weight[0] = 0.0
     options = {"max_bytes": max_bytes, "reduction": "none"}
-    found = fastce.linear_cross_entropy_and_grad(hidden, weight, [0, 2], class_weight=class_weight, **options)
-    assert found.loss[0] == 0.0
-    assert not found.d_hidden[0].any()
-    assert np.isfinite(found.d_weight).all()
+    for weights in ({"class_weight": class_weight}, {"sample_weight": [0.0, 1.0]}):
+        found = fastce.linear_cross_entropy_and_grad(hidden, weight, [0, 2], **weights, **options)
+        assert found.loss[0] == 0.0
+        assert not found.d_hidden[0].any()
+        assert np.isfinite(found.d_weight).all()
     for grad_output in ([0.0, 1.0], 0.0):
         found = fastce.linear_cross_entropy_and_grad(hidden, weight, [1, 2], grad_output=grad_output, **options)
         assert not found.d_hidden[0].any()

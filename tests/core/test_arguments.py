@@ -260,7 +260,7 @@ NUMBERS = {
     "from_probs": lambda one: fastce.cross_entropy_from_probs_and_grad(X, Y, label_smoothing=one, grad_output=one),
     "focal_loss": lambda one: fastce.focal_loss_and_grad(X, Y, gamma=one, grad_output=one),
     "linear": lambda one: fastce.linear_cross_entropy_and_grad(
-        X, W, Y, label_smoothing=one, z_loss=one, softcap=one, normalizer=one, grad_output=one
+        X, W, Y, label_smoothing=one, z_loss=one, logit_scale=one, softcap=one, normalizer=one, grad_output=one
     ),
     "kl_divergence": lambda one: fastce.kl_divergence_and_grad(X, -X, temperature=one, grad_output=one),
     "binary": lambda one: fastce.binary_cross_entropy_with_logits_and_grad(X, X, grad_output=one),

@@ -27,7 +27,7 @@ NUMBERS = {
     fastce.cross_entropy_hvp: ((X, Y, X), "label_smoothing ignore_index"),
     fastce.linear_cross_entropy_and_grad: (
         (X, X, Y),
-        "label_smoothing z_loss softcap normalizer ignore_index grad_output",
+        "label_smoothing z_loss logit_scale softcap normalizer ignore_index grad_output",
     ),
     fastce.score: ((X, Y), "ignore_index axis"),
     fastce.evaluate: (([(X, Y)],), "ignore_index axis label_smoothing"),

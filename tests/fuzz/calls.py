@@ -178,7 +178,8 @@ class Call:
             if kind == "complex":
                 return self._keep("target", values.astype(complex))
             return self._other("target", values, self.case["other"]) if takes else self._keep("target", values)
-        if kind in ERROR_OF and not self.must_raise and not any(self.case.get(k) for k in BUILT[1:]):
+        is_alone = self.case["others"] != "any" and not any(self.case.get(k) for k in BUILT[1:])
+        if kind in ERROR_OF and not self.must_raise and is_alone:
             self.errors = (ERROR_OF[kind],)
         target = target_of(kind, problem, self.rng)
         self.must_raise |= target.is_refused
@@ -283,7 +284,7 @@ class Call:
     def _bad_option(self, name: str) -> Any:
         if name in ("weight", "alpha", "class_weight", "bias", "pos_weight"):
             return np.ones((*self.shape, 2) if self.has_elements else self.classes + 1)
-        values = {"label_smoothing": 1.5, "softcap": -1.0, "normalizer": 0.0, "z_loss": "z", "logit_scale": np.inf}
+        values = {"label_smoothing": 1.5, "softcap": -1.0, "normalizer": -1.0, "z_loss": "z", "logit_scale": np.inf}
         values |= {"element ignore_index": "one", "ignore_index": 0.5, "max_bytes": 0, "top_k": 0, "hessian_scale": "2"}
         values |= {"where": np.ones(self.shape), "sample_weight": np.ones((*self.samples, 3))}
         return values[name]

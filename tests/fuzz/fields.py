@@ -115,8 +115,11 @@ LINEAR = {
     **options(
         *(("bias",), ("class_weight",), ("label_smoothing",), ("z_loss",), ("softcap",), ("normalizer",)),
         *(("max_bytes",), ("bias", "max_bytes", "class_weight", "label_smoothing", "z_loss", "softcap")),
-        *(("ignore_index",), ("bias", "ignore_index", "max_bytes")),
-        *bad("bias", "class_weight", "label_smoothing", "softcap", "normalizer", "max_bytes"),
+        *(("ignore_index",), ("bias", "ignore_index", "max_bytes"), ("sample_weight",), ("logit_scale",)),
+        ("sample_weight", "logit_scale", "z_loss", "max_bytes"),
+        ("sample_weight", "logit_scale", "softcap", "class_weight", "label_smoothing", "ignore_index"),
+        *bad("bias", "class_weight", "label_smoothing", "softcap", "normalizer", "max_bytes", "sample_weight"),
+        *bad("logit_scale"),
     ),
     **REDUCTION,
 }

@@ -6,6 +6,7 @@ N, D, V = 300, 17, 43
 CHUNKED = {"max_bytes": 1}  # chunks of as few rows as there ever are
 REGIMES = ("one chunk", "chunks", "tiles")
 NAMES = ("loss", "d_hidden", "d_weight", "d_bias")
+SAMPLE_WEIGHT = np.where(np.arange(N) % 5 == 2, 0.0, np.linspace(0.5, 2, N))  # a fifth of the samples left out
 OPTIONS = {
     "plain": {},
     "smoothing": {"label_smoothing": 0.2},
@@ -13,6 +14,11 @@ OPTIONS = {
     "both": {"class_weight": np.linspace(0.25, 2, V), "label_smoothing": 0.3},
     "z-loss": {"z_loss": 0.01},
     "softcap": {"softcap": 2.0},
+    "logit scale": {"logit_scale": -1.5},
+    "scale and cap": {"logit_scale": 0.5, "softcap": 2.0},
+    "sample weights": {"sample_weight": SAMPLE_WEIGHT},
+    "all weights": {"sample_weight": SAMPLE_WEIGHT, "class_weight": np.linspace(0.25, 2, V), "label_smoothing": 0.3},
+    "weighted z-loss": {"sample_weight": SAMPLE_WEIGHT, "z_loss": 0.02, "logit_scale": 0.7, "softcap": 3.0},
     "all": {"class_weight": np.linspace(0.25, 2, V), "label_smoothing": 0.1, "z_loss": 0.02, "softcap": 3.0},
     "normalizer": {"normalizer": 77.0},
     "ignored class": {"ignore_index": 3},

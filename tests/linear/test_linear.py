@@ -10,6 +10,7 @@ from fastce import linear_cross_entropy, linear_cross_entropy_and_grad
 from tests.helpers import BFLOAT16, DTYPES, HALF, WIDE, finfo, name_of
 from tests.linear.problem import CHUNKED, OPTIONS, REGIMES, D, N, V, assert_close, enter, in_dtype, make_problem
 from tests.oracle.layouts import LAYOUTS
+from tests.oracle.oracles import linear_cross_entropy_and_grad as linear_oracle
 from tests.oracle.reference_linear import linear
 
 
@@ -26,6 +27,14 @@ def regime(request, monkeypatch):
 def suited(target, options):
     """Labels that fit the options."""
     return np.where(target == -100, 3, target) if "ignore_index" in options else target
+
+
+def assert_by_products(found, *arrays, eps=1e-13, **options):
+    """The log-sum-exps and the part of the z-loss: in the dtype of the loss, NaN and 0 where a sample is left out."""
+    lse, z_loss = linear_oracle(*arrays, **options)[1:3]
+    for ours, (theirs, _) in ((found.lse, lse), (found.z_loss, z_loss)):
+        assert (np.shape(ours), ours.dtype) == (np.shape(theirs), found.loss.dtype)
+        np.testing.assert_allclose(ours, np.asarray(theirs, float), rtol=eps, atol=eps)
 
 
 # --- values --------------------------------------------------------------------
@@ -45,11 +54,12 @@ def test_float64(case, options, reduction, regime, rng):
         expected = linear(hidden, weight, target, grad_output=g, **same)
         assert_close(found, expected, 1e-13)
         assert (found.d_bias is None) == (some_bias is None)
+        assert_by_products(found, hidden, weight, target, **same)
         loss = linear_cross_entropy(hidden, weight, target, **same, **regime)
         np.testing.assert_allclose(loss, np.asarray(expected.loss, float), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("options", ["plain", "all"])
+@pytest.mark.parametrize("options", ["plain", "all", "all weights", "weighted z-loss"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=name_of)
 def test_dtypes(case, dtype, options, regime):
     """16-bit results are float32 sums, rounded once: half an ulp of the greatest element."""
@@ -57,6 +67,7 @@ def test_dtypes(case, dtype, options, regime):
     hidden, weight, bias, target = in_dtype(case, dtype)
     found = linear_cross_entropy_and_grad(hidden, weight, target, bias=bias, **options, **regime)
     assert_close(found, linear(hidden, weight, target, bias=bias, **options), max(float(finfo(dtype).eps), 2e-15) * 4)
+    assert_by_products(found, hidden, weight, target, bias=bias, eps=1e-5, **options)
     assert {x.dtype for x in found[1:]} == {np.dtype(dtype)}
     assert found.loss.dtype == (np.float64 if dtype == np.float64 else np.float32)
     assert linear_cross_entropy(hidden, weight, target, bias=bias, **options, **regime).dtype == found.loss.dtype
@@ -132,7 +143,7 @@ def test_blocks_of_weights(monkeypatch, regime, rng):
         assert_close(linear_cross_entropy_and_grad(hidden, arranged, target, bias=bias, **regime), expected, 1e-13)
 
 
-@pytest.mark.parametrize("options", ["plain", "both", "all"])
+@pytest.mark.parametrize("options", ["plain", "both", "all", "scale and cap", "logit scale"])
 def test_numeric_derivatives(options, rng):
     options = OPTIONS[options]
     hidden, weight, bias = rng.normal(size=(4, 3)), rng.normal(size=(V, 3)), rng.normal(size=V)
@@ -152,27 +163,25 @@ def test_numeric_derivatives(options, rng):
 # --- beside torch and the unfused functions ---------------------------------------
 
 
-def of_torch(hidden, weight, bias, target, *, z_loss, softcap, reduction, **options):
-    """The loss and its gradients in float64."""
+def of_torch(hidden, weight, bias, target, *, sample_weight, z_loss, logit_scale, softcap, reduction, **options):
+    """The loss, the part of the z-loss, and the gradients in float64, of a layer and a loss one after the other."""
     leaves = [
         None if x is None else torch.from_numpy(x.astype(np.float64)).requires_grad_() for x in (hidden, weight, bias)
     ]
-    logits = F.linear(*leaves)
+    logits = F.linear(*leaves) * logit_scale
     logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
     weights = options.pop("class_weight")
     weights = None if weights is None else torch.from_numpy(weights.astype(np.float64))
     labels = torch.from_numpy(target)
-    loss = F.cross_entropy(logits, labels, weights, reduction=reduction, **options)
-    if z_loss:
-        kept = (labels != options["ignore_index"]).double()
-        count = (kept if weights is None else kept * weights[labels.clamp(0)]).sum() if reduction == "mean" else 1.0
-        terms = z_loss * kept * torch.logsumexp(logits, 1) ** 2
-        loss = loss + (terms if reduction == "none" else terms.sum() / count)
+    kept = (labels != options["ignore_index"]).double()
+    kept = kept if sample_weight is None else kept * torch.from_numpy(sample_weight.astype(np.float64))
+    count = (kept if weights is None else kept * weights[labels.clamp(0)]).sum() if reduction == "mean" else 1.0
+    losses = kept * F.cross_entropy(logits, labels, weights, reduction="none", **options)
+    z_losses = z_loss * kept * torch.logsumexp(logits, 1) ** 2
+    loss, z_part = (x if reduction == "none" else x.sum() / count for x in (losses + z_losses, z_losses))
     loss.sum().backward()
-    return [
-        None if x is None else x.detach().numpy()
-        for x in (loss, *(leaf if leaf is None else leaf.grad for leaf in leaves))
-    ]
+    results = (z_part, loss, *(leaf if leaf is None else leaf.grad for leaf in leaves))
+    return [None if x is None else x.detach().numpy() for x in results]
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=name_of)
@@ -191,14 +200,18 @@ def test_torch(dtype, regime, rng):
             "class_weight": None if plain else (rng.random(v) + 0.1).astype(dtype),
             "ignore_index": ignored,
             "label_smoothing": 0.0 if plain else 0.25,
+            "sample_weight": None if rng.random() < 0.5 else (rng.random(n) + 0.1).astype(dtype),
             "z_loss": 0.0 if plain else 0.01,
+            "logit_scale": 1.0 if rng.random() < 0.5 else 0.6,
             "softcap": None if rng.random() < 0.5 else 3.0,
             "reduction": str(rng.choice(["mean", "sum", "none"])),
         }
         some_bias = bias if rng.random() < 0.7 else None
-        theirs = of_torch(hidden, weight, some_bias, target, **options)
+        z_part, *theirs = of_torch(hidden, weight, some_bias, target, **options)
         ours = linear_cross_entropy_and_grad(hidden, weight, target, bias=some_bias, **options, **regime)
-        assert_close(ours, theirs, 1e-12 if dtype == np.float64 else 2e-5, f"trial {trial}: {n} {d} {v} {options}")
+        eps = 1e-12 if dtype == np.float64 else 2e-5
+        assert_close(ours, theirs, eps, f"trial {trial}: {n} {d} {v} {options}")
+        np.testing.assert_allclose(ours.z_loss, z_part, rtol=eps, atol=eps * options["z_loss"])
 
 
 def test_as_cross_entropy_of_the_product(case):
@@ -253,6 +266,59 @@ def test_ignored_rows_are_not_looked_at(case):
     for ours, theirs in zip(found[:3], expected[:3], strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert not found.d_hidden[target == -100].any()
+
+
+LEFT_OUT = {
+    "plain": {},
+    "smoothing": {"label_smoothing": 0.1},
+    "softcap": {"softcap": 2.0, "logit_scale": 3.0},
+    "z-loss": {"z_loss": 0.1, "class_weight": np.linspace(0, 1, V)},
+    "upstream": {"reduction": "none", "grad_output": np.linspace(1, 2, N)},
+}
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf])
+@pytest.mark.parametrize("options", LEFT_OUT)
+def test_samples_of_weight_0_are_not_looked_at(case, options, junk, regime):
+    """All results are those of a call without them, whatever they hold; so is an array that is added to."""
+    hidden, weight, bias, target = case
+    options = LEFT_OUT[options]
+    kept = np.arange(N) % 3 != 1
+    sample_weight = np.where(kept, np.linspace(0.5, 2, N), 0.0)
+    spoilt = np.where(kept[:, None], hidden, junk)
+    of_kept = {name: value[kept] if np.shape(value) == (N,) else value for name, value in options.items()}
+    expected = linear_cross_entropy_and_grad(
+        hidden[kept], weight, target[kept], bias=bias, sample_weight=sample_weight[kept], **of_kept, **regime
+    )
+    sums = {"d_weight_out": np.ones_like(weight), "d_bias_out": np.ones_like(bias), "d_hidden_out": np.ones((N, D))}
+    for more in ({}, {**sums, "accumulate": True}):
+        found = linear_cross_entropy_and_grad(
+            spoilt, weight, target, bias=bias, sample_weight=sample_weight, **options, **more, **regime
+        )
+        before = 1 if more else 0
+        np.testing.assert_array_equal(found.loss[kept] if found.loss.ndim else found.loss, expected.loss)
+        z_loss = found.z_loss[kept] if found.loss.ndim else found.z_loss
+        np.testing.assert_allclose(z_loss, expected.z_loss, rtol=1e-15)
+        np.testing.assert_array_equal(found.lse[kept], expected.lse)
+        assert np.isnan(found.lse[~kept]).all()
+        assert not found.loss.ndim or not found.loss[~kept].any()
+        assert np.all(found.d_hidden[~kept] == before)
+        for ours, theirs in zip((found.d_hidden[kept], *found[2:]), expected[1:], strict=True):
+            np.testing.assert_allclose(ours, theirs + before, rtol=0, atol=1e-15 if not more else 1e-14)
+
+
+def test_weights_of_0_alone():
+    """Nothing is left: the mean of nothing is NaN, or 0 with a normalizer, and the gradients are 0."""
+    arrays = np.full((3, 2), np.nan), np.ones((4, 2)), [0, 1, 3]
+    options = {"sample_weight": np.zeros(3), "bias": np.ones(4)}
+    for more, loss in (({}, np.nan), ({"normalizer": 0.0}, 0.0), ({"normalizer": 5.0}, 0.0), ({"reduction": "sum"}, 0)):
+        found = linear_cross_entropy_and_grad(*arrays, **options, **more)
+        np.testing.assert_array_equal([found.loss, linear_cross_entropy(*arrays, **options, **more)], loss)
+        np.testing.assert_array_equal(found.z_loss, loss)
+        assert not any(x.any() for x in found[1:])
+        assert np.isnan(found.lse).all()
+    with pytest.raises(IndexError, match=r"target\[2\] is 4"):
+        linear_cross_entropy(arrays[0], arrays[1], [0, 1, 4], **options)
 
 
 def test_all_ignored():

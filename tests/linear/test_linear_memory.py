@@ -68,13 +68,15 @@ def test_resident_memory(function, options, bound):
 
 
 @pytest.mark.parametrize("name", REGIMES)
-def test_ignored_rows_are_in_no_product(name, monkeypatch, rng):
+def test_rows_that_are_left_out_are_in_no_product(name, monkeypatch, rng):
     hidden, weight, bias, target = make_problem(rng)
     rows = []
     products = Layer.logits
     monkeypatch.setattr(Layer, "logits", lambda layer, h, *args: (rows.append(h), products(layer, h, *args))[1])
-    linear_cross_entropy_and_grad(hidden, weight, target, bias=bias, **enter(name, monkeypatch))
-    kept = hidden[target != -100]
+    sample_weight = np.arange(len(target)) % 7
+    options = {"sample_weight": sample_weight, **enter(name, monkeypatch)}
+    linear_cross_entropy_and_grad(hidden, weight, target, bias=bias, **options)
+    kept = hidden[(target != -100) & (sample_weight != 0)]
     np.testing.assert_array_equal(np.unique(np.concatenate(rows), axis=0), np.unique(kept, axis=0))
 
 
@@ -85,16 +87,17 @@ def digest():
     """One number of results in every regime, with options where there are several chunks of classes."""
     rng = np.random.default_rng(4)
     found = hashlib.sha256()
-    more = {"softcap": 5.0, "label_smoothing": 0.1, "z_loss": 0.1}
+    more = {"softcap": 5.0, "logit_scale": 0.5, "label_smoothing": 0.1, "z_loss": 0.1}
     for n, d, v, most in [(700, 9, 1031, 10**6), (700, 9, 1031, 10**5), (5, 3, 140_001, 10**8), (300, 5, 20, 10**8)]:
         for dtype in (np.float32, np.float64):
             hidden, weight = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(v, d)).astype(dtype)
             target = rng.integers(0, v, n)
+            more["sample_weight"] = rng.integers(0, 4, n)
             for options in [{}, more] if dtype == np.float32 and v == 1031 else [{}]:
                 results = linear_cross_entropy_and_grad(hidden, weight, target, max_bytes=most, **options)
                 plain = {"max_bytes": most, "reduction": "none"}
                 losses = linear_cross_entropy(hidden, weight, target, **plain, **options)
-                for result in (*results[:3], losses):
+                for result in (*results[:3], losses, results.lse, results.z_loss):
                     found.update(result.tobytes())
     return found.hexdigest()
 

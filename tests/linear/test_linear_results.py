@@ -1,13 +1,15 @@
 """The last layer and its loss in one: results where they are wanted, and what is refused."""
 
+import copy
+import pickle
 import re
 
 import numpy as np
 import pytest
 
-from fastce import linear_cross_entropy, linear_cross_entropy_and_grad
+from fastce import CrossEntropyLoss, linear_cross_entropy, linear_cross_entropy_and_grad
 from tests.helpers import HALF, finfo, name_of
-from tests.linear.problem import CHUNKED, REGIMES, N, assert_close, enter, in_dtype, make_problem
+from tests.linear.problem import CHUNKED, REGIMES, D, N, assert_close, enter, in_dtype, make_problem
 from tests.oracle.layouts import LAYOUTS
 
 
@@ -50,6 +52,67 @@ def test_sums_of_16_bit_gradients_are_rounded_once():
     np.testing.assert_array_equal(found.d_weight, [[-4000], [2000], [2000]])
 
 
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("dtype", HALF, ids=name_of)
+def test_float32_out_of_16_bit_arrays(case, dtype, accumulate, regime):
+    """What is written is the sums, without a rounding to 16 bits, of which mean gradients would underflow."""
+    hidden, weight, bias, target = in_dtype(case, dtype)
+    wide = linear_cross_entropy_and_grad(
+        *(x.astype(np.float32) for x in (hidden, weight)), target, bias=bias.astype(np.float32), grad_output=1e-6,
+        **regime,
+    )  # fmt: skip
+    outs = [np.full(x.shape, 2**-20, np.float32) for x in (hidden, weight, bias)]
+    given = dict(zip(("d_hidden_out", "d_weight_out", "d_bias_out"), outs, strict=True))
+    found = linear_cross_entropy_and_grad(
+        hidden, weight, target, bias=bias, grad_output=1e-6, **given, accumulate=accumulate, **regime
+    )
+    assert all(ours is out for ours, out in zip(found[1:], outs, strict=True))
+    before = 2**-20 if accumulate else 0
+    assert_close(found, [wide.loss, *(x + np.float32(before) for x in wide[1:])], 4e-6)
+    assert np.max(np.abs(found.d_weight - before)) < 1e-6
+
+
+def test_float32_out_beside_float64(case, regime):
+    """The sums are float64 where one array is; a float32 array takes the gradient of one of 16 bits alone."""
+    hidden, weight, _, target = case
+    half = hidden.astype(np.float16)
+    out = np.ones(hidden.shape, np.float32)
+    found = linear_cross_entropy_and_grad(half, weight, target, d_hidden_out=out, **regime)
+    expected = linear_cross_entropy_and_grad(half.astype(float), weight, target, **regime)
+    np.testing.assert_array_equal(found.d_hidden, expected.d_hidden.astype(np.float32))
+    with pytest.raises(ValueError, match=r"d_weight_out must have shape .* and dtype float64, got"):
+        linear_cross_entropy_and_grad(half, weight, target, d_weight_out=weight.astype(np.float32))
+
+
+def test_result(case):
+    """A tuple of four, with by-products that pickles and copies keep."""
+    hidden, weight, bias, target = case
+    result = linear_cross_entropy_and_grad(hidden, weight, target, bias=bias, z_loss=0.1)
+    assert isinstance(result, tuple)
+    assert result._fields == ("loss", "d_hidden", "d_weight", "d_bias")
+    assert repr(result).startswith("LinearCrossEntropy(loss=")
+    for again in (pickle.loads(pickle.dumps(result)), copy.deepcopy(result), copy.copy(result)):
+        assert type(again) is type(result)
+        np.testing.assert_array_equal(again.lse, result.lse)
+        assert again.z_loss == result.z_loss
+
+
+@pytest.mark.parametrize("grad_output", [1.0, 0.0])
+def test_by_products_are_those_of_the_object(case, grad_output, regime):
+    """With an upstream gradient of 0 as well, where no gradient is computed."""
+    hidden, weight, bias, target = case
+    options = {"z_loss": 0.1, "logit_scale": 0.5, "reduction": "sum"}
+    found = linear_cross_entropy_and_grad(
+        hidden, weight, target, bias=bias, grad_output=grad_output, **options, **regime
+    )
+    criterion = CrossEntropyLoss(**options)
+    criterion(hidden @ weight.T + bias, target)
+    np.testing.assert_allclose(found.lse, criterion.lse, rtol=1e-13)
+    np.testing.assert_allclose(found.z_loss, criterion.parts.z_loss, rtol=1e-13)
+    shaped = linear_cross_entropy_and_grad(hidden.reshape(3, -1, D), weight, target.reshape(3, -1), **regime)
+    assert shaped.lse.shape == (3, N // 3)
+
+
 def test_halves_of_a_batch_add_up(case):
     hidden, weight, bias, target = case
     count = np.sum(target != -100)
@@ -80,9 +143,10 @@ def test_inputs_are_left_alone(case, regime):
     for x in arrays:
         x.flags.writeable = False
     hidden, weight, bias, target = arrays
-    linear_cross_entropy_and_grad(hidden, weight, target, bias=bias, softcap=3.0, z_loss=0.1, **regime)
-    for x, copy in zip(arrays, copies, strict=True):
-        np.testing.assert_array_equal(x, copy)
+    options = {"softcap": 3.0, "z_loss": 0.1, "logit_scale": 0.5, "sample_weight": np.linspace(0, 1, N)}
+    linear_cross_entropy_and_grad(hidden, weight, target, bias=bias, **options, **regime)
+    for x, before in zip(arrays, copies, strict=True):
+        np.testing.assert_array_equal(x, before)
 
 
 # --- what is refused ----------------------------------------------------------------
@@ -107,6 +171,12 @@ REFUSED = [
     (dict(target=[-1, 0], normalizer=2.0), IndexError, "target[0] is -1"),
     (dict(bias=np.ones(3)), ValueError, "bias must have shape (4,), one per class, got (3,)"),
     (dict(class_weight=np.ones(3)), ValueError, "class_weight must have shape (4,), one per class, got (3,)"),
+    (dict(sample_weight=np.ones(3)), ValueError, "sample_weight must have shape (2,), one per sample, got (3,)"),
+    (dict(sample_weight=["a", "b"]), TypeError, "sample_weight must hold real numbers"),
+    (dict(sample_weight=[1.0, 0.0], target=[0, 4]), IndexError, "target[1] is 4, expected a class index from 0 to 3"),
+    (dict(sample_weight=[1.0, 0.0], normalizer=0), ValueError, "got 0.0 for 1 of them"),
+    (dict(logit_scale=np.inf), ValueError, "logit_scale must be finite, got inf"),
+    (dict(logit_scale="a"), TypeError, "logit_scale must be a real number, got 'a'"),
     (dict(label_smoothing=1.5), ValueError, "label_smoothing must be from 0 to 1, got 1.5"),
     (dict(z_loss="a"), TypeError, "z_loss must be a real number, got 'a'"),
     (dict(softcap=0), ValueError, "softcap must be positive and finite, got 0"),
@@ -131,6 +201,8 @@ REFUSED_OUT = [
      "d_hidden_out must not overlap weight"),
     (dict(hidden=MEMORY[:6].reshape(2, 3), d_hidden_out=MEMORY[3:9].reshape(2, 3)), ValueError,
      "d_hidden_out must not overlap hidden, unless it is the very same array"),
+    (dict(sample_weight=MEMORY[4:6], d_weight_out=MEMORY[:12].reshape(4, 3)), ValueError,
+     "d_weight_out must not overlap sample_weight"),
     (dict(d_hidden_out=MEMORY[:6].reshape(2, 3), d_weight_out=MEMORY[:12].reshape(4, 3)), ValueError,
      "d_weight_out must not overlap d_hidden_out"),
     (dict(bias=MEMORY[:4], d_bias_out=MEMORY[:4]), ValueError, "d_bias_out must not overlap bias"),

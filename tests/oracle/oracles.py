@@ -132,7 +132,7 @@ class CrossEntropy:
         self.slope = np.abs(slope) * (1 if softcap is None else 1 + 2 * scaled / softcap)
         self.softmax = s = Softmax(x, blur + (_finite(x) if is_bent else 0))
         t, self.kept, self.denominator, u = reference.coefficients(
-            np.shape(logits), target, axis=axis, where=where, **options
+            np.shape(logits), target, axis=axis, where=where, z_loss=z_loss, **options
         )
         t = np.abs(t)
         amount = t.sum(-1, keepdims=True)
@@ -187,15 +187,19 @@ def forward(x, target, *, axis=-1, reduction="mean", **options) -> Found:
 
 def criterion(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
     loss, grad = cross_entropy_and_grad(x, target, axis=axis, reduction=reduction, grad_output=grad_output, **options)
-    parts = CrossEntropy(x, target, axis=axis, **options)
-    z = parts.z_losses
-    z = z if reduction == "none" else z.sum() / (parts.denominator if reduction == "mean" else 1)
-    of_z = _reduced(parts.of_z, reduction, parts.denominator)
-    looked_at = parts.kept & ~reference.invalid(parts.x) & bool(parts.x.shape[-1])
-    lse = np.where(looked_at, parts.softmax.lse[..., 0], np.nan)
+    lse, (z, of_z) = _by_products(CrossEntropy(x, target, axis=axis, **options), reduction)
     # nothing is left of it beside a loss that is infinite for its dtype
     of_rest = np.where(np.abs(loss[0]) > float(_info(x).max), np.inf, loss[1] + of_z)
-    return [loss, grad, (lse, parts.softmax.of_lse[..., 0]), (loss[0] - z, of_rest), (z, of_z)]
+    return [loss, grad, lse, (loss[0] - z, of_rest), (z, of_z)]
+
+
+def _by_products(parts, reduction) -> Found:
+    """The log-sum-exps, and the part z lse^2 of the loss."""
+    z = parts.z_losses
+    z = z if reduction == "none" else z.sum() / (parts.denominator if reduction == "mean" else 1)
+    looked_at = parts.kept & ~reference.invalid(parts.x) & bool(parts.x.shape[-1])
+    lse = np.where(looked_at, parts.softmax.lse[..., 0], np.nan)
+    return [(lse, parts.softmax.of_lse[..., 0]), (z, _reduced(parts.of_z, reduction, parts.denominator))]
 
 
 def from_probs(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
@@ -404,16 +408,20 @@ def hessian_product(x, target, v, *, axis=-1, reduction="mean", grad_output=None
 # --- a layer and its loss ------------------------------------------------------
 
 
-def linear_cross_entropy(
+def linear_cross_entropy_and_grad(
     hidden, weight, target, *, bias=None, max_bytes=None, accumulate=False, class_weight=None, reduction="mean",
-    grad_output=None, softcap=None, **options,
+    grad_output=None, softcap=None, logit_scale=1.0, z_loss=0.0, **options,
 ) -> Found:  # fmt: skip
-    given = {"class_weight": class_weight, "reduction": reduction, "softcap": softcap, **options}
-    values = linear(hidden, weight, target, bias=bias, grad_output=1.0 if grad_output is None else grad_output, **given)
-    kept = target != options.get("ignore_index", -100)
+    """The loss, the log-sum-exps, the part of the z-loss, and the gradients."""
+    bend = {"logit_scale": logit_scale, "softcap": softcap, "z_loss": z_loss}
+    upstream = 1.0 if grad_output is None else grad_output
+    given = {"class_weight": class_weight, "reduction": reduction, "grad_output": upstream, **bend, **options}
+    values = linear(hidden, weight, target, bias=bias, **given)
+    shape = (*np.shape(target), len(weight))
+    kept = reference.coefficients(shape, target, weight=class_weight, z_loss=z_loss, **options)[1]
     h, w, b = np.where(kept[..., None], real(hidden), 0), real(weight), real(0.0 if bias is None else bias)
-    blur = _finite(np.abs(h) @ np.abs(w).T + np.abs(b))
-    parts = CrossEntropy(h @ w.T + b, target, weight=class_weight, softcap=softcap, blur=blur, **options)
+    blur = _finite(np.abs(h) @ np.abs(w).T + np.abs(b)) * abs(logit_scale)
+    parts = CrossEntropy(h @ w.T + b, target, weight=class_weight, blur=blur, **bend, **options)
     slope = parts.slope * (1 if softcap is None else 1 + 2 * blur / softcap)
     info = min(
         (_info(v) for v in (hidden, weight, *([] if bias is None else [bias]))), key=lambda info: float(info.eps)
@@ -423,4 +431,9 @@ def linear_cross_entropy(
     size = size.reshape(target.size, len(w))
     of_loss = _reduced(parts.losses, reduction, parts.denominator)
     sizes = (size @ np.abs(w)).reshape(h.shape), size.T @ _finite(h).reshape(target.size, w.shape[1]), size.sum(0)
-    return list(zip(values, (of_loss, *sizes), strict=True))
+    loss, *gradients = zip(values, (of_loss, *sizes), strict=True)
+    return [loss, *_by_products(parts, reduction), *gradients]
+
+
+def linear_cross_entropy(*arguments, **options) -> Found:
+    return linear_cross_entropy_and_grad(*arguments, **options)[:1]

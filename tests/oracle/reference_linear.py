@@ -22,33 +22,27 @@ def linear(
     *,
     bias=None,
     class_weight=None,
-    ignore_index=-100,
-    label_smoothing=0.0,
     z_loss=0.0,
+    logit_scale=1.0,
     softcap=None,
     reduction="mean",
-    normalizer=None,
     grad_output=1.0,
+    **options,
 ):
-    """The loss and the gradients; rows that are ignored take no part, whatever they hold."""
-    target = np.asarray(target)
-    kept = target != ignore_index
-    h, w = np.where(kept[..., None], real(hidden), 0), real(weight)
-    raw = h @ w.T + (0 if bias is None else real(bias))
-    x = raw if softcap is None else softcap * np.tanh(raw / softcap)
-    t, _, denominator, _ = reference.coefficients(
-        x.shape, target, weight=class_weight, ignore_index=ignore_index, label_smoothing=label_smoothing
+    """The loss and the gradients; rows that are left out take no part, whatever they hold."""
+    target, w = np.asarray(target), real(weight)
+    t, kept, denominator, u = reference.coefficients(
+        (*target.shape, len(w)), target, weight=class_weight, z_loss=z_loss, **options
     )
+    h = np.where(kept[..., None], real(hidden), 0)
+    x, slope = reference.bend(h @ w.T + (0 if bias is None else real(bias)), -1, logit_scale, softcap)
     lse = reference.logsumexp(x)
-    losses = np.where(kept, np.sum(t * (lse[..., None] - x), -1) + z_loss * lse**2, 0)
-    denominator = denominator if normalizer is None else real(normalizer)
+    losses = np.where(kept, np.sum(t * (lse[..., None] - x), -1) + z_loss * u * lse**2, 0)
     g = real(grad_output)[..., None] * np.ones((*target.shape, 1))
     with np.errstate(all="ignore"):
         if reduction == "mean":
             g = g / denominator
-        grad = g * (reference.softmax(x) * (t.sum(-1) + 2 * z_loss * lse)[..., None] - t)
-        if softcap is not None:
-            grad = grad / np.cosh(np.clip(raw / softcap, -5000, 5000)) ** 2
+        grad = g * (reference.softmax(x) * (t.sum(-1) + 2 * z_loss * u * lse)[..., None] - t) * slope
         grad = np.where(kept[..., None], grad, 0).reshape(target.size, w.shape[0])
         loss = losses if reduction == "none" else losses.sum() / (denominator if reduction == "mean" else 1)
     flat = h.reshape(target.size, w.shape[1])
