@@ -148,7 +148,8 @@ def evaluate(
     named, total = _named(logits, target, sample_weight, as_index(axis, "axis"))
     for place, batch in _with_progress(named, total) if progress else named:
         try:
-            sums.add(*_members(batch))
+            x, labels, weights = _members(batch)
+            sums.add(x, labels, sample_weight=weights)
         except (IndexError, TypeError, ValueError) as error:
             error.add_note(place)
             raise
@@ -212,8 +213,8 @@ def _blocks(
         yield place, (rows, target[part] if is_first else target[:, part], weights)
 
 
-def _members(batch: Any) -> Sequence[Any]:
-    """Return the two or three members of a batch, or raise TypeError."""
+def _members(batch: Any) -> tuple[Any, Any, Any]:
+    """Return logits, target and sample weights of a batch, None where it has none, or raise TypeError."""
     if isinstance(batch, Mapping):
         first, second = tuple(batch)[:2] if len(batch) > 1 else ("logits", "target")
         advice = f": write ((batch[{first!r}], batch[{second!r}]) for batch in batches)"
@@ -222,7 +223,7 @@ def _members(batch: Any) -> Sequence[Any]:
     else:
         members = tuple(batch)
         if len(members) in (2, 3):
-            return members
+            return (*members, None) if len(members) == 2 else members
         advice = f" of length {len(members)}; the third member of a batch may be its sample_weight"
     raise TypeError(f"batches must hold pairs, as in [(logits, target)], got {type(batch).__name__}{advice}")
 

@@ -145,7 +145,7 @@ class EvaluationSums(Generic[TopK]):
         # loss, its weight, entropy, weight of the samples, of those whose target is the argmax, of those for each top_k
         self._sums = (ExactSum(),) * (5 + len(self._top_ks()))
 
-    def add(self, logits: npt.ArrayLike, target: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> None:
+    def add(self, logits: npt.ArrayLike, target: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None) -> None:
         """Add a batch.
 
         Parameters

@@ -32,7 +32,7 @@ def sums_of(x, target, weights, cuts, **options):
     found = []
     for rows in np.split(np.arange(len(x)), cuts):
         found.append(EvaluationSums(**options))
-        found[-1].add(x[rows], target[rows], weights[rows] if weights is not None else None)
+        found[-1].add(x[rows], target[rows], sample_weight=weights[rows] if weights is not None else None)
     return found
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_added_by_an_error(rng):
         ((x, target[1:]), ValueError),
     ):
         with pytest.raises(kind):
-            sums.add(*arguments)
+            sums.add(*arguments[:2], sample_weight=arguments[2] if arguments[2:] else None)
         assert sums == before
     sums.add(x, target)
     assert sums != before
