@@ -2,6 +2,7 @@
 
 import math
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -130,17 +131,78 @@ def one_hot_integers(rng):
     assert fastce.cross_entropy(x, one_hot) == fastce.cross_entropy(x, target)
 
 
+def weight_0(rng):
+    x, target = logits(rng, (3, 4)), np.array([1, 3, 2])
+    x[1] = NAN
+    weight = np.array([1.0, 2.0, 3.0, 0.0])
+    loss, theirs = torch_grad(x, target, weight=torch.tensor(weight))
+    assert math.isnan(loss) or np.isnan(theirs).any()
+    kept = fastce.cross_entropy_and_grad(x[[0, 2]], target[[0, 2]], weight=weight)
+    for options in ({"weight": weight}, {"weight": weight, "sample_weight": [1, 0, 1]}):
+        ours = fastce.cross_entropy_and_grad(x, target, **options)
+        assert ours.loss == pytest.approx(kept.loss, rel=1e-15)
+        np.testing.assert_allclose(ours.grad[[0, 2]], kept.grad, rtol=1e-15)
+        assert not ours.grad[1].any()
+    element, t, w = torch.tensor([NAN, 1.0]), torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    assert math.isnan(F.binary_cross_entropy_with_logits(element, t, weight=w).item())
+    ours = fastce.binary_cross_entropy_with_logits_and_grad(element.numpy(), t.numpy(), weight=w.numpy())
+    assert ours.loss == pytest.approx(math.log1p(math.e) / 2, rel=1e-6)
+    assert ours.grad[0] == 0
+
+
+def ignore_index_none(rng):
+    x, target = logits(rng, (2, 4)), np.array([1, -100])
+    with pytest.raises(TypeError):
+        F.cross_entropy(torch.tensor(x), torch.tensor(target), ignore_index=None)
+    with pytest.raises(IndexError, match="-100, expected a class index from 0 to 3"):
+        fastce.cross_entropy(x, target, ignore_index=None)
+
+
+def mean_of_divergences(rng):
+    x, z = torch.tensor(logits(rng, (5, 4))), torch.tensor(logits(rng, (5, 4)))
+    with warnings.catch_warnings(action="ignore"):  # which says the same as this row
+        theirs = {
+            reduction: F.kl_div(F.log_softmax(x, -1), F.softmax(z, -1), reduction=reduction).item()
+            for reduction in ("mean", "batchmean")
+        }
+    ours = fastce.kl_divergence(x.numpy(), z.numpy())
+    assert ours == pytest.approx(theirs["batchmean"], rel=1e-13)
+    assert ours == pytest.approx(theirs["mean"] * 4, rel=1e-13)
+
+
+def gradient_of_a_mean_of_halves(rng):
+    x, target = np.zeros((70_000, 64), np.float16), np.zeros(70_000, int)
+    leaf = torch.tensor(x).requires_grad_()
+    F.cross_entropy(leaf, torch.tensor(target)).backward()
+    assert not leaf.grad[:, 1:].any()
+    out = np.empty(x.shape, np.float32)
+    fastce.cross_entropy_and_grad(x, target, out=out)
+    np.testing.assert_allclose(out[:, 1:], 1 / 64 / 70_000, rtol=1e-6)
+
+
+def binary_of_certain_probabilities(rng):
+    p, t = torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 1.0, 0.0])
+    assert F.binary_cross_entropy(p, t, reduction="none").tolist() == [100, 100, 0, 0]
+    ours = fastce.binary_cross_entropy_from_probs(p.numpy(), t.numpy(), reduction="none")
+    assert ours.tolist() == [INF, INF, 0, 0]
+
+
 ROWS = {
     "class axis": class_axis,
     "dtype of labels": dtype_of_labels,
     "integers in the shape of the logits": one_hot_integers,
     "`label_smoothing` below 0 or NaN": label_smoothing_below_0,
     "NaN or inf in the logits of an ignored sample": ignored_logits,
+    "NaN or inf in the logits of a sample, class or element of weight 0": weight_0,
+    "`ignore_index=None`": ignore_index_none,
     "a logit of -inf where the soft target is 0": a_logit_of_minus_inf,
     "a confident row, float32 logits [20, 0], label 0": a_confident_row,
     "mean over 70,000 rows of float16 logits, each ln 2": mean_over_70_000_rows,
     "dtype of the loss for half-precision logits": dtype_of_the_loss,
+    '`reduction="mean"` of the KL divergence': mean_of_divergences,
+    "gradient of a mean of float16 logits": gradient_of_a_mean_of_halves,
     "binary cross-entropy at infinite logits": binary_at_infinite_logits,
+    "probabilities of 0 or 1 in binary cross-entropy": binary_of_certain_probabilities,
     "mean over nothing, with a `normalizer`": mean_over_nothing,
 }
 
