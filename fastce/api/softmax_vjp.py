@@ -209,7 +209,7 @@ def _is_vector(values: object, x: Array) -> TypeGuard[Array]:
     """Tell whether ``values`` is a kernel-ready vector of one value for each row of ``x``, in its dtype."""
     if type(values) is not np.ndarray or values.dtype is not x.dtype:
         return False
-    return values.shape == x.shape[:1] and values.flags.carray
+    return values.shape == x.shape[:1] and (flags := values.flags).c_contiguous and flags.aligned
 
 
 def _is_ready(out: object, x: Array, inputs: tuple[Array, ...]) -> bool:

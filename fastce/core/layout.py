@@ -54,7 +54,8 @@ def epsilon(dtype: np.dtype[Any]) -> float:
 def is_kernel_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
     """Tell, for small calls, whether ``x`` is a kernel-ready matrix: C order, float32 or float64, classes last.
 
-    The checks are cheap, and such a matrix needs no other check. False does not mean that kernels cannot take ``x``.
+    The checks are cheap, and such a matrix needs no other check, whether it is read-only or not. False does not mean
+    that kernels cannot take ``x``.
     """
     return (
         type(x) is np.ndarray
@@ -62,7 +63,8 @@ def is_kernel_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
         and x.ndim == 2
         and type(axis) is int
         and (axis == -1 or axis == 1)
-        and x.flags.carray
+        and (flags := x.flags).c_contiguous
+        and flags.aligned
     )
 
 

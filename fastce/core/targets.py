@@ -77,7 +77,13 @@ def shape_hint(got: tuple[int, ...], expected: tuple[int, ...], axis: int) -> st
 
 def is_kernel_labels(target: object) -> TypeGuard[Array]:
     """Tell, for small calls, whether ``target`` holds class indices in the form that kernels take."""
-    return type(target) is np.ndarray and target.dtype is _INT64 and target.ndim == 1 and target.flags.carray
+    return (
+        type(target) is np.ndarray
+        and target.dtype is _INT64
+        and target.ndim == 1
+        and (flags := target.flags).c_contiguous
+        and flags.aligned
+    )
 
 
 def as_labels(target: Array) -> Array:

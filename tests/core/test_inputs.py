@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import fastce
+from fastce.core.layout import is_kernel_matrix
+from fastce.core.targets import is_kernel_labels
 from tests.functions import CALLS, FAMILIES
 from tests.helpers import (
     DTYPES,
@@ -221,3 +223,15 @@ def test_the_wide_classes_in_fortran_order(rng):
         x = logits(rng, (5, classes))
         for name in ("logsumexp", "softmax", "cross_entropy weighted"):
             compare(CALLS[name].on_rows(np.asfortranarray(x)), CALLS[name].on_rows(x), f"{name} {classes}")
+
+
+def test_read_only_arrays_take_the_short_way(rng):
+    """Other libraries hand out and lock read-only arrays; kernels read them as they are.
+
+    Seen to fail: with a check for arrays that can be written.
+    """
+    x, target = logits(rng, (4, 3), np.float32), labels_for(rng, (4, 3))
+    for array in (x, target):
+        array.flags.writeable = False
+    assert is_kernel_matrix(x) and is_kernel_labels(target)
+    assert not is_kernel_matrix(x[:, ::2]) and not is_kernel_labels(target[::2])
