@@ -22,6 +22,7 @@ FLOORS = [  # from the ground up
     "api",
     "__init__",
     "__main__",
+    "interop",
 ]
 
 
@@ -58,6 +59,15 @@ def test_no_circles():
         leaves = {module for module, names in below.items() if not names & set(below)}
         assert leaves, f"circle among {sorted(below)}"
         below = {module: names for module, names in below.items() if module not in leaves}
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("interop/")])
+def test_adapters_use_public_names(module):
+    """They import `fastce`, and modules of their own folder.
+
+    Seen to fail: with an import of ``fastce.core.layout`` in an adapter.
+    """
+    assert all(name.startswith("interop.") for _, name in own_imports(module))
 
 
 def test_folders_hold_no_code():
