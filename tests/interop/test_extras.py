@@ -1,0 +1,80 @@
+"""Adapters are no part of fastce: it imports none of their libraries, and each names its extra without its library."""
+
+import inspect
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fastce.interop
+from tests.helpers import ROOT, in_new_process
+
+LIBRARIES = {"mygrad": "mygrad"}  # by adapter
+HELPERS = {"extras", "gradients"}
+
+
+def test_every_adapter_is_here():
+    folder = Path(fastce.interop.__path__[0])
+    assert {path.stem for path in folder.glob("*.py")} - HELPERS - {"__init__"} == set(LIBRARIES)
+
+
+def test_fastce_imports_no_library():
+    """Seen to fail: with an import of an adapter in ``fastce/__init__.py``."""
+    in_new_process(f"""
+import sys
+import fastce
+import fastce.interop
+names = {{name.partition(".")[0] for name in sys.modules}}
+assert not names & {set(LIBRARIES.values())}, names
+assert not [name for name in sys.modules if name.startswith("fastce.interop.")]
+""")
+
+
+@pytest.mark.parametrize("adapter", LIBRARIES)
+def test_a_missing_library_is_named_with_its_extra(adapter):
+    """One error, which does not show another as its cause."""
+    library = LIBRARIES[adapter]
+    in_new_process(f"""
+import sys
+sys.modules["{library}"] = None
+try:
+    import fastce.interop.{adapter}
+except ImportError as error:
+    assert type(error) is ImportError
+    assert str(error) == 'fastce.interop.{adapter} needs {library}: pip install "fastce[{adapter}]"', error
+    assert error.__cause__ is None and error.__suppress_context__
+    assert error.name == "{library}"
+else:
+    raise AssertionError("it was imported")
+""")
+
+
+def test_a_broken_library_is_not_said_to_be_missing():
+    in_new_process("""
+import sys
+sys.modules["mygrad.tensor_base"] = None
+try:
+    import fastce.interop.mygrad
+except ModuleNotFoundError as error:
+    assert error.name == "mygrad.tensor_base"
+""")
+
+
+@pytest.mark.parametrize("adapter", LIBRARIES)
+def test_extras(adapter):
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (requirement,) = metadata["project"]["optional-dependencies"][adapter]
+    assert requirement.startswith(f"{LIBRARIES[adapter]}>=")
+
+
+@pytest.mark.parametrize("adapter", LIBRARIES)
+def test_names_are_documented(adapter):
+    """Public names are sorted, and each is documented with its parameters, its result, its errors and an example."""
+    module = pytest.importorskip(f"fastce.interop.{adapter}")
+    assert sorted(module.__all__) == module.__all__
+    for name in module.__all__:
+        function = getattr(module, name)
+        for section in ("Parameters\n", "Returns\n", "Raises\n", "Examples\n", ">>> "):
+            assert section in function.__doc__, f"{name} has no {section.strip()}"
+        for parameter in inspect.signature(function).parameters:
+            assert parameter in function.__doc__, f"{name} does not document {parameter}"
