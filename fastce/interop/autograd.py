@@ -19,8 +19,8 @@ from fastce.interop.extras import extra
 from fastce.interop.gradients import Gradients
 
 with extra("autograd", "autograd"):
-    import autograd.numpy as anp
     from autograd import make_jvp, make_vjp
+    from autograd import numpy as anp
     from autograd.extend import Box, defjvp, defjvp_argnums, defvjp, defvjp_argnums, primitive
 
 __all__ = [
@@ -318,7 +318,8 @@ def _cross_entropy(
     where: Any = None,
     gamma: float = 0.0,
 ) -> Any:
-    """Cross-entropy; with gamma, focal loss."""
+    """Return the cross-entropy; with gamma, the focal loss."""
+    x = _narrowing(x)
     mask = np.ones(x.shape, bool) if where is None else np.broadcast_to(np.asarray(where, bool), x.shape)
     target_probs, is_kept, has_labels = _read_target(target, x.shape, axis, ignore_index)
     is_kept = is_kept & mask.any(axis)
@@ -369,6 +370,7 @@ def _kl_divergence(
     sample_weight: Any = None,
     reduction: str = "mean",
 ) -> Any:
+    x = _narrowing(x)
     log_q = fastce.log_softmax(np.asarray(target_logits) / temperature, axis).astype(x.dtype)
     sample_factors = np.ones(log_q.sum(axis).shape) if sample_weight is None else np.asarray(sample_weight)
     is_kept = sample_factors != 0
@@ -381,6 +383,11 @@ def _kl_divergence(
         terms = np.exp(log_q) * anp.where(has_mass, log_q - log_p, 0.0)
     losses = anp.where(is_kept, anp.sum(terms, axis=axis), 0.0) * sample_factors.astype(x.dtype)
     return _reduced(losses, reduction, sample_factors.sum())
+
+
+def _narrowing(x: Any) -> Any:
+    """Return x, to which gradients go back in its dtype; that of autograd's ``where`` is float64."""
+    return x if x.dtype == np.float64 else x.astype(x.dtype)
 
 
 def _read_target(
