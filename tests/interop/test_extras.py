@@ -10,7 +10,7 @@ import fastce.interop
 from tests.helpers import ROOT, in_new_process
 
 LIBRARIES = {"autograd": "autograd", "mygrad": "mygrad"}  # by adapter
-HELPERS = {"extras", "gradients"}
+HELPERS = {"autograd_formulas", "extras", "gradients"}
 
 
 def test_every_adapter_is_here():
