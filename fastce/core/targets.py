@@ -98,9 +98,8 @@ def as_labels(target: Array) -> Array:
 
 def check_none_ignored(target: Array, labels: Array, classes: int) -> None:
     """Raise IndexError for a label `IGNORE_NONE`, which kernels would ignore."""
-    is_ignored = labels == IGNORE_NONE
-    if is_ignored.any():
-        raise_label(target, int(np.argmax(is_ignored)), classes, None)
+    if labels.size and labels.min() == IGNORE_NONE:  # the least int64: one pass, and no array of comparisons
+        raise_label(target, int(labels.argmin()), classes, None)
 
 
 def raise_label(target: Array, position: int, classes: int, ignore_index: int | None) -> None:
