@@ -63,9 +63,10 @@ class Gradients:
         """Multiply a gradient with one number, or one a sample; 0 leaves out NaN and infinity."""
         factor = np.asarray(upstream, gradient.dtype)
         if factor.ndim:
-            factor = np.expand_dims(factor, self._axis)
+            factor = factor[..., np.newaxis] if self._axis == -1 else np.expand_dims(factor, self._axis)
         elif factor == 1.0:
             return
         with np.errstate(all="ignore"):
             np.multiply(gradient, factor, out=gradient)
-        np.copyto(gradient, 0, where=factor == 0.0)
+        if not factor.all():
+            np.copyto(gradient, 0, where=factor == 0.0)
