@@ -13,6 +13,10 @@ import sys
 import tempfile
 from typing import NamedTuple
 
+import autograd
+import autograd.scipy.special
+import mygrad
+import mygrad.nnet
 import numpy as np
 import pytest
 import torch
@@ -197,9 +201,7 @@ def keras_losses():
 
 
 def mygrad_losses():
-    from mygrad.nnet import activations, losses
-
-    return {**public(losses), "logsoftmax": activations.logsoftmax}
+    return {**public(mygrad.nnet.losses), "logsoftmax": mygrad.nnet.activations.logsoftmax}
 
 
 def boosting(library):
@@ -243,8 +245,12 @@ def given(library):
     """The names in both columns of a library's rows."""
     if library in ("XGBoost", "LightGBM"):
         return {**COMMON, **boosting(library)}
-    labels = {"names": NAMES, "n": NAMES[arrays()["y"]]} if library == "scikit-learn" else {}
-    return {**COMMON, **arrays(), **labels}
+    own = {
+        "scikit-learn": lambda: {"names": NAMES, "n": NAMES[arrays()["y"]]},
+        "MyGrad": lambda: {"tensor": mygrad.tensor},
+        "autograd": lambda: {"N": N, "value_and_grad": autograd.value_and_grad},
+    }.get(library, dict)()
+    return {**COMMON, **arrays(), **own}
 
 
 def theirs(library, call):
@@ -256,8 +262,6 @@ def theirs(library, call):
         for name in "xhW":
             values[name].requires_grad_()
     elif library == "MyGrad":
-        import mygrad
-
         names = mygrad_losses()
         values["x"] = mygrad.tensor(values["x"])
     else:
@@ -268,6 +272,7 @@ def theirs(library, call):
             "torchvision": lambda: public(Torchvision),
             "optax": lambda: public(Optax),
             "Liger": lambda: public(Liger),
+            "autograd": lambda: {"np": autograd.numpy, **public(autograd), **public(autograd.scipy.special)},
         }.get(library, dict)()
     return value_of(call, {**names, **values})
 
@@ -301,6 +306,7 @@ def test_every_row_is_run():
         "scikit-learn",
         "Liger",
         "MyGrad",
+        "autograd",
         "XGBoost",
         "LightGBM",
     }

@@ -18,7 +18,7 @@ from tests.helpers import ROOT
 MODULES = ["fastce", *(m.name for m in pkgutil.walk_packages(fastce.__path__, "fastce.") if not m.ispkg)]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -1,0 +1,32 @@
+"""The code in ``docs/interop/`` runs, and the two halves of each page give the same."""
+
+import re
+
+import numpy as np
+import pytest
+
+from tests.helpers import ROOT
+
+PAGES = sorted((ROOT / "docs" / "interop").glob("*.md"))
+
+
+def blocks(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def test_every_adapter_has_a_page():
+    assert {page.stem for page in PAGES} == {"autograd", "mygrad"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_before_and_after(page):
+    """The first block is the program before, the second the same with fastce; ``gradient`` is what they end with."""
+    before, after, *others = blocks(page)
+    results = []
+    for block in (before, after):
+        names = {}
+        exec(compile(block, page.name, "exec"), names)
+        results.append(names["gradient"])
+    np.testing.assert_allclose(*results, rtol=1e-5, atol=1e-9)
+    for block in others:
+        exec(compile(block, page.name, "exec"), names)
