@@ -276,6 +276,23 @@ def test_views_and_several_uses(name, rng):
 
 
 @EACH
+@pytest.mark.parametrize("is_result", [True, False])
+def test_in_place_updates(name, is_result, rng):
+    """Of the result or the argument, before the backward pass."""
+    ours, theirs = PAIRS[name]
+    x, y = logits(rng, (4, 3)), labels_for(rng, (4, 3))
+    gradients = []
+    for function in (ours, theirs):
+        tensor = mg.tensor(x)
+        result = function(tensor, y)
+        target = result if is_result else tensor
+        target *= 3.0
+        ((result**2).sum() + (tensor**3).sum()).backward()
+        gradients.append(tensor.grad)
+    np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@EACH
 def test_gradients_are_of_their_own(name, rng):
     """No later call writes a gradient again.
 
