@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.elementary import log1p
+from fastce.core.factors import sample_factors, smoothing_parts
 from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, kernel_views, without_axis
 from fastce.core.out import is_kernel_out, result_like
 from fastce.core.reduction import FloatArray, Scalar, as_loss, as_upstream, check_reduction, mean
@@ -448,27 +449,3 @@ def _return_buffer(buffer: Array) -> None:
     """Keep a buffer for the next call, unless it is small or huge."""
     if MIN_KEPT_BYTES <= buffer.nbytes <= MAX_KEPT_BYTES:
         _loss_buffers.append(buffer if buffer.base is None else buffer.base)
-
-
-def sample_factors(weight: Array | None, upstream: Array | None, count: int, dtype: np.dtype[Any]) -> Array | None:
-    """Return the factors of every sample's loss and gradient, of shape (2, N), or None where all are 1."""
-    if weight is None and upstream is None:
-        return None
-    factors = np.ones((2, count), dtype)
-    with np.errstate(all="ignore"):
-        if weight is not None:
-            factors *= weight
-        if upstream is not None:
-            factors[1] *= upstream
-            factors[1, (factors[0] == 0.0) | (upstream == 0.0)] = 0.0
-    return factors
-
-
-def smoothing_parts(smoothing: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
-    """Return (1 - e, e / C, e / C * sum(w)) of label smoothing e, which kernels take; None if e is 0."""
-    if not smoothing or not classes:
-        return None
-    uniform_mass = smoothing / classes
-    with np.errstate(all="ignore"):
-        total = classes if weight is None else float(np.sum(weight, dtype=np.float64))
-    return 1.0 - smoothing, uniform_mass, uniform_mass * total
