@@ -528,3 +528,11 @@ def test_parts_leave_out_samples_of_weight_0():
     criterion = fastce.CrossEntropyLoss(z_loss=0.1)
     criterion(np.array([[0.0, 0.0], [0.0, 0.0]]), [0, 1], sample_weight=[1.0, 0.0])
     np.testing.assert_allclose(criterion.parts, (np.log(2), 0.1 * np.log(2) ** 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "where", "normalizer"])
+def test_arguments_of_the_batch_cannot_be_set(name):
+    """Seen to fail: an assignment was taken, and did nothing."""
+    criterion = fastce.CrossEntropyLoss()
+    with pytest.raises(AttributeError, match=rf"{name} is given with each batch: criterion\(logits, target, {name}="):
+        setattr(criterion, name, 1.0)
