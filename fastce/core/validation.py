@@ -95,11 +95,11 @@ def check_weights(weights: Array, name: str, dtype: np.dtype[Any]) -> None:
 
     In blocks: of elements, there may be as many weights as logits.
     """
-    if weights.dtype.kind != "f" or weights.dtype.itemsize <= dtype.itemsize:
+    if weights.dtype.kind != "f" or weights.dtype.itemsize <= dtype.itemsize or not weights.size:
         return
-    if not weights.ndim and 1e-30 < abs(float(weights)) < 1e30:  # in the range of every dtype
+    if weights.min() > 1e-30 and weights.max() < 1e30:  # in the range of every dtype
         return
-    flags = ["external_loop", "buffered", "zerosize_ok"]
+    flags = ["external_loop", "buffered"]
     start = 0
     with np.errstate(all="ignore"):
         for block in np.nditer(weights, flags, op_dtypes=[FLOAT64], order="C"):  # type: ignore[call-overload]
