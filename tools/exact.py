@@ -289,7 +289,7 @@ class Exact:
     @cached_property
     def binary_from_probs(self) -> list[Value]:
         """The binary cross-entropy of each rounded probability, with the one-hot target."""
-        return [_value(-mpmath.log(p if j == self.label else 1 - p)) for j, p in enumerate(self.probs)]
+        return [_value(-mpmath.log(p) if j == self.label else -mpmath.log1p(-p)) for j, p in enumerate(self.probs)]
 
     @cached_property
     def binary_from_probs_gradient(self) -> list[Value]:
