@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, dtypes_of
+from fastce.core.layout import FLOAT32, FLOAT64, Array, cast_to, dtypes_of
 from fastce.core.out import result_like
 from fastce.core.reduction import FloatArray, Scalar, as_loss, check_reduction, mean
-from fastce.core.staging import staged
-from fastce.core.validation import as_array, as_number, as_real
+from fastce.core.staging import index_blocks, staged
+from fastce.core.validation import as_array, as_number, as_real, check_weights
+
+BLOCK_ELEMENTS = 1 << 15  # weights that are checked at a time
 
 
 class ElementCall:
@@ -48,6 +50,8 @@ class ElementCall:
         self.weight = self._broadcast(weight, "weight")
         self.pos_weight = self._broadcast(pos_weight, "pos_weight")
         self.dtype = dtypes_of(self.logits).compute
+        if self.dtype is FLOAT32 and (weight is not None or pos_weight is not None):
+            _check_weights(weight=self.inputs.get("weight"), pos_weight=self.inputs.get("pos_weight"))
         self.denominator = self._count() if reduction == "mean" else 1.0
         self.scale = mean(1.0, self.denominator)
         self.upstream: Array | None = None
@@ -131,6 +135,16 @@ class ElementCall:
             flat_arrays = [None if x is None else next(flat) for x in arrays]
             out = None if block.out is None else block.out.reshape(-1)
             yield slice(block.start * width, block.stop * width), flat_arrays, out
+
+
+def _check_weights(**weights: Array | None) -> None:
+    """Raise ValueError for a weight in float64 that is out of the range of float32."""
+    for name, values in weights.items():
+        if values is None or values.dtype != FLOAT64:
+            continue
+        for start, _, index in index_blocks(values.shape, BLOCK_ELEMENTS):
+            block = np.asarray(values[index])
+            check_weights(block, cast_to(block, FLOAT32), name, values.shape, start)
 
 
 def _total(sums: list[Array]) -> float:

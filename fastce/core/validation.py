@@ -86,12 +86,19 @@ def as_weights_of(values: npt.ArrayLike, shape: tuple[int, ...], name: str, per:
             return weights.astype(dtype, order="C")
     except FloatingPointError:  # some are subnormal, or out of range
         cast = cast_to(weights, dtype)
+    check_weights(weights, cast, name, shape)
+    return cast
+
+
+def check_weights(weights: Array, cast: Array, name: str, shape: tuple[int, ...], start: int = 0) -> None:
+    """Raise ValueError for a weight that is lost where it is cast; the first is at a flat position in this shape."""
     is_lost = ((cast == 0.0) & (weights != 0.0)) | (np.isinf(cast) & np.isfinite(weights))
     if is_lost.any():
-        index = tuple(int(i) for i in np.argwhere(is_lost)[0])
+        position = int(np.argmax(is_lost))
+        index = tuple(int(i) for i in np.unravel_index(start + position, shape))
         element = f"{name}[{', '.join(map(str, index))}]" if index else name
-        raise ValueError(f"{element} must be 0 or within the range of {_range(dtype)}, got {float(weights[index])!r}")
-    return cast
+        value = float(weights.reshape(-1)[position])
+        raise ValueError(f"{element} must be 0 or within the range of {_range(cast.dtype)}, got {value!r}")
 
 
 def _range(dtype: np.dtype[Any], least: float | None = None, most: float | None = None) -> str:

@@ -41,8 +41,9 @@ def linear(
     g = real(grad_output)[..., None] * np.ones((*target.shape, 1))
     with np.errstate(all="ignore"):
         if reduction == "mean":
-            g = g / denominator
-        grad = g * (reference.softmax(x) * (t.sum(-1) + 2 * z_loss * u * lse)[..., None] - t) * slope
+            g = np.where(g == 0, 0, g / denominator)
+        grad = (reference.softmax(x) * (t.sum(-1) + 2 * z_loss * u * lse)[..., None] - t) * slope
+        grad = reference.product(grad, g)
         grad = np.where(kept[..., None], grad, 0).reshape(target.size, w.shape[0])
         loss = losses if reduction == "none" else losses.sum() / (denominator if reduction == "mean" else 1)
     flat = h.reshape(target.size, w.shape[1])
