@@ -72,7 +72,7 @@ class Call:
         self.reasons: list[str] = []  # why it has to be refused: names for the message, or nothing
         for name, choice in case.items():
             if isinstance(choice, Bad) and name not in unseen:
-                names = plain(choice) if name == "options" else (name if name in NAMED else "",)
+                names = plain(choice) if name == "options" else (name if name in NAMED and case["shape"] else "",)
                 self._refuse(names[0].rpartition(" ")[2])
         self.errors: tuple[type[Exception], ...] = ERRORS  # those that may be raised
         self.may_raise = False  # for overlap, or do what is asked

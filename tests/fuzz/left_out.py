@@ -63,7 +63,8 @@ def _of_samples(call: Any) -> LeftOut:
         kept = reference.coefficients((*call.samples, call.classes), target, weight=weight, **options)[1]
         return LeftOut({"first argument": _rows(call, ~kept)}, ~kept)
     t, kept, _, _ = reference.coefficients(call.shape, target, axis=call.axis, weight=weight, **options)
-    if call.keywords.get("alpha") == 0:
+    alpha = given.get("alpha")
+    if alpha is not None and not np.ndim(alpha) and alpha == 0:
         kept = kept & False
     nowhere = np.moveaxis(np.broadcast_to(~kept[..., None], t.shape), -1, call.axis)
     nowhere = nowhere | ~np.broadcast_to(given.get("where", True), call.shape)

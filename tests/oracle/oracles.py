@@ -182,7 +182,7 @@ def forward(x, target, *, axis=-1, reduction="mean", **options) -> Found:
         stats[1, i] = terms.sum()
         size[:, i] = abs(stats[0, i]), (terms * (1 + np.nan_to_num(rows[i, top] - np.delete(rows[i], top)))).sum()
     size[1] += parts.softmax.of_lse.reshape(-1) * (1 + np.nan_to_num(stats[1].astype(float)))
-    return [*loss, (stats, np.where(looked_at, size, np.inf))]
+    return [*loss, (stats, np.where(looked_at, size, np.where(parts.kept.reshape(-1), np.inf, 0)))]
 
 
 def criterion(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
