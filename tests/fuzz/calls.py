@@ -35,7 +35,7 @@ NUMBERS = {
 }
 NAMED = ("axis", "reduction", "gamma", "alpha", "temperature", "beta", "reverse", "grad_output")
 IGNORED = (1, 1, 1, 0, -1, 255, -(2**63), 2**63 - 1)
-OUT_OF_FLOAT32 = (1e39, -1e39, 4e38, 1e-46, -5e-324)
+OUT_OF_FLOAT32 = (1e39, -1e39, 4e38, 1e-46, -1e-46)
 NOT_NUMBERS = (np.nan, np.inf, -np.inf)
 WRONG_PROBABILITIES = (np.nan, np.inf, -0.5, 1.5)
 TINY = 3e-39  # not normal in float32
