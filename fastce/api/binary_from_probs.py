@@ -183,7 +183,10 @@ class _ProbsCall(ElementCall):
         if out_is_new:
             return self.solve(grad)
         loss = self.solve(None)
-        self._fill(False, None, grad)
+        if self.scale:
+            self._fill(False, None, grad)
+        else:  # leaves out all elements
+            grad.fill(0)
         return loss
 
     def _run(

@@ -178,3 +178,11 @@ def test_any_options(shape, dtype, layout, target, weights, reduction, grad_outp
         grad_output = rng.normal(size=shape) if reduction == "none" else 0.3
     options = {"weight": weight, "pos_weight": pos_weight, "reduction": reduction, "grad_output": grad_output}
     assert_matches_oracle("binary_cross_entropy_from_probs_and_grad", p, t, **options)
+
+
+def test_upstream_gradient_of_0():
+    """It gives gradient 0, in an array of the caller's as well, where the derivative is infinite."""
+    p, t = np.array([0.0, 1.0, 0.5]), np.array([1.0, 0.0, 1.0])
+    for out in (None, np.full(3, 7.0)):
+        grad = fastce.binary_cross_entropy_from_probs_and_grad(p, t, grad_output=0.0, out=out).grad
+        np.testing.assert_array_equal(grad, 0.0)

@@ -28,7 +28,7 @@ NUMBERS = {
     "label_smoothing": (0.25, 1.0, 1e-3),
     "z_loss": (0.01, -0.02),
     "normalizer": (7.0, 0.3),
-    "logit_scale": (0.5, -1.25, 0.0),
+    "logit_scale": (0.5, -1.25),
     "softcap": (5.0, 0.5, 300.0),
     "alpha": (0.3, -2.0),
     "hessian_scale": (2.0, -0.5),

@@ -133,6 +133,8 @@ def plant(monkeypatch, call, function="softmax"):
 
 def softmax(x, axis=-1, out=None):
     x = np.asarray(x)
+    if out is not None and not out.flags.writeable:
+        raise ValueError("out is read-only")
     result = np.exp(x - x.max(axis, keepdims=True))
     result /= result.sum(axis, keepdims=True)
     if out is not None:
@@ -181,10 +183,10 @@ def test_missing_and_undocumented_errors_are_found(monkeypatch):
     def late(x, axis=-1, out=None):
         if out is not None:
             out[...] = 0
-        raise ValueError("too late")
+        raise ValueError("out comes too late")
 
     plant(monkeypatch, late)
-    assert trouble(PLAIN) == "ValueError: too late"
+    assert trouble(PLAIN) == "ValueError: out comes too late"
     assert trouble(PLAIN | {"out": Bad("short")}) == "out written to before ValueError"
     plant(monkeypatch, lambda x, axis=-1, out=None: 1 / 0)
     assert "undocumented ZeroDivisionError" in trouble(PLAIN)

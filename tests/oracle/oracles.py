@@ -172,7 +172,7 @@ def forward(x, target, *, axis=-1, reduction="mean", **options) -> Found:
     """The loss, and maxima and sums of all samples; what is left of the sum has the size of a log-sum-exp's error."""
     loss = cross_entropy(x, target, axis=axis, reduction=reduction, **options)
     parts = CrossEntropy(x, target, axis=axis, **options)
-    rows = parts.x.reshape(-1, parts.x.shape[-1])
+    rows = parts.x.reshape(parts.kept.size, parts.x.shape[-1])
     looked_at = (parts.kept & ~reference.invalid(parts.x) & bool(parts.x.shape[-1])).reshape(-1)
     stats, size = np.full((2, len(rows)), REAL(np.nan)), np.zeros((2, len(rows)))
     for i in np.flatnonzero(looked_at):
