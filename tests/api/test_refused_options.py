@@ -53,6 +53,30 @@ def test_range_elsewhere():
         fastce.cross_entropy_hvp(X, Y, X, weight=[1.0, 1.0, 1e39])
 
 
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+@pytest.mark.parametrize("value", [1e39, 1e-46])
+def test_range_of_broadcast_weights_of_elements(name, value):
+    """In all shapes that broadcast, and wherever they are; 0, infinity and NaN stay what they are."""
+    x, t = np.full((300, 200), 0.5, np.float32), np.full((300, 200), 0.5)
+    every, last, row = np.ones(x.shape), np.ones(x.shape), np.ones(200)
+    every[217, 3] = last.T[199, 299] = row[5] = value
+    every[0, 0], every[1, 1] = 0.0, np.inf
+    calls = (
+        fastce.binary_cross_entropy_with_logits,
+        fastce.binary_cross_entropy_with_logits_and_grad,
+        fastce.binary_cross_entropy_from_probs,
+        fastce.binary_cross_entropy_from_probs_and_grad,
+    )
+    for call in calls:
+        for weights, index in ((every, "[217, 3]"), (last, "[299, 199]"), (row, "[5]"), (value, "")):
+            for dtype in (np.float16, ml_dtypes.bfloat16, np.float32):
+                with pytest.raises(ValueError) as found:
+                    call(x.astype(dtype), t, **{name: weights})
+                assert f"{name}{index} must be 0 or within the range of float32" in str(found.value)
+            call(x.astype(float), t, **{name: weights})
+        call(x, t, **{name: [0.0] * 199 + [np.inf]})
+
+
 def test_subnormal_weights_are_taken():
     """A weight that float32 holds, if with fewer digits, is no error, and nor is 0."""
     assert fastce.cross_entropy(X, Y, sample_weight=[1e-40, 0.0], reduction="sum") > 0.0
