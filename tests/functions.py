@@ -69,8 +69,15 @@ def _criterion(
     return loss, criterion.backward(grad_output, out=out), criterion.lse, *criterion.parts
 
 
+def _kept(x):
+    """What can be converted twice."""
+    return np.asarray(x) if hasattr(x, "__array__") else x
+
+
 def _two_passes(logits, target, *, grad_output=None, out=None, **options):
     """The loss of a forward pass and the gradient of a backward pass."""
+    logits, target = _kept(logits), _kept(target)
+    options = {name: _kept(value) for name, value in options.items()}
     loss, stats = fastce.cross_entropy_forward(logits, target, **options)
     return loss, fastce.cross_entropy_backward(logits, target, stats, grad_output=grad_output, out=out, **options)
 
@@ -79,11 +86,28 @@ _two_passes.__signature__ = inspect.signature(fastce.cross_entropy_and_grad)  # 
 
 
 def _evaluation(
-    logits, target, *, axis=-1, weight=None, sample_weight=None, label_smoothing=0.0, ignore_index=-100, top_k=1
+    logits,
+    target,
+    *,
+    axis=-1,
+    weight=None,
+    sample_weight=None,
+    label_smoothing=0.0,
+    ignore_index=-100,
+    top_k=1,
+    given="a batch",
 ):
-    """The means of one batch."""
+    """The means of one batch, which is given as one, as two arrays, or to sums that are merged."""
     options = {"axis": axis, "weight": weight, "label_smoothing": label_smoothing}
-    found = fastce.evaluate([(logits, target, sample_weight)], ignore_index=ignore_index, top_k=top_k, **options)
+    options |= {"ignore_index": ignore_index, "top_k": top_k}
+    if given == "arrays":
+        found = fastce.evaluate(logits, target, sample_weight=sample_weight, **options)
+    elif given == "sums":
+        sums = fastce.EvaluationSums(**options)
+        sums.add(logits, target, sample_weight=sample_weight)
+        found = sum([sums, fastce.EvaluationSums(**options)]).result()
+    else:
+        found = fastce.evaluate([(logits, target, sample_weight)], **options)
     shares = np.asarray(found.top_k_accuracy)[()]
     return found.loss, found.perplexity, found.entropy, found.accuracy, shares, found.count
 

@@ -2,8 +2,8 @@
 
 An error is |result - exact| / (eps |exact|), with the eps of the logits' dtype, and the worst over all elements counts.
 Where the terms of a result cancel, errors are measured by the sum of their magnitudes instead: in all vjps, the Hessian
-times a vector, and the gradients of divergence and binary cross-entropy. Exact values come from mpmath with 300 bits.
-Exact values below the smallest normal number may come out as 0.
+times a vector, and the gradients of divergences, binary cross-entropy and focal loss with class probabilities. Exact
+values come from mpmath with 300 bits. Exact values below the smallest normal number may come out as 0.
 """
 
 from __future__ import annotations
@@ -45,11 +45,21 @@ QUANTITIES = {
     "log-sum-exp with weights": "weighted",
     "divergence": "divergence",
     "gradient of divergence": "divergence_gradient",
+    "reversed divergence": "reversed",
+    "gradient of reversed divergence": "reversed_gradient",
+    "Jensen-Shannon": "jensen_shannon",
+    "gradient of Jensen-Shannon": "jensen_shannon_gradient",
     "focal loss": "focal",
     "gradient of focal loss": "focal_gradient",
+    "focal loss with class probabilities": "focal_of_probs",
+    "gradient with class probabilities": "focal_of_probs_gradient",
     "entropy": "entropy",
     "binary cross-entropy": "binary",
     "gradient of the binary": "binary_gradient",
+    "binary from probabilities": "binary_from_probs",
+    "gradient from probabilities": "binary_from_probs_gradient",
+    "sigmoid focal loss": "sigmoid_focal",
+    "gradient of sigmoid focal loss": "sigmoid_focal_gradient",
 }
 TITLES = {
     "its gradient": "Gradient of cross-entropy",
@@ -59,7 +69,12 @@ TITLES = {
     "of a linear layer": "Cross-entropy of a linear layer (the identity)",
     "gradient of a linear layer": "Gradient of that with respect to the hidden states",
     "from probabilities": "Cross-entropy from probabilities",
+    "Jensen-Shannon": "Jensen-Shannon divergence",
+    "gradient of Jensen-Shannon": "Gradient of Jensen-Shannon divergence",
+    "gradient with class probabilities": "Gradient of focal loss with class probabilities",
     "gradient of the binary": "Gradient of binary cross-entropy",
+    "binary from probabilities": "Binary cross-entropy from probabilities",
+    "gradient from probabilities": "Gradient of binary cross-entropy from probabilities",
 }
 MAIN = ("log-sum-exp", "softmax", "log-softmax", "cross-entropy", "its gradient")  # of many classes, and in the plot
 PROMISED = {"log-sum-exp": 4, "cross-entropy": 4, "softmax": 5, "its gradient": 5}  # eps beyond the unavoidable
@@ -114,9 +129,10 @@ def _batch(logits: np.ndarray, label_of: Callable[[np.ndarray], int], dtype: np.
     x = logits.astype(dtype)
     teacher = (logits + 0.01 * rng.normal(size=logits.shape)).astype(dtype)
     upstream = rng.normal(size=logits.shape).astype(dtype)
-    probs = fastce.softmax(x.astype(np.float64)).astype(dtype)
+    info = ml_dtypes.finfo(dtype)
+    probs = fastce.softmax(x.astype(np.float64)).clip(float(info.tiny), 1 - float(info.epsneg)).astype(dtype)
     labels = np.array([label_of(row) for row in x])
-    return Batch(x, labels, teacher, upstream, np.maximum(probs, ml_dtypes.finfo(dtype).tiny))
+    return Batch(x, labels, teacher, upstream, probs)
 
 
 def _errors(result: Any, values: list[Value], dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -130,6 +146,8 @@ def _errors(result: Any, values: list[Value], dtype: np.dtype[Any]) -> tuple[flo
         if not np.isfinite(computed):
             return np.inf, np.inf
         off = abs(mpmath.mpf(float(computed)) - true)
+        if off and not size:
+            return np.inf, np.inf
         if off > tiny * max(factor, 1):
             worst = max(worst, float(off / (size * eps)))
             beyond = max(beyond, float((off - tiny) / (size * eps) - (unavoidable or 0) / size))
@@ -161,7 +179,7 @@ def promises(rows: Iterable[Row]) -> list[str]:
 
 
 def _number(error: float) -> str:
-    return f"{error:.2g}" if error < 1e4 else f"{error:.0e}" if np.isfinite(error) else "not finite"
+    return f"{error:.2g}" if error < 1e4 else f"{error:.0e}" if np.isfinite(error) else "inf"
 
 
 def draw(rows: list[Row], path: Path) -> None:
@@ -208,7 +226,8 @@ NOTES = (
     "exact here, because the greatest exponential stays out of the sum; other libraries round it to 0. The gradient",
     "at the label of a confident sample is minus the sum of the other probabilities, not p - 1. The vjp of",
     "log-sum-exp gets a log-sum-exp that is already rounded; its last place counts where logits are offset. A",
-    "divergence near eps squared, as of one pair of two classes here, consists of the last places of the logits.",
+    "divergence near eps squared, as of one pair of two classes here, consists of the last places of the logits. An",
+    "error is inf where the result is not finite, or where it is not 0 and the exact value is.",
 )
 
 if __name__ == "__main__":

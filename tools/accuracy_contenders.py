@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import scipy.special
 
 import fastce
-from tools.exact import GAMMA, POSITIVE, SMOOTHING, TEMPERATURE, Batch
+from tools.exact import ALPHA, GAMMA, POSITIVE, SHARE, SMOOTHING, TEMPERATURE, Batch
 
 Call = Callable[[Batch], Any]
 
@@ -27,12 +28,6 @@ def contenders() -> dict[str, dict[str, Call]]:
 def _fastce() -> dict[str, Call]:
     each = {"reduction": "none"}
     focal = {"gamma": GAMMA, **each}
-    divergence = {"temperature": TEMPERATURE, **each}
-
-    binary = fastce.binary_cross_entropy_with_logits_and_grad
-
-    def target(b: Batch) -> np.ndarray:
-        return np.full_like(b.x, POSITIVE)
 
     def layer(b: Batch) -> Any:
         return fastce.linear_cross_entropy_and_grad(b.x, np.eye(b.x.shape[1], dtype=b.x.dtype), b.labels, **each)
@@ -53,13 +48,46 @@ def _fastce() -> dict[str, Call]:
         "of a linear layer": lambda b: layer(b).loss,
         "gradient of a linear layer": lambda b: layer(b).d_hidden,
         "from probabilities": lambda b: fastce.cross_entropy_from_probs(b.probs, b.labels, **each),
-        "binary cross-entropy": lambda b: fastce.binary_cross_entropy_with_logits(b.x, target(b), **each),
-        "gradient of the binary": lambda b: binary(b.x, target(b), **each).grad,
-        "divergence": lambda b: fastce.kl_divergence(b.x, b.teacher, **divergence),
-        "gradient of divergence": lambda b: fastce.kl_divergence_and_grad(b.x, b.teacher, **divergence).grad,
         "focal loss": lambda b: fastce.focal_loss(b.x, b.labels, **focal),
         "gradient of focal loss": lambda b: fastce.focal_loss_and_grad(b.x, b.labels, **focal).grad,
+        "focal loss with class probabilities": lambda b: fastce.focal_loss(b.x, b.probs, **focal),
+        "gradient with class probabilities": lambda b: fastce.focal_loss_and_grad(b.x, b.probs, **focal).grad,
         "entropy": lambda b: fastce.score(b.x, b.labels).entropy,
+        **_fastce_divergences(),
+        **_fastce_binary(),
+    }
+
+
+def _fastce_divergences() -> dict[str, Call]:
+    kl, kl_grad = fastce.kl_divergence, fastce.kl_divergence_and_grad
+    mixed, mixed_grad = fastce.jensen_shannon, fastce.jensen_shannon_and_grad
+    each = {"temperature": TEMPERATURE, "reduction": "none"}
+    return {
+        "divergence": lambda b: kl(b.x, b.teacher, **each),
+        "gradient of divergence": lambda b: kl_grad(b.x, b.teacher, **each).grad,
+        "reversed divergence": lambda b: kl(b.x, b.teacher, reverse=True, **each),
+        "gradient of reversed divergence": lambda b: kl_grad(b.x, b.teacher, reverse=True, **each).grad,
+        "Jensen-Shannon": lambda b: mixed(b.x, b.teacher, beta=SHARE, **each),
+        "gradient of Jensen-Shannon": lambda b: mixed_grad(b.x, b.teacher, beta=SHARE, **each).grad,
+    }
+
+
+def _fastce_binary() -> dict[str, Call]:
+    binary = fastce.binary_cross_entropy_with_logits_and_grad
+    of_probs = fastce.binary_cross_entropy_from_probs_and_grad
+    each = {"reduction": "none"}
+    focal = {"gamma": GAMMA, "alpha": ALPHA, **each}
+
+    def target(b: Batch) -> np.ndarray:
+        return np.full_like(b.x, POSITIVE)
+
+    return {
+        "binary cross-entropy": lambda b: fastce.binary_cross_entropy_with_logits(b.x, target(b), **each),
+        "gradient of the binary": lambda b: binary(b.x, target(b), **each).grad,
+        "binary from probabilities": lambda b: fastce.binary_cross_entropy_from_probs(b.probs, b.one_hot, **each),
+        "gradient from probabilities": lambda b: of_probs(b.probs, b.one_hot, **each).grad,
+        "sigmoid focal loss": lambda b: fastce.sigmoid_focal_loss(b.x, b.one_hot, **focal),
+        "gradient of sigmoid focal loss": lambda b: fastce.sigmoid_focal_loss_and_grad(b.x, b.one_hot, **focal).grad,
     }
 
 
@@ -79,9 +107,9 @@ def _forward(function: Callable[[Any, Batch], Any]) -> Call:
     return lambda b: _to_numpy(function(_tensor(b.x), b))
 
 
-def _gradient(function: Callable[[Any, Batch], Any], upstream: Any = None) -> Call:
+def _gradient(function: Callable[[Any, Batch], Any], upstream: Any = None, of: str = "x") -> Call:
     def call(b: Batch) -> np.ndarray:
-        x = _tensor(b.x).requires_grad_()
+        x = _tensor(getattr(b, of)).requires_grad_()
         result = function(x, b)
         result.backward(result.new_ones(result.shape) if upstream is None else _tensor(upstream(b)))
         return _to_numpy(x.grad)
@@ -111,13 +139,9 @@ def _torch_losses() -> dict[str, Call]:
     def layer(x: torch.Tensor, b: Batch) -> torch.Tensor:
         return loss(functional.linear(x, torch.eye(x.shape[1], dtype=x.dtype)), b)
 
-    def binary(x: torch.Tensor, b: Batch) -> torch.Tensor:
-        target = torch.full_like(x, POSITIVE)
-        return functional.binary_cross_entropy_with_logits(x, target, reduction="none")
-
-    def divergence(x: torch.Tensor, b: Batch) -> torch.Tensor:
-        logs, teacher = ((v / TEMPERATURE).log_softmax(-1) for v in (x, _tensor(b.teacher)))
-        return functional.kl_div(logs, teacher, reduction="none", log_target=True).sum(-1)
+    def focal(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logs = x.log_softmax(-1)
+        return -(target * (1 - logs.exp()) ** GAMMA * logs).sum(-1)
 
     def product(b: Batch) -> np.ndarray:
         function = torch.autograd.functional.hvp
@@ -130,10 +154,71 @@ def _torch_losses() -> dict[str, Call]:
         "its Hessian times a vector": product,
         "of a linear layer": _forward(layer),
         "gradient of a linear layer": _gradient(layer),
-        "binary cross-entropy": _forward(binary),
-        "gradient of the binary": _gradient(binary),
+        "focal loss": _forward(lambda x, b: focal(x, _tensor(b.one_hot))),
+        "gradient of focal loss": _gradient(lambda x, b: focal(x, _tensor(b.one_hot))),
+        "focal loss with class probabilities": _forward(lambda x, b: focal(x, _tensor(b.probs))),
+        "gradient with class probabilities": _gradient(lambda x, b: focal(x, _tensor(b.probs))),
+        **_torch_divergences(),
+        **_torch_binary(),
+    }
+
+
+def _torch_divergences() -> dict[str, Call]:
+    import torch
+    from torch.nn import functional
+
+    def both(x: torch.Tensor, b: Batch) -> tuple[torch.Tensor, ...]:
+        return tuple((v / TEMPERATURE).log_softmax(-1) for v in (x, _tensor(b.teacher)))
+
+    def kl(logs: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
+        return functional.kl_div(logs, of, reduction="none", log_target=True).sum(-1)
+
+    def divergence(x: torch.Tensor, b: Batch) -> torch.Tensor:
+        return kl(*both(x, b))
+
+    def reversed_divergence(x: torch.Tensor, b: Batch) -> torch.Tensor:
+        logs, teacher = both(x, b)
+        return kl(teacher, logs)
+
+    def mixed(x: torch.Tensor, b: Batch) -> torch.Tensor:  # as in Hugging Face's TRL
+        logs, teacher = both(x, b)
+        mixture = torch.logsumexp(torch.stack([logs + math.log(1 - SHARE), teacher + math.log(SHARE)]), dim=0)
+        return SHARE * kl(mixture, teacher) + (1 - SHARE) * kl(mixture, logs)
+
+    return {
         "divergence": _forward(divergence),
         "gradient of divergence": _gradient(divergence),
+        "reversed divergence": _forward(reversed_divergence),
+        "gradient of reversed divergence": _gradient(reversed_divergence),
+        "Jensen-Shannon": _forward(mixed),
+        "gradient of Jensen-Shannon": _gradient(mixed),
+    }
+
+
+def _torch_binary() -> dict[str, Call]:
+    import torch
+    from torch.nn import functional
+
+    def binary(x: torch.Tensor, b: Batch) -> torch.Tensor:
+        target = torch.full_like(x, POSITIVE)
+        return functional.binary_cross_entropy_with_logits(x, target, reduction="none")
+
+    def from_probs(p: torch.Tensor, b: Batch) -> torch.Tensor:
+        return functional.binary_cross_entropy(p, _tensor(b.one_hot), reduction="none")
+
+    def focal(x: torch.Tensor, b: Batch) -> torch.Tensor:  # as in torchvision
+        target, p = _tensor(b.one_hot), x.sigmoid()
+        loss = functional.binary_cross_entropy_with_logits(x, target, reduction="none")
+        p_t = p * target + (1 - p) * (1 - target)
+        return (ALPHA * target + (1 - ALPHA) * (1 - target)) * (loss * (1 - p_t) ** GAMMA)
+
+    return {
+        "binary cross-entropy": _forward(binary),
+        "gradient of the binary": _gradient(binary),
+        "binary from probabilities": lambda b: _to_numpy(from_probs(_tensor(b.probs), b)),
+        "gradient from probabilities": _gradient(from_probs, of="probs"),
+        "sigmoid focal loss": _forward(focal),
+        "gradient of sigmoid focal loss": _gradient(focal),
     }
 
 

@@ -10,6 +10,8 @@ import mpmath
 import numpy as np
 
 TEMPERATURE, GAMMA, SMOOTHING = 2.0, 2.0, 0.125
+SHARE = 0.5  # of the target in the mixture of the Jensen-Shannon divergence
+ALPHA = 0.25  # the weight of positive targets in sigmoid focal loss
 POSITIVE = 0.25  # the target of binary cross-entropy
 Real = Any  # mpmath.mpf
 
@@ -22,7 +24,12 @@ class Batch:
     labels: np.ndarray
     teacher: np.ndarray  # logits near x
     upstream: np.ndarray  # gradients with respect to a result
-    probs: np.ndarray  # the softmax, rounded
+    probs: np.ndarray  # the softmax, rounded to between 0 and 1
+
+    @property
+    def one_hot(self) -> np.ndarray:
+        """1 at the labels, 0 elsewhere."""
+        return (np.arange(self.x.shape[1]) == self.labels[:, None]).astype(self.x.dtype)
 
 
 class Value(NamedTuple):
@@ -164,6 +171,29 @@ class Exact:
         return [_value(slope * g.value) for g in self.gradient]
 
     @cached_property
+    def _focal_terms(self) -> list[tuple[Real, Real]]:
+        """Of each class, its term of focal loss with the rounded probabilities for target, and that term's slope."""
+        terms = []
+        for p, term, log, target in zip(self.s.p, self.s.terms, self.s.logs, self.probs, strict=True):
+            rest = (self.s.total - term) / self.s.total
+            factor = rest**GAMMA
+            terms.append((target * factor * -log, target * (factor - GAMMA * rest ** (GAMMA - 1) * p * log)))
+        return terms
+
+    @cached_property
+    def focal_of_probs(self) -> list[Value]:
+        """The focal loss with the rounded probabilities for target."""
+        return [_value(mpmath.fsum(term for term, _ in self._focal_terms))]
+
+    @cached_property
+    def focal_of_probs_gradient(self) -> list[Value]:
+        """The gradient of that."""
+        slopes = [slope for _, slope in self._focal_terms]
+        total = mpmath.fsum(slopes)
+        pairs = zip(self.s.p, slopes, strict=True)
+        return [Value(p * total - slope, p * total + slope, factor=total) for p, slope in pairs]
+
+    @cached_property
     def _both(self) -> tuple[Softmax, Softmax]:
         return Softmax([v / TEMPERATURE for v in self.x]), Softmax([v / TEMPERATURE for v in self.z])
 
@@ -180,6 +210,48 @@ class Exact:
         return [Value((p - q) / TEMPERATURE, (p + q) / TEMPERATURE) for p, q in pairs]
 
     @cached_property
+    def _ratios(self) -> list[Real]:
+        """The logarithm of the probability divided by the teacher's."""
+        student, teacher = self._both
+        return [s - t for s, t in zip(student.logs, teacher.logs, strict=True)]
+
+    def _sloped(self, slopes: list[Real], share: Real) -> list[Value]:
+        """Return the gradient ``share`` p (slope - the mean of the slopes under p)."""
+        pairs = list(zip(self._both[0].p, slopes, strict=True))
+        products = [p * v for p, v in pairs]
+        mean, size = mpmath.fsum(products), mpmath.fsum(abs(v) for v in products)
+        factor = share / TEMPERATURE
+        return [Value(factor * p * (v - mean), factor * p * (abs(v) + size), factor=abs(v) + size) for p, v in pairs]
+
+    @cached_property
+    def reversed(self) -> list[Value]:
+        """The divergence of the teacher from the student."""
+        return [_value(mpmath.fsum(p * t for p, t in zip(self._both[0].p, self._ratios, strict=True)))]
+
+    @cached_property
+    def reversed_gradient(self) -> list[Value]:
+        """The gradient of that."""
+        return self._sloped(self._ratios, 1)
+
+    @cached_property
+    def _over_mixture(self) -> tuple[list[Real], list[Real]]:
+        """The logarithms of the probability and the teacher's, each divided by their mixture."""
+        student = [-mpmath.log1p(SHARE * mpmath.expm1(-t)) for t in self._ratios]
+        return student, [-mpmath.log1p((1 - SHARE) * mpmath.expm1(t)) for t in self._ratios]
+
+    @cached_property
+    def jensen_shannon(self) -> list[Value]:
+        """The Jensen-Shannon divergence of student and teacher."""
+        shares = zip((1 - SHARE, SHARE), self._both, self._over_mixture, strict=True)
+        terms = [share * p * log for share, s, logs in shares for p, log in zip(s.p, logs, strict=True)]
+        return [_value(mpmath.fsum(terms))]
+
+    @cached_property
+    def jensen_shannon_gradient(self) -> list[Value]:
+        """The gradient of that."""
+        return self._sloped(self._over_mixture[0], 1 - SHARE)
+
+    @cached_property
     def binary(self) -> list[Value]:
         """The binary cross-entropy of each logit."""
         softplus = [(mpmath.log1p(mpmath.exp(-v)), mpmath.log1p(mpmath.exp(v))) for v in self.x]
@@ -190,6 +262,39 @@ class Exact:
         """Its gradient."""
         shares = [1 / (1 + mpmath.exp(-v)) for v in self.x]
         return [Value(p - POSITIVE, (1 - POSITIVE) * p + POSITIVE * (1 - p)) for p in shares]
+
+    @cached_property
+    def _signed(self) -> list[tuple[int, Real, Real, Real]]:
+        """Of each logit with the one-hot target: sign, weight, 1 minus the target's probability, cross-entropy."""
+        signed = []
+        for j, v in enumerate(self.x):
+            sign, weight = (-1, ALPHA) if j == self.label else (1, 1 - ALPHA)
+            odds = mpmath.exp(sign * v)
+            signed.append((sign, weight, odds / (1 + odds), mpmath.log1p(odds)))
+        return signed
+
+    @cached_property
+    def sigmoid_focal(self) -> list[Value]:
+        """The focal loss of each logit's sigmoid, with the one-hot target."""
+        return [_value(weight * rest**GAMMA * loss) for _, weight, rest, loss in self._signed]
+
+    @cached_property
+    def sigmoid_focal_gradient(self) -> list[Value]:
+        """The gradient of that."""
+        return [
+            _value(sign * weight * rest**GAMMA * (rest + GAMMA * (1 - rest) * loss))
+            for sign, weight, rest, loss in self._signed
+        ]
+
+    @cached_property
+    def binary_from_probs(self) -> list[Value]:
+        """The binary cross-entropy of each rounded probability, with the one-hot target."""
+        return [_value(-mpmath.log(p) if j == self.label else -mpmath.log1p(-p)) for j, p in enumerate(self.probs)]
+
+    @cached_property
+    def binary_from_probs_gradient(self) -> list[Value]:
+        """The gradient of that."""
+        return [_value(-1 / p if j == self.label else 1 / (1 - p)) for j, p in enumerate(self.probs)]
 
     @cached_property
     def from_probs(self) -> list[Value]:

@@ -28,7 +28,7 @@ class Forward(NamedTuple, Generic[Loss]):
     stats : ndarray, shape (2, N)
         For N samples, in C order and in the dtype of the loss, the greatest logit m and the sum of exp(x - m)
         over all classes but one that has it: the log-sum-exp is m + log(1 + sum). Both are NaN for
-        ignored samples.
+        samples that are ignored or have weight 0.
     """
 
     loss: Loss
@@ -88,8 +88,8 @@ def cross_entropy_forward(
     -------
     Forward
         A named tuple ``(loss, stats)``: the loss as from `cross_entropy`, and m and r of the N
-        samples in C order, of shape (2, N) and the dtype of the loss. Both are NaN for ignored
-        samples.
+        samples in C order, of shape (2, N) and the dtype of the loss. Both are NaN for samples
+        that are ignored or have weight 0.
 
     Raises
     ------
@@ -208,6 +208,9 @@ def cross_entropy_backward(
 
     Notes
     -----
+    Give both passes the same options: others change the gradient without an error. For parts of a batch,
+    pass the count of samples of the whole batch as ``normalizer`` to both passes.
+
     The logits are read once, and each exponential is computed once. The pass is exact for any
     ``stats``, not checked to be those of these logits: with the statistics of more classes than ``logits`` has,
     the softmax is over all of those.

@@ -164,6 +164,8 @@ class CrossEntropyLoss(Generic[Loss]):
         """Refuse to change an option."""
         if name in _OPTIONS:
             raise AttributeError(f"{name} cannot be changed: make a new object, CrossEntropyLoss({name}={value!r})")
+        if name in ("sample_weight", "where", "normalizer"):
+            raise AttributeError(f"{name} is given with each batch: criterion(logits, target, {name}=...)")
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:

@@ -112,6 +112,8 @@ class EvaluationSums(Generic[TopK]):
     (3, 0.3333, 1.0)
     """
 
+    __slots__ = ("__weakref__", "_count", "_options", "_sums")  # options cannot be set
+
     @overload
     def __init__(self: EvaluationSums[float], *, top_k: int | None = None, **options: Unpack[SumsOptions]) -> None: ...
     @overload

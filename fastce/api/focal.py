@@ -10,8 +10,9 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.api.cross_entropy import LossAndGrad
 from fastce.core.elementary import expm1, power
+from fastce.core.factors import smoothing_parts
 from fastce.core.layout import Array, split_number
-from fastce.core.loss import LossCall, smoothing_parts
+from fastce.core.loss import LossCall
 from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
 from fastce.core.staging import Block, staged
 from fastce.core.validation import as_gamma, as_number, as_real, as_smoothing, as_weights_of, check_range

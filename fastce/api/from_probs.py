@@ -226,7 +226,7 @@ class _FromProbsCall(LossCall):
     def _fill_blocks(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
         """Write losses and gradient, a block of rows at a time."""
         weight = np.ones_like(loss) if self.sample_weight is None else self.sample_weight
-        counts = self._counts(weight)
+        counts = self._counts()
         grad_scale = weight * self.dtype.type(scale)
         if upstream is not None:
             grad_scale = np.where(upstream == 0.0, 0.0, grad_scale * upstream)
@@ -249,18 +249,6 @@ class _FromProbsCall(LossCall):
             np.divide(targets, probs, out=block.out)
             np.multiply(block.out, -grad_scale[part, None], out=block.out)
             block.out[grad_scale[part] == 0.0] = 0.0
-
-    def _counts(self, weight: Array) -> Array:
-        """Return which samples are neither ignored nor left out by a factor of 0."""
-        counts: Array = weight != 0.0
-        if self.labels is not None:
-            counts &= self.labels != self.ignore_index
-            if self.smoothing is None and self.weight is not None:
-                counts &= self._class_weights() != 0.0
-        no_weight = self._has_no_weight()
-        if no_weight is not None:
-            counts &= ~no_weight
-        return counts
 
     def _checked(self, block: Block, counts: Array) -> Array:
         """Return the probabilities of a block, at least tau; raise for one that is read and is none.

@@ -12,7 +12,7 @@ from fastce.core.layout import Array, dtypes_of, without_axis
 from fastce.core.reduction import FloatArray
 from fastce.core.staging import row_blocks
 from fastce.core.targets import check_none_ignored, raise_label, read_target
-from fastce.core.validation import IGNORE_NONE, as_array, as_ignore_index, as_index, as_real, normalize_axis, shown
+from fastce.core.validation import as_array, as_ignore_index, as_index, as_real, normalize_axis, shown
 
 
 class Score(NamedTuple):
@@ -144,8 +144,9 @@ def score(
     target = as_array(target, "target")
     shape = without_axis(logits.shape, axis)
     most = as_top_k(top_k)
+    takes_all = ignore_index is None
     ignore_index = as_ignore_index(ignore_index)
-    labels = _labels(logits, target, axis, ignore_index)
+    labels = _labels(logits, target, axis, ignore_index, takes_all)
     dtype = dtypes_of(logits).compute
     floats = np.zeros((3, labels.size), dtype)
     indices = np.full((2, labels.size), -1, np.int64)
@@ -173,15 +174,15 @@ def is_among_first(rank: Any, top_k: int, classes: int) -> Any:
     return (rank >= 0) & (rank < min(top_k, classes))
 
 
-def _labels(logits: Array, target: Array, axis: int, ignore_index: int) -> Array:
-    """Return the class indices as a flat contiguous array, all in range or ignored, or raise."""
+def _labels(logits: Array, target: Array, axis: int, ignore_index: int, takes_all: bool) -> Array:
+    """Return the class indices as a flat contiguous array, all in range or, unless all are taken, ignored; or raise."""
     target, labels = read_target(target, logits, axis)
     if labels is None:
         raise TypeError(
             f"target must hold class indices of shape {without_axis(logits.shape, axis)}, or one-hot integers, "
             f"got class probabilities: dtype {target.dtype} and shape {target.shape}"
         )
-    if ignore_index == IGNORE_NONE:
+    if takes_all:
         check_none_ignored(target, labels, logits.shape[axis])
     position, _ = dispatch.scan_labels(labels, logits.shape[axis], ignore_index, None, None)
     if position >= 0:

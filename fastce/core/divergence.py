@@ -94,9 +94,9 @@ def _inverse(temperature: float, dtype: np.dtype[Any]) -> float:
     value = as_number(temperature, "temperature")
     if 1e-30 < value < 1e30:  # in the range of every dtype
         return 1.0 / value
-    info = np.finfo(dtype)
-    if not float(info.tiny) <= value <= 1.0 / float(info.tiny):
-        raise ValueError(f"temperature must be greater than 0 and finite in {dtype}, got {temperature!r}")
+    tiny = float(np.finfo(dtype).tiny)
+    if not tiny <= value <= 1.0 / tiny:
+        raise ValueError(f"temperature must be from {tiny:.3g} to {1.0 / tiny:.3g} in {dtype}, got {temperature!r}")
     return 1.0 / value
 
 

@@ -13,7 +13,7 @@ from fastce.core.layout import Array, dtypes_of
 from fastce.core.out import result_like
 from fastce.core.reduction import FloatArray, Scalar, as_loss, check_reduction, mean
 from fastce.core.staging import staged
-from fastce.core.validation import as_array, as_number, as_real
+from fastce.core.validation import as_array, as_number, as_real, check_weights
 
 
 class ElementCall:
@@ -45,9 +45,9 @@ class ElementCall:
                 f"target must have the shape of {self.input_name}, {self.logits.shape}, got {self.target.shape}"
             )
         self.inputs = {self.input_name: self.logits, "target": self.target}  # arrays that ``out`` must not overlap
-        self.weight = self._broadcast(weight, "weight")
-        self.pos_weight = self._broadcast(pos_weight, "pos_weight")
         self.dtype = dtypes_of(self.logits).compute
+        self.weight = self._broadcast_weight(weight, "weight")
+        self.pos_weight = self._broadcast_weight(pos_weight, "pos_weight")
         self.denominator = self._count() if reduction == "mean" else 1.0
         self.scale = mean(1.0, self.denominator)
         self.upstream: Array | None = None
@@ -76,6 +76,13 @@ class ElementCall:
         blocks = self._flat_blocks([self.target], None)
         return sum(dispatch.count_kept(target, self.ignored) for _, (target,), _ in blocks if target is not None)
 
+    def _broadcast_weight(self, values: npt.ArrayLike | None, name: str) -> Array | None:
+        """Return weights in the shape of the logits, all of them in the range of the dtype computed in."""
+        array = self._broadcast(values, name)
+        if array is not None:
+            check_weights(self.inputs[name], name, self.dtype)
+        return array
+
     def _broadcast(self, values: npt.ArrayLike | None, name: str) -> Array | None:
         """Return an option as an array in the shape of the logits, and add it to the inputs."""
         if values is None:
@@ -95,23 +102,24 @@ class ElementCall:
     def solve(self, grad: Array | None) -> Scalar | FloatArray:
         """Return the reduced loss; write the gradient if an array for it is given."""
         loss = np.empty(self.logits.shape, self.dtype) if self.reduction == "none" else None
-        sums = self._fill(True, loss, grad if self.scale else None)
-        if grad is not None and not self.scale:  # a scale of 0 leaves out all elements
-            grad.fill(0)
+        sums = self._fill(True, loss, grad)
         if loss is not None:
             return loss[()]
         return as_loss(mean(_total(sums), self.denominator), self.dtype)
 
     def _fill(self, sums: bool, loss: Array | None, grad: Array | None) -> list[Array]:
         """Write losses and gradient where arrays for them are given; return sums of losses if those are wanted."""
+        written = grad if self.scale else None  # a scale of 0 leaves out all elements
         found: list[Array] = []
         arrays = [self.logits, self.target, self.weight, self.pos_weight, self.upstream]
         if self.logits.size:
-            for part, inputs, flat_grad in self._flat_blocks(arrays, grad):
+            for part, inputs, flat_grad in self._flat_blocks(arrays, written):
                 flat_loss = None if loss is None else loss.reshape(-1)[part]
                 of_block = self._run(part.start, inputs, sums, flat_loss, flat_grad)
                 if of_block is not None:
                     found.append(of_block)
+        if grad is not None and written is None:
+            grad.fill(0)
         return found
 
     def _flat_blocks(

@@ -44,8 +44,11 @@ def _text_hint(array: Array, name: str) -> str:
 
 def _object_hint(array: Array, name: str) -> str:
     """Return the end of a message for objects."""
+    values = array.reshape(-1).tolist()
+    if array.ndim and all(isinstance(value, str) for value in values):  # as a column of pandas holds them
+        return _text_hint(array.astype(str), name)
     is_integer = True
-    for position, value in enumerate(array.reshape(-1).tolist()):
+    for position, value in enumerate(values):
         index = np.unravel_index(position, array.shape)
         place = f"{name}[{', '.join(map(str, index))}]" if index else name
         if value is None:

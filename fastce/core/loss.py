@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.elementary import log1p
+from fastce.core.factors import sample_factors, smoothing_parts
 from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, kernel_views, without_axis
 from fastce.core.out import is_kernel_out, result_like
 from fastce.core.reduction import FloatArray, Scalar, as_loss, as_upstream, check_reduction, mean
@@ -167,23 +168,19 @@ class LossCall:
     def stats(self) -> Array:
         """Return the statistics of every sample after `remember` and `solve`.
 
-        Both are NaN for ignored samples. A maximum is NaN for no other sample.
+        Both are NaN for samples that are left out. A maximum is NaN for no other sample.
         """
         assert self.saved_stats is not None
         stats = self.saved_stats
         is_nan = np.isnan(stats[0])
-        if self.mask is not None or is_nan.any():
-            ignored = np.zeros(is_nan.shape, np.bool_)
-            if self.mask is not None:  # kernels saw zeros in place of the logits of ignored samples
-                ignored |= ~self.mask.any(axis=self.axis).reshape(-1)
-            if self.labels is not None:
-                ignored |= self.labels == self.ignore_index
+        has_weights = self.weight is not None or self.sample_weight is not None
+        if self.mask is not None or has_weights or is_nan.any():
             stats[0, is_nan] = -np.inf  # of nothing but NaN, whose sum is NaN as well
-            stats[:, ignored] = np.nan
+            stats[:, ~self._counts()] = np.nan  # kernels saw other logits in their place, or none
         return stats
 
     def lse(self) -> Array:
-        """Return the log-sum-exp of every sample after `remember` and `solve`, NaN for ignored samples."""
+        """Return the log-sum-exp of every sample after `remember` and `solve`, NaN for samples left out."""
         row_max, sum_exp_rest = self.stats()
         with np.errstate(all="ignore"):
             return np.asarray(row_max + log1p(sum_exp_rest)).reshape(self.shape)
@@ -318,18 +315,22 @@ class LossCall:
     def _check_nothing_counts(self) -> None:
         """Check the labels; raise ValueError if a sample counts, which a normalizer of 0 cannot divide."""
         self._total_weight()
-        counts = np.ones(math.prod(self.shape), bool) if self.classes else np.zeros(0, bool)
-        if self.labels is not None and self.classes:
+        if self.classes and (count := np.count_nonzero(self._counts())):
+            raise ValueError(f"normalizer must be positive where samples count, got 0.0 for {count} of them")
+
+    def _counts(self) -> Array:
+        """Return which samples are neither ignored nor left out by a factor of 0; labels have been checked."""
+        counts: Array = np.ones(math.prod(self.shape), bool)
+        if self.labels is not None:
             counts = self.labels != self.ignore_index
-            if self.smoothing is None and self.z_loss is None:
+            if self.smoothing is None and self.z_loss is None and self.weight is not None:
                 counts &= self._class_weights() != 0.0
-        if self.sample_weight is not None and self.classes:
+        if self.sample_weight is not None:
             counts &= self.sample_weight != 0.0
         no_weight = self._has_no_weight()
         if no_weight is not None:
             counts &= ~no_weight
-        if counts.any():
-            raise ValueError(f"normalizer must be positive where samples count, got 0.0 for {counts.sum()} of them")
+        return counts
 
     def _run(self, block: Block, loss: Array | None, scale: float, options: Options, out_is_new: bool) -> None:
         """Write the losses and gradient of a block; ``scale`` is divided by the total weight already."""
@@ -448,27 +449,3 @@ def _return_buffer(buffer: Array) -> None:
     """Keep a buffer for the next call, unless it is small or huge."""
     if MIN_KEPT_BYTES <= buffer.nbytes <= MAX_KEPT_BYTES:
         _loss_buffers.append(buffer if buffer.base is None else buffer.base)
-
-
-def sample_factors(weight: Array | None, upstream: Array | None, count: int, dtype: np.dtype[Any]) -> Array | None:
-    """Return the factors of every sample's loss and gradient, of shape (2, N), or None where all are 1."""
-    if weight is None and upstream is None:
-        return None
-    factors = np.ones((2, count), dtype)
-    with np.errstate(all="ignore"):
-        if weight is not None:
-            factors *= weight
-        if upstream is not None:
-            factors[1] *= upstream
-            factors[1, (factors[0] == 0.0) | (upstream == 0.0)] = 0.0
-    return factors
-
-
-def smoothing_parts(smoothing: float, classes: int, weight: Array | None) -> tuple[float, float, float] | None:
-    """Return (1 - e, e / C, e / C * sum(w)) of label smoothing e, which kernels take; None if e is 0."""
-    if not smoothing or not classes:
-        return None
-    uniform_mass = smoothing / classes
-    with np.errstate(all="ignore"):
-        total = classes if weight is None else float(np.sum(weight, dtype=np.float64))
-    return 1.0 - smoothing, uniform_mass, uniform_mass * total

@@ -86,12 +86,39 @@ def as_weights_of(values: npt.ArrayLike, shape: tuple[int, ...], name: str, per:
             return weights.astype(dtype, order="C")
     except FloatingPointError:  # some are subnormal, or out of range
         cast = cast_to(weights, dtype)
+    _check_kept(weights, cast, name)
+    return cast
+
+
+def check_weights(weights: Array, name: str, dtype: np.dtype[Any]) -> None:
+    """Raise ValueError for a weight that the range of this dtype does not hold.
+
+    In blocks: of elements, there may be as many weights as logits.
+    """
+    if weights.dtype.kind != "f" or weights.dtype.itemsize <= dtype.itemsize or not weights.size:
+        return
+    if weights.min() > 1e-30 and weights.max() < 1e30:  # in the range of every dtype
+        return
+    flags = ["external_loop", "buffered"]
+    start = 0
+    with np.errstate(all="ignore"):
+        for block in np.nditer(weights, flags, op_dtypes=[FLOAT64], order="C"):  # type: ignore[call-overload]
+            _check_kept(block, block.astype(dtype), name, start, weights.shape)
+            start += block.size
+
+
+def _check_kept(weights: Array, cast: Array, name: str, start: int = 0, shape: tuple[int, ...] | None = None) -> None:
+    """Raise ValueError for a weight that a cast has made 0 or infinite.
+
+    ``weights`` are part of an array of the given shape, from its flat position ``start``; by default all of it.
+    """
     is_lost = ((cast == 0.0) & (weights != 0.0)) | (np.isinf(cast) & np.isfinite(weights))
     if is_lost.any():
-        index = tuple(int(i) for i in np.argwhere(is_lost)[0])
-        element = f"{name}[{', '.join(map(str, index))}]" if index else name
-        raise ValueError(f"{element} must be 0 or within the range of {_range(dtype)}, got {float(weights[index])!r}")
-    return cast
+        position = int(np.flatnonzero(is_lost)[0])
+        index = np.unravel_index(start + position, weights.shape if shape is None else shape)
+        element = f"{name}[{', '.join(str(int(i)) for i in index)}]" if index else name
+        value = float(weights.flat[position])
+        raise ValueError(f"{element} must be 0 or within the range of {_range(cast.dtype)}, got {value!r}")
 
 
 def _range(dtype: np.dtype[Any], least: float | None = None, most: float | None = None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce.core.elementary import exp, log, log1p
-from fastce.core.layout import Array, dtypes_of
+from fastce.core.layout import Array, cast_into, cast_to, dtypes_of
 from fastce.core.out import check_out
 from fastce.core.staging import rows_of, staged
 from fastce.core.validation import as_mask, as_real, as_weights_of, normalize_axes
@@ -55,12 +55,13 @@ def weighted_logsumexp(
             lse[part], sign[part] = _weighted_rows(logits, w)
     if not return_sign:
         lse[sign < 0] = np.nan
-    with np.errstate(all="ignore"):  # rounding to 16 bits
-        lse, sign = (v.reshape(result_shape).astype(result_dtype, copy=False) for v in (lse, sign))
-    if out is not None:
-        np.copyto(out, lse)
-    result = lse[()] if out is None else out
-    return (result, sign[()]) if return_sign else result
+    lse, sign = lse.reshape(result_shape), sign.reshape(result_shape)
+    if out is None:
+        result = cast_to(lse, result_dtype)[()]
+    else:
+        cast_into(out, lse)  # float32, where results have 16 bits, is rounded to once
+        result = out
+    return (result, cast_to(sign, result_dtype)[()]) if return_sign else result
 
 
 def _promoted(x: np.dtype[Any], b: np.dtype[Any]) -> np.dtype[Any]:

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from fastce import dispatch
 from fastce.core.elementary import log1p
+from fastce.core.factors import sample_factors, smoothing_parts
 from fastce.core.layout import Array, cast_to, dtypes_of
-from fastce.core.loss import sample_factors, smoothing_parts
 from fastce.core.out import result_like, share_memory
 from fastce.core.reduction import FloatArray, Scalar, as_upstream, check_reduction, mean, reduce_losses, z_part
 from fastce.core.targets import (

@@ -178,3 +178,16 @@ def test_any_options(shape, dtype, layout, target, weights, reduction, grad_outp
         grad_output = rng.normal(size=shape) if reduction == "none" else 0.3
     options = {"weight": weight, "pos_weight": pos_weight, "reduction": reduction, "grad_output": grad_output}
     assert_matches_oracle("binary_cross_entropy_from_probs_and_grad", p, t, **options)
+
+
+def test_upstream_gradient_of_zero_with_out():
+    """Seen to fail: with ``out``, 0 times infinity. ``out`` may be an argument, which the loss needs."""
+    p, t = np.array([0.0, 0.5]), np.array([1.0, 0.0])
+    loss, grad = fastce.binary_cross_entropy_from_probs_and_grad(p, t, grad_output=0.0)
+    assert grad.tolist() == [0.0, 0.0]
+    for out in (np.full(2, 7.0), p.copy(), t.copy()):
+        arguments = [out if np.array_equal(out, a) else a for a in (p, t)]
+        found = fastce.binary_cross_entropy_from_probs_and_grad(*arguments, grad_output=0.0, out=out)
+        assert found.loss == loss
+        assert found.grad is out
+        assert out.tolist() == [0.0, 0.0]

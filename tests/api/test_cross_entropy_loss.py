@@ -144,6 +144,28 @@ def test_logits_are_never_modified(rng):
         assert_same_bits(other, fastce.cross_entropy_and_grad(again, target).grad)
 
 
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize(
+    ("options", "sample_weight", "is_left_out"),
+    [
+        ({}, [0.0, 1.0, 2.0], [True, False, False]),
+        ({"weight": [0.0, 1.0, 1.0]}, None, [True, False, False]),
+        ({"weight": [0.0, 1.0, 1.0], "label_smoothing": 0.1}, None, [False] * 3),
+        ({"weight": [0.0, 1.0, 1.0], "z_loss": 0.1}, None, [False] * 3),
+        ({"weight": [0.0] * 3, "label_smoothing": 0.1}, None, [True] * 3),
+    ],
+)
+def test_lse_of_samples_of_weight_0(options, sample_weight, is_left_out, soft):
+    """It is NaN, as that of ignored samples is, and so are the statistics."""
+    x, target = np.arange(9.0).reshape(3, 3), np.array([0, 1, 2])
+    target = np.eye(3)[target] if soft else target
+    criterion = fastce.CrossEntropyLoss(**options)
+    criterion(x, target, sample_weight=sample_weight)
+    np.testing.assert_array_equal(np.isnan(criterion.lse), is_left_out)
+    stats = fastce.cross_entropy_forward(x, target, sample_weight=sample_weight, **options).stats
+    np.testing.assert_array_equal(np.isnan(stats), [is_left_out] * 2)
+
+
 @pytest.mark.parametrize(
     ("row", "lse"), [([1e200, 0.0], 1e200), ([800.0, 0.0], 800.0), ([-np.inf] * 2, np.nan), ([np.inf, 0.0], np.nan)]
 )
@@ -528,3 +550,11 @@ def test_parts_leave_out_samples_of_weight_0():
     criterion = fastce.CrossEntropyLoss(z_loss=0.1)
     criterion(np.array([[0.0, 0.0], [0.0, 0.0]]), [0, 1], sample_weight=[1.0, 0.0])
     np.testing.assert_allclose(criterion.parts, (np.log(2), 0.1 * np.log(2) ** 2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["sample_weight", "where", "normalizer"])
+def test_arguments_of_the_batch_cannot_be_set(name):
+    """Seen to fail: an assignment was taken, and did nothing."""
+    criterion = fastce.CrossEntropyLoss()
+    with pytest.raises(AttributeError, match=rf"{name} is given with each batch: criterion\(logits, target, {name}="):
+        setattr(criterion, name, 1.0)

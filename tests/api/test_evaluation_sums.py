@@ -190,3 +190,11 @@ def test_quotients_are_rounded_once():
     assert ten.over(ExactSum()) == np.inf
     assert np.isnan(ExactSum().over(ExactSum()))
     assert np.isnan(ExactSum.of(np.array([np.inf])).over(ExactSum.of(np.array([np.inf]))))
+
+
+def test_options_cannot_be_set():
+    """Seen to fail: an assignment was taken, and did nothing."""
+    sums = fastce.EvaluationSums()
+    for name in ("top_k", "weight", "sample_weight"):
+        with pytest.raises(AttributeError, match=name):
+            setattr(sums, name, 1)

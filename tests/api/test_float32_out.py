@@ -74,6 +74,20 @@ def test_hessian_out_and_the_last_layer():
     np.testing.assert_array_equal(found.d_hidden.astype(np.float16), narrow.d_hidden)
 
 
+@pytest.mark.parametrize("options", [{}, {"b": np.float16(2)}, {"b": [1.0, -0.5, 2.0, 1.0, 0.5], "return_sign": True}])
+def test_logsumexp(options):
+    """With factors of the exponentials as well, whose sign is in 16 bits."""
+    x = np.random.default_rng(0).normal(size=(9, 5)).astype(np.float16)
+    options = {name: np.asarray(v, np.float16) if name == "b" else v for name, v in options.items()}
+    exact = {name: np.asarray(v, np.float32) if name == "b" else v for name, v in options.items()}
+    out = np.empty(9, np.float32)
+    found = fastce.logsumexp(x, out=out, **options)
+    if options.get("return_sign"):
+        assert found[1].dtype == np.float16
+    want = fastce.logsumexp(x.astype(np.float32), **exact)
+    np.testing.assert_allclose(out, want[0] if options.get("return_sign") else want, rtol=1e-6)
+
+
 def test_no_underflow():
     """The mean over many rows of float16 has gradients below its range."""
     x, y = np.zeros((70_000, 10), np.float16), np.zeros(70_000, int)

@@ -209,3 +209,21 @@ def test_no_upstream_gradient(name):
     found = _without_by_products(call, call.run(arrays, grad_output=0.0))
     for grad in found[0 if call.name == "cross_entropy_hvp" else 1 :][: len(call.function.outs)]:
         assert grad is None or not grad.any()
+
+
+def test_a_positive_weight_of_0():
+    """It leaves out what is positive alone, a probability that is none too."""
+    loss, grad = fastce.binary_cross_entropy_from_probs_and_grad(
+        [0.5, np.nan], [1.0, 1.0], pos_weight=[1.0, 0.0], reduction="sum"
+    )
+    assert loss == np.log(2.0)
+    assert grad.tolist() == [-2.0, 0.0]
+
+
+def test_infinite_weights_leave_out_nothing():
+    """The Hessian's product is NaN where the gradient is: infinity over infinity."""
+    x, y, u = np.eye(3), [0, 1, 2], [np.inf, 1.0, 1.0]
+    grad = fastce.cross_entropy_and_grad(x, y, sample_weight=u).grad
+    product = fastce.cross_entropy_hvp(x, y, np.arange(9.0).reshape(3, 3), sample_weight=u)
+    np.testing.assert_array_equal(np.isnan(product), np.isnan(grad))
+    assert np.isnan(grad[0]).all()

@@ -53,6 +53,30 @@ def test_range_elsewhere():
         fastce.cross_entropy_hvp(X, Y, X, weight=[1.0, 1.0, 1e39])
 
 
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+@pytest.mark.parametrize("value", [1e39, 1e-46])
+def test_range_of_broadcast_weights_of_elements(name, value):
+    """In all shapes that broadcast, and wherever they are; 0, infinity and NaN stay what they are."""
+    x, t = np.full((300, 200), 0.5, np.float32), np.full((300, 200), 0.5)
+    every, last, row = np.ones(x.shape), np.ones(x.shape), np.ones(200)
+    every[217, 3] = last.T[199, 299] = row[5] = value
+    every[0, 0], every[1, 1] = 0.0, np.inf
+    calls = (
+        fastce.binary_cross_entropy_with_logits,
+        fastce.binary_cross_entropy_with_logits_and_grad,
+        fastce.binary_cross_entropy_from_probs,
+        fastce.binary_cross_entropy_from_probs_and_grad,
+    )
+    for call in calls:
+        for weights, index in ((every, "[217, 3]"), (last, "[299, 199]"), (row, "[5]"), (value, "")):
+            for dtype in (np.float16, ml_dtypes.bfloat16, np.float32):
+                with pytest.raises(ValueError) as found:
+                    call(x.astype(dtype), t, **{name: weights})
+                assert f"{name}{index} must be 0 or within the range of float32" in str(found.value)
+            call(x.astype(float), t, **{name: weights})
+        call(x, t, **{name: [0.0] * 199 + [np.inf]})
+
+
 def test_subnormal_weights_are_taken():
     """A weight that float32 holds, if with fewer digits, is no error, and nor is 0."""
     assert fastce.cross_entropy(X, Y, sample_weight=[1e-40, 0.0], reduction="sum") > 0.0
@@ -152,3 +176,35 @@ def test_order_of_keras():
     with pytest.raises(ValueError, match="Keras has"):
         fastce.cross_entropy_from_probs(Y, P)
     fastce.cross_entropy_from_probs([[0.0, 1.0, 0.0]], P[:1])  # may be a prediction
+
+
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_range_of_weights_of_elements(name):
+    """Seen to fail: 1e39 gave NaN or inf, and 1e-46 left an element out."""
+    x, probs, last = np.array([[np.inf, 1.0]], np.float32), np.array([[1.0, 0.5]], np.float32), np.ones((70, 300))
+    last[69, 298] = 1e39
+    for function, values in (
+        (fastce.binary_cross_entropy_with_logits, x),
+        (fastce.binary_cross_entropy_with_logits_and_grad, x),
+        (fastce.binary_cross_entropy_from_probs, probs),
+        (fastce.binary_cross_entropy_from_probs_and_grad, probs),
+    ):
+        for given, element in ((1e39, name), ([1e-46, 1.0], rf"{name}\[0\]"), ([[1.0, -1e39]], rf"{name}\[0, 1\]")):
+            with pytest.raises(ValueError, match=rf"^{element} must be 0 or within the range of float32, .* got"):
+                function(values, [[1, 0]], **{name: given})
+            function(values.astype(float), [[1, 0]], **{name: given})
+        for given in (last, np.asfortranarray(last), last.astype(">f8")):
+            with pytest.raises(ValueError, match=rf"{name}\[69, 298\]"):
+                function(np.full((70, 300), 0.5, np.float16), np.ones((70, 300)), **{name: given})
+        function(values, [[1, 0]], **{name: [0.0, 1e-40]})
+        function(values[:0], np.ones((0, 2)), **{name: np.ones((0, 2))})
+
+
+def test_strings_in_an_array_of_objects():
+    """A column of pandas holds strings as objects. Seen to fail: the message had no advice."""
+    for labels, advice in (
+        (["cat", "dog"], r"np\.unique\(target, return_inverse=True\)"),
+        (["0", "2"], r"astype\(int\)"),
+    ):
+        with pytest.raises(TypeError, match=f"dtype object.*{advice}"):
+            fastce.cross_entropy(X, np.array(labels, object))

@@ -288,7 +288,7 @@ def test_a_row_with_nan_is_never_correct():
 
 
 @pytest.mark.parametrize("classes", [4, 40])
-@pytest.mark.parametrize("ignored", [-100, 1, -1])
+@pytest.mark.parametrize("ignored", [-100, 1, -1, -(2**63)])
 def test_ignored_samples_are_not_looked_at(ignored, classes, rng):
     x, target = logits(rng, (20, classes)), np.full(20, 2)
     target[5:9] = ignored

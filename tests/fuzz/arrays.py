@@ -35,6 +35,11 @@ class Guarded:
         self.array.flags.writeable = view.flags.writeable
         self.outs: list[np.ndarray] = []  # arrays in this memory that a call may write to
 
+    def put(self, where: np.ndarray, values: np.ndarray) -> None:
+        """Have other values somewhere from the start."""
+        for memory in (self.memory, self.before):
+            self.same_in(memory.view(np.ndarray), self.array)[where] = values[where]
+
     def is_untouched(self) -> bool:
         """Whether all is as it was, zones and gaps included."""
         return bool(np.array_equal(self.memory, self.before))

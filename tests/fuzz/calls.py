@@ -6,16 +6,38 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from tests import functions
 from tests.fuzz.arrays import Guarded, dtype_of, values_of
-from tests.fuzz.fields import FUNCTIONS, Bad, Case, plain
+from tests.fuzz.fields import FUNCTIONS, Bad, Beyond, Case, plain
+from tests.fuzz.left_out import left_out
 from tests.fuzz.objects import BACKINGS, as_object
 from tests.fuzz.targets import Problem, soft_target, target_of
-from tests.helpers import computed, tuple_of
+from tests.helpers import computed, finfo, tuple_of
 from tests.oracle import reference
 
-BUILT = ("target", "out", "more out")  # fields whose bad choices only matter where there is something to be seen
+BUILT = (
+    "target",
+    "out",
+    "more out",
+    "probs",
+)  # fields whose bad choices only matter where there is something to be seen
 ERRORS = (TypeError, ValueError, IndexError)  # those documented; AxisError is of the latter two
 ERROR_OF = {"not one-hot": ValueError, "too large": IndexError, "negative": IndexError}  # of targets, if nothing else
+PER_CLASS = ("weight", "alpha", "class_weight", "bias")
+NUMBERS = {
+    "label_smoothing": (0.25, 1.0, 1e-3),
+    "z_loss": (0.01, -0.02),
+    "normalizer": (7.0, 0.3),
+    "logit_scale": (0.5, -1.25),
+    "softcap": (5.0, 0.5, 300.0),
+    "alpha": (0.3, -2.0),
+    "hessian_scale": (2.0, -0.5),
+}
+NAMED = ("axis", "reduction", "gamma", "alpha", "temperature", "beta", "reverse", "grad_output")
+IGNORED = (1, 1, 1, 0, -1, 255, -(2**63), 2**63 - 1)
+OUT_OF_FLOAT32 = (1e39, -1e39, 4e38, 1e-46, -1e-46)
+NOT_NUMBERS = (np.nan, np.inf, -np.inf)
+WRONG_PROBABILITIES = (np.nan, np.inf, -0.5, 1.5)
 TINY = 3e-39  # not normal in float32
 EXTREMES = (np.nan, np.inf, -np.inf, 1e39, 1e300, -1e300, 5e-324, 1e-46, 0.0, -0.0, -2.0)
 
@@ -23,6 +45,18 @@ EXTREMES = (np.nan, np.inf, -np.inf, 1e39, 1e300, -1e300, 5e-324, 1e-46, 0.0, -0
 def like(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype of results that are like an array of this one."""
     return np.dtype(np.float64) if dtype.kind in "iubcUO" else dtype
+
+
+OUTS = {
+    **{("x", 0): "out", ("p", 0): "out", ("x", 1): "hessian_out"},
+    **{("w", 0): "d_weight_out", ("b", 0): "d_bias_out"},
+}  # by letters of results
+MORE = ("hessian_out", "d_weight_out", "d_bias_out")
+
+
+def results_of(name: str) -> str:
+    """The letters of a function's results."""
+    return functions.FUNCTIONS[name].results
 
 
 class Call:
@@ -35,7 +69,11 @@ class Call:
         self.fields = self.function.fields
         self.rng = np.random.default_rng(case["seed"])
         unseen = (*BUILT, "other") if "scalar b" in plain(case.get("options", ())) else BUILT
-        self.must_raise = any(isinstance(choice, Bad) for name, choice in case.items() if name not in unseen)
+        self.reasons: list[str] = []  # why it has to be refused: names for the message, or nothing
+        for name, choice in case.items():
+            if isinstance(choice, Bad) and name not in unseen:
+                names = plain(choice) if name == "options" else (name if name in NAMED and case["shape"] else "",)
+                self._refuse(names[0].rpartition(" ")[2])
         self.errors: tuple[type[Exception], ...] = ERRORS  # those that may be raised
         self.may_raise = False  # for overlap, or do what is asked
         self.is_refused = False  # once run
@@ -52,8 +90,20 @@ class Call:
             self.positional.insert(2 if self.is_layer else 1, self._target(case["target"]))
         self._options()
         self._check_labels()
+        self._check_normalizer()
+        self._leave_out()
         self.oracle = self._for_oracle()
         self._outputs()
+
+    @property
+    def must_raise(self) -> bool:
+        """Whether the call has to be refused."""
+        return bool(self.reasons)
+
+    def _refuse(self, name: str = "", *, where: bool = True) -> None:
+        """Note that the call has to be refused with an error that says this name."""
+        if where:
+            self.reasons.append(name)
 
     # --- shapes ----------------------------------------------------------------
 
@@ -77,7 +127,7 @@ class Call:
                 normalize_axis_tuple(range(len(self.shape)) if axis is None else axis, len(self.shape))
                 self.axis = axis
             except (TypeError, ValueError):  # AxisError among the latter
-                self.must_raise = True
+                self._refuse(where=not isinstance(axis, Bad))
         is_one = isinstance(self.axis, int) and bool(self.shape)
         self.class_axis = self.axis if is_one else -1 if self.shape else ()
         self.samples = tuple(map(int, np.delete(self.shape, self.class_axis))) if self.shape else ()
@@ -120,6 +170,10 @@ class Call:
     def _strange(self, values: Any) -> Any:
         """The values of an argument beside the first, some of them extreme if the case has it so."""
         kind = self.case["others"]
+        if self.case["weights"] == "some zero" and kind != "any":
+            zeros = np.random.default_rng([self.case["seed"], np.size(values)])
+            share = zeros.choice([0.3, 0.6, 1.0])
+            values = np.where(zeros.random(np.shape(values)) < share, 0, values)
         if kind == "normal" or (kind == "tiny" and self.is_tiny):  # products of tiny numbers are 0
             return values
         self.is_tiny = kind == "tiny"
@@ -159,6 +213,8 @@ class Call:
         if self.has_elements:
             targets = rng.random(self.shape)
             targets = np.where(targets < 0.4, np.round(targets / 0.4), targets)  # of 0 and 1, which may be ignored, too
+            if "NaN ignore_index" in plain(case.get("options", ())) and case["other"] != "int32":
+                targets = np.where(rng.random(self.shape) < 0.3, np.nan, targets)
             return [x, self._other("target", targets, case["other"])]
         if name.endswith("hvp"):
             return [x, self._other("v", rng.normal(size=self.shape), case["v"])]
@@ -173,7 +229,7 @@ class Call:
         problem = Problem(shape, self.class_axis, self.samples, self.classes, self._ignored())
         if kind in ("soft", "one-hot", "complex"):
             takes = "other" in self.fields and not self.is_layer
-            self.must_raise |= kind == "complex" or not takes
+            self._refuse(where=kind == "complex" or not takes)
             values = soft_target(kind, problem, self.rng)
             if kind == "complex":
                 return self._keep("target", values.astype(complex))
@@ -182,7 +238,7 @@ class Call:
         if kind in ERROR_OF and not self.must_raise and is_alone:
             self.errors = (ERROR_OF[kind],)
         target = target_of(kind, problem, self.rng)
-        self.must_raise |= target.is_refused
+        self._refuse(where=target.is_refused)
         self.labels = target.labels
         return self._keep("target", target.values, self.case["layout"] if "one-hot" in kind else "C order")
 
@@ -191,15 +247,45 @@ class Call:
         if self.labels is None:
             return
         bad = (self.labels < 0) | (self.labels >= self.classes)
-        bad &= self.labels != self._ignored()
+        if "no ignore_index" not in plain(self.case.get("options", ())):
+            bad &= self.labels != self._ignored()
         if self.name.startswith(("cross", "Cross")) and isinstance(self.keywords.get("where"), np.ndarray):
             where = self.keywords["where"]
             if self.shape and where.dtype == bool:
                 bad &= np.broadcast_to(where, self.shape).any(self.class_axis)
-        self.must_raise |= bool(np.any(bad))
+        self._refuse(where=bool(np.any(bad)))
 
     def _ignored(self) -> int:
-        return 1 if "ignore_index" in plain(self.case.get("options", ())) else -100
+        """The label of ignored samples, or one that would be."""
+        options, seed = plain(self.case.get("options", ())), self.case["seed"]
+        if "no ignore_index" in options:
+            return (-100, IGNORED[-2])[seed % 2]
+        return IGNORED[seed % len(IGNORED)] if "ignore_index" in options else -100
+
+    def _check_normalizer(self) -> None:
+        """Expect an error for a normalizer of 0 where any sample counts."""
+        if self.keywords.get("normalizer") == 0.0 and not self.must_raise:
+            self._refuse("normalizer", where=not left_out(self).samples.all())
+
+    def _leave_out(self) -> None:
+        """Put no numbers where nothing depends on them; or what is no probability where one is read."""
+        is_wrong = isinstance(self.case.get("probs"), Bad)
+        if self.must_raise or self.case["others"] == "any" or self.dtype.kind in "iub":
+            return
+        rng = np.random.default_rng(self.case["seed"])
+        parts = left_out(self)
+        if self.case["left out"] == "not numbers":
+            kinds = WRONG_PROBABILITIES if "from_probs" in self.name else NOT_NUMBERS
+            for name, where in parts.arrays.items():
+                array = self.guarded[name].array
+                if array.dtype.kind not in "iub":
+                    self.guarded[name].put(where, rng.choice(kinds, array.shape).astype(array.dtype))
+        if is_wrong and parts.read.any():
+            first = self.guarded["first argument"]
+            where = np.zeros(self.shape, bool)
+            where[tuple(rng.choice(np.argwhere(parts.read)))] = True
+            first.put(where, np.full(self.shape, rng.choice(WRONG_PROBABILITIES)).astype(self.dtype))
+            self._refuse("probs")
 
     # --- keywords --------------------------------------------------------------
 
@@ -210,13 +296,15 @@ class Call:
             np.array(self.labels if self.labels is not None and target and x is target.array else x)
             for x in self.positional
         ]
-        return positional, {name: self._computed(name, value) for name, value in self.keywords.items()}
+        given = {name: value for name, value in self.keywords.items() if name != "given"}
+        return positional, {name: self._computed(name, value) for name, value in given.items()}
 
     def _computed(self, name: str, value: Any) -> Any:
         if not isinstance(value, np.ndarray):
             return value
-        is_weight = value.dtype == np.float64 and name != "b"
-        return np.array(value, self.dtype_of_result("l") if is_weight and self.case["others"] == "tiny" else None)
+        is_tiny = value.dtype == np.float64 and name != "b" and self.case["others"] == "tiny"
+        with np.errstate(all="ignore"):
+            return np.array(value, self.dtype_of_result("l") if is_tiny else None)
 
     def _options(self) -> None:
         choice = self.case.get("options", ())
@@ -227,12 +315,15 @@ class Call:
             if option == "no sign":
                 del self.keywords["return_sign"]
             elif option != "scalar b":
-                name = option.rpartition(" ")[2]  # of two kinds of one argument
-                self.keywords[name] = self._bad_option(option) if is_bad else self._option(option)
-        for name in ("reduction", "gamma", "alpha", "temperature", "reverse", "beta", "accumulate"):
+                kind, _, name = option.rpartition(" ")
+                self.keywords[name] = self._bad_option(kind, name) if is_bad else self._option(kind, name)
+        for name in ("reduction", "gamma", "alpha", "temperature", "reverse", "beta", "accumulate", "given"):
             if name in self.fields:
-                self.keywords[name] = plain(self.case[name])
-        if not is_bad and self.keywords.get("reduction", "mean") != "mean":
+                value = plain(self.case[name])
+                self.keywords[name] = self._beyond(value, name) if isinstance(value, Beyond) else value
+        if "any normalizer" in plain(choice):
+            self._refuse("normalizer", where=self.keywords["reduction"] != "mean")
+        elif not is_bad and self.keywords.get("reduction", "mean") != "mean":
             self.keywords.pop("normalizer", None)
         upstream = plain(self.case.get("grad_output"))
         if upstream == "short":
@@ -252,40 +343,60 @@ class Call:
             return np.ones(5, float if self.shape and self.shape[-1] not in (1, 5) else complex)  # broadcasts or not
         return self._other("b", weights, self.case["other"])
 
-    def _option(self, name: str) -> Any:
+    def _option(self, kind: str, name: str) -> Any:
         classes, rng = self.classes, self.rng
-        per_class = ("weight", "alpha", "class_weight", "bias")
+        if kind == "beyond":
+            return self._out_of_float32(name)
+        if kind in ("no", "NaN"):
+            return None if kind == "no" else np.nan
+        if kind == "zero":
+            return self._keep(name, np.zeros(self.samples)) if name == "sample_weight" else 0.0
         if self.has_elements and "weight" in name:
             shape = self.shape if rng.random() < 0.5 else self.shape[-1:]
             return self._keep(f"option {name}", self._strange(rng.random(shape) + 0.1))
         if name == "bias" and self.is_layer:
             with np.errstate(all="ignore"):
                 return self._keep("bias", self._strange(rng.normal(size=classes)).astype(like(self.dtype)))
-        if name in per_class:
+        if name in PER_CLASS and kind != "number":
             return self._keep(f"option {name}", self._strange(rng.random(classes) + 0.1))
         if name == "sample_weight":
             return self._keep("sample_weight", self._strange(rng.random(self.samples)))
         if name == "where":
             shape = self.shape if rng.random() < 0.7 else self.shape[-1:]
             return self._keep("where", rng.random(shape) < 0.7)
-        values = {"label_smoothing": 0.25, "z_loss": 0.01, "normalizer": 7.0, "ignore_index": 1, "logit_scale": 0.5}
-        values |= {
-            "number alpha": 0.3,
-            "softcap": 5.0,
-            "keepdims": True,
-            "max_bytes": 1,
-            "top_k": 3,
-            "hessian_scale": 2.0,
-        }
-        if name == "top_k" and self.name == "evaluate":
-            return (3, 1)
-        return values[name]
+        if name == "ignore_index":
+            return 1 if self.has_elements else self._ignored()
+        if name in ("keepdims", "max_bytes", "top_k"):
+            return {"keepdims": True, "max_bytes": 1, "top_k": (3, 1) if kind == "several" else 3}[name]
+        return float(rng.choice(NUMBERS[name]))
 
-    def _bad_option(self, name: str) -> Any:
-        if name in ("weight", "alpha", "class_weight", "bias", "pos_weight"):
+    def _out_of_float32(self, name: str) -> np.ndarray:
+        """Weights of which one leaves the range of float32."""
+        shape = self.shape if self.has_elements else self.samples if name == "sample_weight" else (self.classes,)
+        weights = self.rng.random(shape)
+        if weights.size:
+            weights.reshape(-1)[self.rng.integers(weights.size)] = self.rng.choice(OUT_OF_FLOAT32)
+            self._refuse(name, where=self.dtype_of_result("l") == np.float32)
+        return self._keep(f"option {name}", weights)
+
+    def _beyond(self, number: Beyond, name: str) -> float:
+        """A number that leaves the range of the dtype computed in."""
+        info = finfo(self.dtype_of_result("l"))
+        tiny, most = float(info.tiny), float(info.max)
+        return (2 / tiny if name == "temperature" else most * 0.75) if number.is_large else tiny / 4
+
+    def _bad_option(self, kind: str, name: str) -> Any:
+        if kind in ("tiny", "huge"):
+            return self._beyond(Beyond(kind == "huge"), name)
+        if name in PER_CLASS or name == "pos_weight":
             return np.ones((*self.shape, 2) if self.has_elements else self.classes + 1)
         values = {"label_smoothing": 1.5, "softcap": -1.0, "normalizer": -1.0, "z_loss": "z", "logit_scale": np.inf}
-        values |= {"element ignore_index": "one", "ignore_index": 0.5, "max_bytes": 0, "top_k": 0, "hessian_scale": "2"}
+        values |= {
+            "max_bytes": 0,
+            "top_k": 0,
+            "hessian_scale": "2",
+            "ignore_index": "one" if kind == "element" else 0.5,
+        }
         values |= {"where": np.ones(self.shape), "sample_weight": np.ones((*self.samples, 3))}
         return values[name]
 
@@ -293,7 +404,7 @@ class Call:
 
     def _outputs(self) -> None:
         first, more = self.case.get("out"), self.case.get("more out")
-        self.must_raise |= bool(self.case.get("accumulate")) and first is None and more is None
+        self._refuse(where=bool(self.case.get("accumulate")) and first is None and more is None)
         shape, is_kept = self.shape, "keepdims" in self.keywords
         if self.name.startswith("logsumexp") and not self.name.endswith("vjp"):
             shape = reference.reduced_shape(shape, self.axis if shape else None, is_kept)
@@ -325,7 +436,7 @@ class Call:
             refused = [0.0]
         if refused is not None:
             self.keywords[name] = refused
-            self.must_raise = True
+            self._refuse(name)
         elif kind in ("in place", "in place of the other", "over an argument"):
             self._output_over(name, kind, shape, dtype)
         else:
@@ -358,7 +469,10 @@ class Call:
             self._fresh_output(name, kind, shape, dtype)
 
     def _fresh_output(self, name: str, kind: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.must_raise |= kind in ("short", "integers", "read-only")
+        self._refuse(name, where=kind in ("short", "integers", "read-only"))
+        if kind == "float32":
+            self._refuse(name, where=dtype == np.float64)
+            dtype = np.dtype(np.float32)
         values = np.full((*shape, 2) if kind == "short" else shape, 3, np.int64 if kind == "integers" else dtype)
         layout = kind if kind in ("Fortran order", "every other class", "other byte order") else "C order"
         backing = str(self.rng.choice(list(BACKINGS))) if kind == "in foreign memory" else "NumPy"
@@ -380,6 +494,15 @@ class Call:
     def is_raced(self) -> bool:
         """Whether it is to be made many times beside a writer; not where each call would be refused at once."""
         return bool(self.case["beside a writer"]) and not (self.must_raise or self.is_refused)
+
+    def dtype_of(self, result: int) -> np.dtype[Any]:
+        """The dtype of a result by its place: that of the array it is written to, where that may be another."""
+        letters = results_of(self.name)
+        name = OUTS.get((letters[result], letters[:result].count(letters[result])))
+        name = "d_hidden_out" if self.is_layer and name == "out" else name
+        if name in self.outs and plain(self.case["more out" if name in MORE else "out"]) == "float32":
+            return np.dtype(np.float32)
+        return self.dtype_of_result(letters[result])
 
     def content_before(self, name: str) -> Any:
         """What an array to write to held before the call, 0 where none was given."""

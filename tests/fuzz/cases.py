@@ -40,6 +40,8 @@ def _judge_one(call: Call) -> str | None:
         is_out_of_range = call.case["others"] == "any" and "within the range of" in str(error)
         if not (call.must_raise or is_overlap or is_out_of_range):
             return f"{type(error).__name__}: {error}"
+        if not (call.may_raise or is_out_of_range) and len(call.reasons) == 1 and call.reasons[0] not in str(error):
+            return f"{type(error).__name__} that does not say {call.reasons[0]}: {error}"
         touched = [name for name, array in call.guarded.items() if not array.is_untouched()]
         return f"{', '.join(touched)} written to before {type(error).__name__}" if touched else None
     except Exception as error:  # anything else is not documented, or not here
@@ -73,14 +75,14 @@ def _difference(call: Call, results: list[Any]) -> str | None:
     try:
         for i, (letter, actual) in enumerate(zip(FUNCTIONS[call.name].results, results, strict=False)):
             if is_anything:
-                _check_dtype(np.asarray(actual), call.dtype_of_result(letter))
+                _check_dtype(np.asarray(actual), call.dtype_of(i))
                 continue
             value, size = (np.asarray(v) for v in expected[i])
             if options.get("accumulate") and letter in SUMS:
                 before = call.content_before(SUMS[letter])
                 value, size = value + before, size + np.abs(before)
             inner = call.dtype_of_result("l")
-            compare(np.asarray(actual), value, size, call.dtype_of_result(letter), EPS, inner=inner)
+            compare(np.asarray(actual), value, size, call.dtype_of(i), EPS, inner=inner)
         returned = [id(result) for result in results]
         for name, out in call.outs.items():
             assert id(out[0]) in returned, f"{name} is not returned"

@@ -126,7 +126,7 @@ def _scalar(x: Any, rng: np.random.Generator) -> Any:
     if type(x) is float:
         return (x, np.float64(x), np.array(x))[rng.integers(3)]
     if type(x) is int:
-        forms = (x, np.int64(x), np.int8(x), np.array(x), *((True,) if x == 1 else ()))
+        forms = (x, np.int64(x), np.array(x), *((np.int8(x),) if -128 <= x < 128 else ()), *((True,) if x == 1 else ()))
         return forms[rng.integers(len(forms))]
     return x
 

@@ -3,6 +3,7 @@
 The last tests plant a defect of each kind, and see it found.
 """
 
+import inspect
 import itertools
 import math
 import signal
@@ -11,13 +12,14 @@ import time
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 
 import fastce
 from tests.fuzz import deadly_job, races
 from tests.fuzz import run as fuzz
 from tests.fuzz.calls import Call
 from tests.fuzz.cases import trouble
-from tests.fuzz.fields import FUNCTIONS, Bad
+from tests.fuzz.fields import EVERY, FUNCTIONS, Bad
 from tests.fuzz.jobs import Share, outcomes
 
 # few combinations of shapes, dtypes and options: each is a kernel to compile
@@ -67,6 +69,59 @@ def test_all_public_functions_are_called():
     assert functions - names == {"show_config", "warmup"}
 
 
+# what no case draws, and why
+NOT_DRAWN = {
+    "stats": "it comes from the forward pass",
+    "progress": "it prints, and changes no result",
+}
+
+
+def parameters(function):
+    """Those of the public function, and for the criterion those of a call with a batch and of the backward pass."""
+    public = getattr(fastce, function.partition(" ")[0])
+    calls = [public, public.__call__, public.backward] if function == "CrossEntropyLoss" else [public]
+    return {name: p for call in calls for name, p in inspect.signature(call).parameters.items() if name != "self"}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_option_is_drawn(function):
+    """A field, or an option of one, has another value than the default for each parameter.
+
+    Seen to fail: without the field "more out", or without the options that hold ``where``.
+    """
+    drawn, fields = set(), FUNCTIONS[function].fields
+    good = {name: [c for c in choices if not isinstance(c, Bad)] for name, choices in fields.items()}
+    for options in ((), max(good.get("options", [()]), key=len)):  # with a bias there is an array for its gradient
+        for field in fields.keys() - EVERY.keys() - {"shape"}:
+            for choice in good[field]:
+                case = plain(function) | {"seed": 1, "options": options, field: choice}
+                drawn |= given(case, parameters(function))
+    optional = {name for name, p in parameters(function).items() if p.default is not p.empty}
+    required = parameters(function).keys() - optional - {"b"}
+    if function == "logsumexp":
+        optional -= {"b", "return_sign"}  # there is "logsumexp with b"
+    if function == "evaluate":
+        optional -= {"target"}
+    assert optional - drawn <= NOT_DRAWN.keys()
+    call = Call(plain(function))
+    assert len(call.positional) + len(required & call.keywords.keys()) >= len(required - NOT_DRAWN.keys())
+
+
+def given(case, known):
+    """The options of a case that are other than by default."""
+    found = {name: value for name, value in Call(case).keywords.items() if name in known}
+    return {name for name, value in found.items() if isinstance(value, np.ndarray) or value != known[name].default}
+
+
+def test_bad_options_are_drawn():
+    """Each number and each weight has a choice that is refused."""
+    for function, (_, fields) in FUNCTIONS.items():
+        options = fields.get("options", ())
+        bad = {name.rpartition(" ")[2] for c in options if isinstance(c, Bad) for name in c.value}
+        good = {name.rpartition(" ")[2] for c in options if not isinstance(c, Bad) for name in c}
+        assert good - bad <= {"b", "keepdims", "sign"}, function
+
+
 def test_most_cases_are_to_be_computed():
     refused = [Call(case).must_raise for case in itertools.islice(fuzz.cases(0), 640)]
     assert 0.2 < np.mean(refused) < 0.5
@@ -78,6 +133,8 @@ def plant(monkeypatch, call, function="softmax"):
 
 def softmax(x, axis=-1, out=None):
     x = np.asarray(x)
+    if out is not None and not out.flags.writeable:
+        raise ValueError("out is read-only")
     result = np.exp(x - x.max(axis, keepdims=True))
     result /= result.sum(axis, keepdims=True)
     if out is not None:
@@ -126,10 +183,10 @@ def test_missing_and_undocumented_errors_are_found(monkeypatch):
     def late(x, axis=-1, out=None):
         if out is not None:
             out[...] = 0
-        raise ValueError("too late")
+        raise ValueError("out comes too late")
 
     plant(monkeypatch, late)
-    assert trouble(PLAIN) == "ValueError: too late"
+    assert trouble(PLAIN) == "ValueError: out comes too late"
     assert trouble(PLAIN | {"out": Bad("short")}) == "out written to before ValueError"
     plant(monkeypatch, lambda x, axis=-1, out=None: 1 / 0)
     assert "undocumented ZeroDivisionError" in trouble(PLAIN)

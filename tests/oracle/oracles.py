@@ -172,7 +172,7 @@ def forward(x, target, *, axis=-1, reduction="mean", **options) -> Found:
     """The loss, and maxima and sums of all samples; what is left of the sum has the size of a log-sum-exp's error."""
     loss = cross_entropy(x, target, axis=axis, reduction=reduction, **options)
     parts = CrossEntropy(x, target, axis=axis, **options)
-    rows = parts.x.reshape(-1, parts.x.shape[-1])
+    rows = parts.x.reshape(parts.kept.size, parts.x.shape[-1])
     looked_at = (parts.kept & ~reference.invalid(parts.x) & bool(parts.x.shape[-1])).reshape(-1)
     stats, size = np.full((2, len(rows)), REAL(np.nan)), np.zeros((2, len(rows)))
     for i in np.flatnonzero(looked_at):
@@ -182,7 +182,7 @@ def forward(x, target, *, axis=-1, reduction="mean", **options) -> Found:
         stats[1, i] = terms.sum()
         size[:, i] = abs(stats[0, i]), (terms * (1 + np.nan_to_num(rows[i, top] - np.delete(rows[i], top)))).sum()
     size[1] += parts.softmax.of_lse.reshape(-1) * (1 + np.nan_to_num(stats[1].astype(float)))
-    return [*loss, (stats, np.where(looked_at, size, np.inf))]
+    return [*loss, (stats, np.where(looked_at, size, np.where(parts.kept.reshape(-1), np.inf, 0)))]
 
 
 def criterion(x, target, *, axis=-1, reduction="mean", grad_output=None, **options) -> Found:
@@ -259,7 +259,7 @@ def sigmoid_focal(x, target, *, gamma=2.0, alpha=0.25, reduction="mean", grad_ou
         size = sizes * np.abs(g) * worst
     return [
         (loss, _reduced(_finite(losses) * worst, reduction, max(x.size, 1))),
-        (np.where(grads == 0, 0, grads * g), size),
+        (reference.product(grads, g), size),
     ]
 
 
@@ -309,11 +309,13 @@ def _divergence(x, z, share, axis, temperature, sample_weight, reduction, grad_o
     each = _finite(losses) + np.nan_to_num(slopes * off + EPS * float(info.eps) * curved * off**2).sum(-1)
     each = each + lost
     u = np.ones(losses.shape) if sample_weight is None else real(sample_weight)
-    losses, each = losses * u, each * u
+    losses, each = reference.product(losses, u), reference.product(each, u)
     count = u.sum() if reduction == "mean" else 1
     g = (real(1.0 if grad_output is None else grad_output) * u)[..., None] / (count or 1)
     loss = losses if reduction == "none" else losses.sum() / count if count else REAL(np.nan)
-    grad, size = (np.moveaxis(v, -1, axis) for v in (grads * g, beta * size * np.abs(g)))
+    grad, size = (
+        np.moveaxis(v, -1, axis) for v in (reference.product(grads, g), beta * reference.product(size, np.abs(g)))
+    )
     return [(loss, _reduced(each, reduction, count or 1)), (grad, size)]
 
 
@@ -335,9 +337,10 @@ def focal_loss(
     g = real(1.0 if grad_output is None else grad_output)[..., None]
     losses, of_losses = np.where(kept, losses, 0), np.where(kept, of_losses, 0)
     loss = losses if reduction == "none" else losses.sum() / denominator
-    scaled = g / denominator
+    scaled = np.where(g == 0, 0, g / denominator)
     grad, size = (
-        np.moveaxis(np.where(kept[..., None], v, 0), -1, axis) for v in (grads * scaled, of_grads * np.abs(scaled))
+        np.moveaxis(np.where(kept[..., None], reference.product(v, factor), 0), -1, axis)
+        for v, factor in ((grads, scaled), (of_grads, np.abs(scaled)))
     )
     return [(loss, _reduced(of_losses, reduction, denominator)), (grad, size)]
 

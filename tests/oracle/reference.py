@@ -149,7 +149,8 @@ def coefficients(
     if (weight == 0).any() and not z_loss:
         kept = kept & (t != 0).any(-1)
     t[~kept] = 0
-    return t, kept, np.sum(class_weight * each) if normalizer is None else real(normalizer), each
+    # 0 stands where nothing counts, and gives 0
+    return t, kept, np.sum(class_weight * each) if normalizer is None else real(normalizer or 1), each
 
 
 def _reduce(losses, denominator, reduction):
@@ -165,7 +166,7 @@ def _scale(reduction, denominator, grad_output):
     if reduction == "none":
         return g[..., None]
     with np.errstate(all="ignore"):
-        return g / denominator if reduction == "mean" else g
+        return np.where(g == 0, 0, g / denominator) if reduction == "mean" else g
 
 
 def invalid(x):
@@ -218,12 +219,8 @@ def cross_entropy_grad(
         z_slope = 2 * real(z_loss) * u[..., None] * logsumexp(x, keepdims=True) if z_loss else 0
         falling, rising = t, softmax(x) * (t.sum(-1, keepdims=True) + z_slope)
         grad = np.abs(rising) + np.abs(falling) if terms else rising - falling
-        grad = (
-            grad
-            * _scale(reduction, denominator, grad_output)
-            * np.where(slope == 0, 0, np.abs(slope) if terms else slope)
-        )
-        grad = np.where(slope == 0, 0, grad)
+        scale = _scale(reduction, denominator, grad_output)
+        grad = product(product(grad, scale), np.abs(slope) if terms else slope)
     return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)
 
 
@@ -233,14 +230,14 @@ def cross_entropy_grad(
 def cross_entropy_from_probs(probs, target, *, axis=-1, reduction="mean", tiny, **options):
     p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
     t, _, denominator, _ = coefficients(np.shape(probs), target, axis=axis, **options)
-    return _reduce(-np.sum(t * np.log(p), axis=-1), denominator, reduction)
+    return _reduce(-np.sum(product(t, np.log(p)), axis=-1), denominator, reduction)
 
 
 def cross_entropy_from_probs_grad(probs, target, *, axis=-1, reduction="mean", tiny, grad_output=None, **options):
     p = np.maximum(np.moveaxis(real(probs), axis, -1), tiny)
     t, kept, denominator, _ = coefficients(np.shape(probs), target, axis=axis, **options)
     with np.errstate(invalid="ignore"):
-        grad = -t / p * _scale(reduction, denominator, grad_output)
+        grad = product(product(-t, 1 / p), _scale(reduction, denominator, grad_output))
     return np.moveaxis(np.where(kept[..., None], grad, 0), -1, axis)
 
 
@@ -308,7 +305,7 @@ def _scaled(grad, is_out, count, reduction, grad_output):
     """Gradients of elements, 0 of those that are left out."""
     g = real(1.0 if grad_output is None else grad_output)
     with np.errstate(all="ignore"):
-        return np.where(is_out, 0, grad * (g / count if reduction == "mean" else g))
+        return np.where(is_out | (g == 0), 0, grad * (g / count if reduction == "mean" else g))
 
 
 def binary_cross_entropy_from_probs(probs, target, *, weight=None, pos_weight=None, reduction="mean"):

@@ -41,9 +41,11 @@ def linear(
     g = real(grad_output)[..., None] * np.ones((*target.shape, 1))
     with np.errstate(all="ignore"):
         if reduction == "mean":
-            g = g / denominator
-        grad = g * (reference.softmax(x) * (t.sum(-1) + 2 * z_loss * u * lse)[..., None] - t) * slope
+            g = np.where(g == 0, 0, g / denominator)
+        grad = (reference.softmax(x) * (t.sum(-1) + 2 * z_loss * u * lse)[..., None] - t) * slope
+        grad = reference.product(grad, g)
         grad = np.where(kept[..., None], grad, 0).reshape(target.size, w.shape[0])
         loss = losses if reduction == "none" else losses.sum() / (denominator if reduction == "mean" else 1)
-    flat = h.reshape(target.size, w.shape[1])
-    return Linear(loss, (grad @ w).reshape(h.shape), grad.T @ flat, grad.sum(0))
+    flat = np.where(g == 0, 0, h).reshape(target.size, w.shape[1])
+    d_hidden = np.where(g == 0, 0, (grad @ w).reshape(h.shape))
+    return Linear(loss, d_hidden, grad.T @ flat, grad.sum(0))

@@ -147,10 +147,11 @@ def grad_and_hessian(x, target, sample_weight=None, scale=1.0, **options):
     u = (np.ones(p.shape[:-1]) if sample_weight is None else real(sample_weight))[..., None]
     mass = amount if options.get("weight") is not None else u
     counts = kept[..., None] & (mass != 0)
-    hessian = np.where(counts, p * lacking * mass * REAL(scale), 0)
+    hessian = np.where(counts & (scale != 0), p * lacking * mass * REAL(scale), 0)
     if any(np.any(v) for v in (options.get("weight"), options.get("label_smoothing"))):
-        away = np.where(t > 0, amount - t, 0)  # a (p - 1) + (a - t), where that cancels less
-        grad = np.where(t > amount / 2, away - amount * lacking, amount * p - t)
+        is_most = np.abs(t) > np.abs(amount) / 2
+        away = np.where(is_most, amount - t, 0)  # a (p - 1) + (a - t), where that cancels less
+        grad = np.where(is_most, away - amount * lacking, amount * p - t)
         return np.where(counts, grad, 0), hessian, np.where(counts, np.abs(amount * p) + np.abs(t), 0)
     if target.shape != np.shape(x):
         hot = np.arange(p.shape[-1]) == target[..., None]

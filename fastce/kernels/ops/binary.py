@@ -63,7 +63,7 @@ def _smoothed(t, smoothing):
 
 
 @inline
-def _without_nothing(weight, a, b, pos_weight):
+def without_nothing(weight, a, b, pos_weight):
     """Return ``weight``, or 0 where a positive weight of 0 leaves neither term."""
     if pos_weight is not None:
         return where((a == 0.0) & (b == 0.0), 0.0, weight)
@@ -83,7 +83,7 @@ def binary(x, target, options, upstream, scale, sums, loss, grad):
             w = weights_at(t, weight, ignored, j, n)
             a, b = _smoothed(t, smoothing)
             a = a * factors_at(x, pos_weight, j, n)
-            w = _without_nothing(w, a, b, pos_weight)
+            w = without_nothing(w, a, b, pos_weight)
             value, slope = element(load_n(row(x, j), 0, n, 0.0), a, b)
             part = part + write_loss(loss, j, n, weighted_loss(value, w))
             write_gradient(grad, j, n, slope, w, upstream, scale)

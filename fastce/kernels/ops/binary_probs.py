@@ -3,6 +3,7 @@
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.ops.binary import without_nothing
 from fastce.kernels.rows.elements import (
     BLOCK,
     block_count,
@@ -61,10 +62,11 @@ def binary_probs(p, target, options, upstream, scale, invalid, sums, loss, grad)
         for j in range(block * BLOCK, block_stop(p, block), width):
             n = min(width, p.size - j)
             probs, t = load_n(row(p, j), 0, n, 0.0), load_n(row(target, j), 0, n, 0.0)
-            w = factors_at(p, weight, j, n)
+            a, b = t * factors_at(p, pos_weight, j, n), full_like(p, 1.0) - t
+            w = without_nothing(factors_at(p, weight, j, n), a, b, pos_weight)
             if first < 0:
                 first = _first_invalid(probs, w, j, n)
-            value, slope = _element(probs, t * factors_at(p, pos_weight, j, n), full_like(p, 1.0) - t)
+            value, slope = _element(probs, a, b)
             part = part + write_loss(loss, j, n, weighted_loss(value, w))
             write_gradient(grad, j, n, slope, w, upstream, scale)
         invalid[block] = first
