@@ -218,12 +218,14 @@ class _FromProbsCall(LossCall):
         scale, total_weight = self._divided(scale)
         if self.logits.size:
             with np.errstate(all="ignore"):  # as in kernels: 0 / 0 where weights add up to 0, for one
-                self._fill_blocks(loss, grad, scale, upstream)
+                self._fill_blocks(loss, grad, scale, upstream, out_is_new)
         else:
             loss.fill(0.0)
         return dispatch.total(loss), total_weight
 
-    def _fill_blocks(self, loss: Array, grad: Array | None, scale: float, upstream: Array | None) -> None:
+    def _fill_blocks(
+        self, loss: Array, grad: Array | None, scale: float, upstream: Array | None, out_is_new: bool
+    ) -> None:
         """Write losses and gradient, a block of rows at a time."""
         weight = np.ones_like(loss) if self.sample_weight is None else self.sample_weight
         counts = self._counts()
@@ -234,21 +236,27 @@ class _FromProbsCall(LossCall):
         if self.labels is not None and self.smoothing is None:
             self._fill_at_labels(loss, grad, counts, weight, grad_scale)
             return
-        inputs = [self.logits] if self.labels is not None else [self.logits, self.target]
         self._check_order(counts)
-        for block in staged(self.axis, self.dtype, inputs, None):
+        if grad is None or out_is_new:
+            self._fill_classes(loss, grad, counts, weight, grad_scale)
+        else:  # the caller's array is written to once all is checked
+            self._fill_classes(loss, None, counts, weight, grad_scale)
+            self._fill_classes(None, grad, counts, weight, grad_scale)
+
+    def _fill_classes(
+        self, loss: Array | None, grad: Array | None, counts: Array, weight: Array, grad_scale: Array
+    ) -> None:
+        """Handle targets with a share for each class; write losses and gradient where arrays for them are given."""
+        inputs = [self.logits] if self.labels is not None else [self.logits, self.target]
+        for block in staged(self.axis, self.dtype, inputs, grad):
             part = slice(block.start, block.stop)
             probs, targets = self._checked(block, counts), self._target_probs(block)
-            loss[part] = np.where(counts[part], weight[part] * -dots(targets, log(probs)), 0.0)
-        if grad is None:
-            return
-        for block in staged(self.axis, self.dtype, inputs, grad):  # nothing is written before all is checked
-            part = slice(block.start, block.stop)
-            assert block.out is not None
-            probs, targets = self._checked(block, counts), self._target_probs(block)
-            np.divide(targets, probs, out=block.out)
-            np.multiply(block.out, -grad_scale[part, None], out=block.out)
-            block.out[grad_scale[part] == 0.0] = 0.0
+            if loss is not None:
+                loss[part] = np.where(counts[part], weight[part] * -dots(targets, log(probs)), 0.0)
+            if block.out is not None:
+                np.divide(targets, probs, out=block.out)
+                np.multiply(block.out, -grad_scale[part, None], out=block.out)
+                block.out[grad_scale[part] == 0.0] = 0.0
 
     def _checked(self, block: Block, counts: Array) -> Array:
         """Return the probabilities of a block, at least tau; raise for one that is read and is none.

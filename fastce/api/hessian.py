@@ -311,8 +311,6 @@ class _HvpCall(_SecondOrderCall):
     def reduced_factors(self, grad_output: npt.ArrayLike | None) -> Array:
         """Return the factor g u a / D of each sample, or raise IndexError for a bad label."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        if scale == 0.0:  # as an upstream gradient of 0 for each sample
-            scale, upstream = 1.0, np.zeros(math.prod(self.shape))
         self._own_labels()
         scale, _ = self._divided(scale)
         return self.factors(scale, upstream)

@@ -53,9 +53,8 @@ class DivergenceCall:
             sample_weight = as_real(sample_weight, "sample_weight")
             weights = as_weights(sample_weight, shape, "sample_weight", "one per sample")
             self.denominator = dispatch.total(weights.reshape(-1))
-            self.sample_weight = as_weights_of(weights, shape, "sample_weight", "one per sample", self.dtype).reshape(
-                -1
-            )
+            weights = as_weights_of(weights, shape, "sample_weight", "one per sample", self.dtype)
+            self.sample_weight = weights.reshape(-1)
         self.inputs = logits, target, sample_weight
         return self
 
@@ -63,7 +62,6 @@ class DivergenceCall:
         """Return the reduced loss; write the gradient if an array for it is given."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         weights = self.sample_weight
-        written = grad if scale else None  # a scale of 0 leaves out all logits
         if self.reduction == "mean":
             scale *= mean(1.0, self.denominator)
         if weights is not None:
@@ -71,7 +69,7 @@ class DivergenceCall:
                 upstream = weights if upstream is None else np.where(weights == 0.0, weights, upstream * weights)
         loss = np.zeros(math.prod(self.shape), self.dtype)
         if self.logits.size:
-            for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), written):
+            for block in row_blocks(self.axis, self.dtype, (self.logits, self.target), grad):
                 part = slice(block.start, block.stop)
                 factors = None if upstream is None else upstream[part]
                 arguments = factors, scale, loss[part], block.out
@@ -84,8 +82,6 @@ class DivergenceCall:
             with np.errstate(all="ignore"):
                 loss *= weights
             loss[weights == 0.0] = 0.0
-        if grad is not None and written is None:
-            grad.fill(0)
         return reduce_losses(loss, self.shape, self.reduction, self.denominator)
 
 

@@ -192,16 +192,12 @@ class LossCall:
 
         ``out_is_new`` says that ``grad`` has never been written to.
         """
-        scale, upstream, written = 1.0, None, grad
+        scale, upstream = 1.0, None
         if grad_output is not None:  # `as_upstream` allows None, but calling it takes 1 % of a small loss
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-            if scale == 0.0:  # as a sample's factor of 0: gradient 0, whatever the logits
-                scale, written = 1.0, None
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
         loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
-        total, total_weight = self._fill(loss, written, scale, upstream, out_is_new)
-        if grad is not None and written is None:
-            grad.fill(0)
+        total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
         if self.reduction == "none":
             return loss.reshape(self.shape)[()], total_weight
         _return_buffer(loss)
@@ -210,10 +206,7 @@ class LossCall:
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None, out_is_new: bool = False) -> None:
         """Write the gradient after `remember` and `solve`."""
         scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
-        if scale == 0.0:
-            grad.fill(0)
-        else:
-            self._fill(None, grad, scale, upstream, out_is_new)
+        self._fill(None, grad, scale, upstream, out_is_new)
 
     def _fill(
         self,

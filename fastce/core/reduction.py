@@ -40,13 +40,15 @@ def as_upstream(
     """Return the upstream gradient of samples of this shape as (scale, upstream).
 
     ``scale`` is one factor for all samples. ``upstream`` has one factor a sample, flat and of this dtype, or is None.
+    A scalar 0 becomes a factor of 0 for each sample: that leaves out its logits, whatever they are.
     """
     if grad_output is None:
         return 1.0, None
     values = as_array(grad_output, "grad_output")
     if reduction == "none" and values.ndim:
         return 1.0, cast_to(as_weights(values, shape, "grad_output", "the loss's"), dtype).reshape(-1)
-    return as_number(values if values.ndim else values.item(), "grad_output"), None
+    scale = as_number(values if values.ndim else values.item(), "grad_output")
+    return (scale, None) if scale else (1.0, np.zeros(math.prod(shape), dtype))
 
 
 def mean(total: float, denominator: float) -> float:

@@ -168,17 +168,10 @@ class LinearLossCall:
         with np.errstate(all="ignore"):  # infinite and NaN logits have results as well
             layer = Layer(self.hidden, self.weight, self.bias, self.dtype)
             plan = make_plan(labels, self.ignore_index, layer, self.max_bytes, forward_only=gradients is None)
-            is_zero = gradients is not None and scale == 0.0  # as a sample's factor of 0: whatever the logits
-            backward = (
-                None if gradients is None or is_zero else Backward(layer, gradients, accumulate, len(plan.chunks))
-            )
+            backward = None if gradients is None else Backward(layer, gradients, accumulate, len(plan.chunks))
             run(layer, labels, options, factors, losses, stats, plan, backward)
             if backward is not None:
                 backward.finish(plan.ignored)
-        if is_zero and not accumulate:
-            for gradient in gradients or ():
-                if gradient is not None:
-                    gradient.fill(0)
         shape, reduction = self.target.shape, self.reduction
         if stats is not None:
             if len(plan.ignored):

@@ -2,7 +2,6 @@
 
 import functools
 
-import ml_dtypes
 import mpmath
 import numpy as np
 import pytest
@@ -12,26 +11,15 @@ from hypothesis import strategies as st
 
 import fastce
 from fastce import jensen_shannon, jensen_shannon_and_grad, kl_divergence, kl_divergence_and_grad
-from tests.helpers import SIZES, WIDE, assert_same_bits, logits, name_of, shapes_and_dtypes
+from tests.api.divergences import BETAS, FUNCTIONS, SHAPES, pair
+from tests.helpers import SIZES, WIDE, assert_same_bits, name_of, shapes_and_dtypes
 from tests.oracle import reference_losses
 from tests.oracle.compare import assert_matches_oracle
 from tests.oracle.layouts import LAYOUTS
 
-# tiles and their edges, rows and their blocks, more than one thread
-SHAPES = [(1, 1), (3, 2), (17, 10), (33, 32), (9, 33), (17, 100), (5, 513), (3, 2600), (5003, 10), (37, 1031)]
-BETAS = [0.5, 0.1, 0.9]
-# by the share of the target in the mixture
-FUNCTIONS = {
-    **{beta: functools.partial(jensen_shannon_and_grad, beta=beta) for beta in BETAS},
-    "reverse": functools.partial(kl_divergence_and_grad, reverse=True),
-}
-EACH = pytest.mark.parametrize("share", FUNCTIONS)
+SHARES = [*BETAS, "reverse"]
+EACH = pytest.mark.parametrize("share", SHARES)
 FEW_AND_MANY = pytest.mark.parametrize("classes", [4, 40])
-
-
-def pair(rng, shape, dtype, near=1.0):
-    x = logits(rng, shape, np.float64)
-    return (x + near * rng.normal(size=shape)).astype(dtype), x.astype(dtype)
 
 
 def exact(x, z, share):
@@ -90,7 +78,7 @@ def test_against_the_oracle(rng, shape, dtype, temperature, share):
     np.testing.assert_array_equal(z, before[1])
 
 
-@pytest.mark.parametrize("share", [*FUNCTIONS, 1e-6, 1 - 1e-6])
+@pytest.mark.parametrize("share", [*SHARES, 1e-6, 1 - 1e-6])
 @pytest.mark.parametrize("dtype", WIDE, ids=name_of)
 @pytest.mark.parametrize("near", [10.0, 1.0, 0.4, 1e-2, 1e-5])
 @pytest.mark.parametrize("classes", [2, 7, 50])
@@ -108,26 +96,6 @@ def test_confident(dtype, share):
     x, z = np.zeros((2, 1, 5), dtype)
     x[0, 1], z[0, 1] = 18, 15
     assert_exact(*FUNCTIONS[share](x, z, reduction="none"), x, z, share)
-
-
-@shapes_and_dtypes(SHAPES)
-@EACH
-def test_equal_logits_give_exactly_nothing(rng, shape, dtype, share):
-    x = logits(rng, shape, dtype)
-    x[0, 0] = -np.inf if shape[1] > 1 else 0
-    loss, grad = FUNCTIONS[share](x, x.copy(), temperature=3.0, reduction="none")
-    assert not loss.any()
-    assert not grad.any()
-
-
-@pytest.mark.parametrize("dtype", WIDE, ids=name_of)
-@pytest.mark.parametrize("classes", [5, 70])
-@EACH
-def test_equal_up_to_a_constant(rng, classes, dtype, share):
-    x = (rng.integers(-50, 50, (20, classes)) / 8).astype(dtype)
-    loss, grad = FUNCTIONS[share](x + dtype.type(64), x, reduction="none")
-    assert not loss.any()
-    assert not grad.any()
 
 
 @pytest.mark.parametrize("dtype", WIDE, ids=name_of)
@@ -274,94 +242,7 @@ def test_reversed_without_a_share(rng, classes, dtype):
     assert_matches_oracle("kl_divergence_and_grad", x, z, reverse=True, reduction="none")
 
 
-@FEW_AND_MANY
-@pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "target nan", "target inf", "target -inf"])
-@EACH
-def test_samples_without_a_softmax(rng, classes, bad, share):
-    x, z = pair(rng, (3, classes), np.float32)
-    array = z if "target" in bad else x
-    array[1, 2] = float(bad.split()[-1])
-    if "-inf" in bad:
-        array[1] = -np.inf
-    loss, grad = FUNCTIONS[share](x, z, reduction="none")
-    assert np.isnan(loss[1])
-    assert np.isnan(grad[1]).all()
-    assert np.isfinite(loss[[0, 2]]).all()
-    assert np.isfinite(grad[[0, 2]]).all()
-
-
 # --- arrays and options ----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("classes", [6, 60])
-@pytest.mark.parametrize("name", LAYOUTS)
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
-@pytest.mark.parametrize("share", [0.5, "reverse"])
-def test_layouts_give_the_same_bits(rng, name, classes, dtype, share):
-    x, z = pair(rng, (3, 4, classes), dtype)
-    want = FUNCTIONS[share](x, z, temperature=2.0, reduction="none")
-    first, second = LAYOUTS[name](x), LAYOUTS[name](z)
-    for arguments in ((first, z), (x, second), (first, second)):
-        got = FUNCTIONS[share](*arguments, temperature=2.0, reduction="none")
-        assert_same_bits(got.loss, want.loss)
-        assert_same_bits(got.grad, want.grad)
-
-
-@pytest.mark.parametrize("axis", [0, 1, -2, 2])
-@pytest.mark.parametrize("dtype", [np.dtype(np.float16), np.dtype(np.float32)], ids=name_of)
-@pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_axes(rng, axis, dtype, reduction):
-    x, z = pair(rng, (5, 40, 6), dtype)
-    g = 3.0 if reduction == "mean" else rng.normal(size=np.delete(x.shape, axis)).astype(np.float32)
-    got = jensen_shannon_and_grad(x, z, axis=axis, reduction=reduction, grad_output=g)
-    moved = [np.ascontiguousarray(np.moveaxis(a, axis, -1)) for a in (x, z)]
-    want = jensen_shannon_and_grad(*moved, reduction=reduction, grad_output=g)
-    assert_same_bits(np.asarray(got.loss), np.asarray(want.loss))
-    assert_same_bits(got.grad, np.moveaxis(want.grad, -1, axis))
-
-
-@pytest.mark.parametrize("classes", [6, 60])
-@pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize("share", [0.1, "reverse"])
-def test_out(classes, axis, share):
-    shape = (5, classes) if axis else (classes, 5)
-    want = FUNCTIONS[share](*pair(np.random.default_rng(1), shape, np.float32), axis=axis)
-    for place in range(3):
-        arrays = [*pair(np.random.default_rng(1), shape, np.float32), np.full(shape, np.nan, np.float32)]
-        got = FUNCTIONS[share](*arrays[:2], axis=axis, out=arrays[place])
-        assert got.grad is arrays[place]
-        assert_same_bits(got.grad, want.grad)
-        assert got.loss == want.loss
-
-
-def test_reductions(rng):
-    x, z = pair(rng, (3, 5, 7), np.float64)
-    each = jensen_shannon(x, z, reduction="none")
-    assert each.shape == (3, 5)
-    assert jensen_shannon(x, z) == pytest.approx(each.mean(), rel=1e-14)
-    assert jensen_shannon(x, z, reduction="sum") == pytest.approx(each.sum(), rel=1e-14)
-    grads = [jensen_shannon_and_grad(x, z, reduction=r).grad for r in ("mean", "sum")]
-    np.testing.assert_allclose(grads[0] * 15, grads[1], rtol=1e-13, atol=1e-18)
-
-
-def test_integers_and_mixed_dtypes(rng):
-    x, z = rng.integers(-4, 4, (2, 5, 6))
-    loss, grad = jensen_shannon_and_grad(x, z)
-    assert loss.dtype == grad.dtype == np.float64
-    assert loss == jensen_shannon(x.astype(float), z.tolist())
-    got = jensen_shannon_and_grad(x.astype(np.float16), z.astype(float))
-    assert (got.loss.dtype, got.grad.dtype) == (np.float32, np.float16)
-    assert got.loss == pytest.approx(float(loss), rel=1e-6)
-    assert jensen_shannon(x.astype(ml_dtypes.bfloat16), z.astype(np.float16)) == pytest.approx(float(loss), rel=1e-6)
-
-
-def test_empty():
-    loss, grad = jensen_shannon_and_grad(np.empty((0, 3)), np.empty((0, 3)))
-    assert np.isnan(loss)
-    assert grad.shape == (0, 3)
-    assert jensen_shannon(np.empty((0, 3)), np.empty((0, 3)), reduction="sum") == 0
-    assert jensen_shannon(np.empty((2, 0)), np.empty((2, 0)), reduction="none").tolist() == [0, 0]
-    assert jensen_shannon(np.zeros(3), np.zeros(3), reduction="none").shape == ()
 
 
 def test_errors():

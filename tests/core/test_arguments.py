@@ -63,12 +63,11 @@ class Fickle:
         raise AssertionError(f"{name} of an argument was used")
 
 
-@ALL_CALLS
+# in the table, the backward pass is two calls: see the test after this one
+@pytest.mark.parametrize("name", [name for name, call in FULL.items() if call.name != "cross_entropy_backward"])
 def test_each_array_is_converted_once(name):
     """Seen to fail: with a label-smoothing term from the class weights as given, or with ``np.ndim`` of an argument."""
     call = FULL[name]
-    if call.name == "cross_entropy_backward":
-        return  # of the table, this is two calls: see below
     arrays = arrays_of(call, FLOAT64)
     expected = call.run(arrays)
     fickle = {key: Fickle(array) for key, array in arrays.items()}
