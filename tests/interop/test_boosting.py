@@ -241,6 +241,14 @@ def test_the_least_hessian_of_xgboost():
 # --- soft targets and class weights -------------------------------------------------------------
 
 
+def test_soft_targets_have_the_trees_of_a_row_for_each_class():
+    """Their weights are the probabilities. Seen to fail: with soft targets of another row."""
+    rows = xgboost.DMatrix(np.repeat(X, K, axis=0), np.tile(np.arange(K), N), weight=SOFT.ravel())
+    theirs = xgboost.train({**XGB, "base_score": 0.0}, rows, ROUNDS)
+    ours = xgb_train({"base_score": 0.0}, XGBSoftmax(soft_targets=SOFT))
+    assert splits(ours) == splits(theirs)
+
+
 def test_one_hot_soft_targets_are_labels():
     one_hot = np.eye(K)[Y]
     hard, soft = (lgb_train({"objective": LGBMSoftmax(**o)}) for o in ({}, {"soft_targets": one_hot}))
@@ -395,6 +403,18 @@ def test_predictions_from_the_priors():
     np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X), rtol=1e-12)
     first = model.predict_proba(X, num_iteration=1)
     np.testing.assert_allclose(first, theirs.predict_proba(X, num_iteration=1), rtol=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:Cannot compute class probabilities")
+def test_what_the_libraries_predict():
+    """As the page says: XGBoost goes by the name of the objective, LightGBM returns raw scores."""
+    data = xgboost.DMatrix(X, Y)
+    labels = xgboost.train({"num_class": K, "nthread": 1}, data, 2, obj=XGBSoftmax()).predict(data)
+    assert set(labels) == set(range(K))
+    model = lightgbm.LGBMClassifier(**QUIET, objective=LGBMSoftmax()).fit(X, Y)
+    scores = model.predict(X, raw_score=True)
+    for result in (model.predict(X), model.predict_proba(X)):
+        np.testing.assert_array_equal(result, scores)
 
 
 def test_predictions_in_scikit_learn():
