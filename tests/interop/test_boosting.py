@@ -475,6 +475,55 @@ def test_fitted_estimators_can_be_saved(tmp_path):
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
 
 
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+def test_on_a_cluster(library):
+    """Two workers have the trees of the built-in objective. Both libraries' parts for Dask need pyarrow.
+
+    Trees depend on which worker has which rows, so both have the same.
+    """
+    for needed in ("dask", "distributed", "pyarrow"):
+        pytest.importorskip(needed)
+    printed = in_new_process(f"""
+if __name__ == "__main__":
+    import warnings
+    import numpy as np
+    warnings.simplefilter("ignore")
+    import dask.array as da
+    from dask import delayed
+    from distributed import Client, LocalCluster
+    from fastce.interop.boosting import LGBMSoftmax, XGBSoftmax, mlogloss, with_probabilities
+    import lightgbm, xgboost, xgboost.dask
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 6))
+    y = (X[:, :4] + rng.normal(size=(300, 4))).argmax(1)
+    here = dict(processes=False, protocol="inproc", dashboard_address=None, threads_per_worker=1)
+    with LocalCluster(n_workers=2, **here) as cluster, Client(cluster) as client:
+        def on_each_worker(array):
+            copies = [client.scatter(array, workers=[w], hash=False) for w in client.scheduler_info()["workers"]]
+            return da.concatenate([da.from_delayed(delayed(c), array.shape, array.dtype) for c in copies])
+        parts = on_each_worker(X), on_each_worker(y)
+        if "{library}" == "xgboost":
+            options = dict(n_estimators=5, base_score=0.5, nthread=1)
+            own = dict(objective=XGBSoftmax(), eval_metric=mlogloss, disable_default_eval_metric=True)
+            models = [xgboost.dask.DaskXGBClassifier(**options), xgboost.dask.DaskXGBClassifier(**options, **own)]
+            for model in models:
+                model.client = client
+                model.fit(*parts, eval_set=[parts], verbose=False)
+            theirs, ours = (model.predict_proba(parts[0]).compute() for model in models)
+            values = [model.evals_result()["validation_0"]["mlogloss"] for model in models]
+            np.testing.assert_allclose(*values, rtol=0, atol=1e-6)
+        else:
+            options = dict(client=client, n_estimators=5, verbose=-1)
+            theirs = lightgbm.DaskLGBMClassifier(**options, boost_from_average=False).fit(*parts).to_local()
+            ours = lightgbm.DaskLGBMClassifier(**options, objective=LGBMSoftmax()).fit(*parts).to_local()
+            assert ours.booster_.params["num_machines"] == 2
+            theirs, ours = (model.predict_proba(X) for model in (theirs, with_probabilities(ours)))
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+        print(abs(ours - 0.25).max())
+""")
+    assert float(printed.split()[-1]) > 0.1
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 SCORES = np.zeros((3, K))
