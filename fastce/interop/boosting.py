@@ -317,7 +317,7 @@ def with_probabilities(classifier: Any, init_score: npt.ArrayLike | None = None)
 class _WithProbabilities:
     """A fitted classifier whose raw scores become probabilities and class labels."""
 
-    _estimator_type = "classifier"
+    _estimator_type = "classifier"  # read by scikit-learn before 1.6
 
     def __init__(self, classifier: Any, init_score: npt.ArrayLike | None) -> None:
         self.classifier, self.classes_ = classifier, classifier.classes_

@@ -276,6 +276,8 @@ def test_class_weights_are_those_of_scikit_learn(weight):
     theirs = lightgbm.LGBMClassifier(**QUIET, boost_from_average=False, class_weight=weight).fit(X, Y)
     ours = lightgbm.LGBMClassifier(**QUIET, objective=LGBMSoftmax(class_weight=weight)).fit(X, Y)
     np.testing.assert_allclose(with_probabilities(ours).predict_proba(X), theirs.predict_proba(X), rtol=1e-5)
+    smoothed = LGBMSoftmax(class_weight=weight, label_smoothing=0.1)(y, scores)
+    assert all(np.isfinite(part).all() for part in smoothed)
     from sklearn.utils.class_weight import compute_sample_weight
 
     weighted = LGBMSoftmax()(y, scores, compute_sample_weight(weight, y))
@@ -367,6 +369,11 @@ def test_metrics_called_by_others(metric, value):
     scores = [[1.0, 2.0, 3.0], [0.0, 5.0, 0.0]]
     assert metric([0, 1], scores) == pytest.approx(value, abs=1e-4)
     assert metric([0, 1], scores, sample_weight=[1.0, 0.0]) == metric([0], scores[:1])
+    assert metric([0, 1], scores, None, None) == (
+        metric.__name__,
+        metric([0, 1], scores),
+        False,
+    )  # LightGBM's estimator
     assert metric([0, 1], np.array([-1.0, 2.0])) == metric([0, 1], np.array([[0.0, -1.0], [0.0, 2.0]]))
 
 
