@@ -484,12 +484,10 @@ def test_fitted_estimators_can_be_saved(tmp_path):
 
 @pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
 def test_on_a_cluster(library):
-    """Two workers have the trees of the built-in objective. Both libraries' parts for Dask need pyarrow.
+    """Two workers have the trees of the built-in objective.
 
     Trees depend on which worker has which rows, so both have the same.
     """
-    for needed in ("dask", "distributed", "pyarrow"):
-        pytest.importorskip(needed)
     printed = in_new_process(f"""
 if __name__ == "__main__":
     import warnings

@@ -1,5 +1,6 @@
 """Adapters are no part of fastce: it imports none of their libraries, and each names its extra without its library."""
 
+import importlib
 import inspect
 import tomllib
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_extras(adapter):
 @pytest.mark.parametrize("adapter", [*LIBRARIES, *DUCK_TYPED])
 def test_names_are_documented(adapter):
     """Public names are sorted, and each is documented with its parameters, its result, its errors and an example."""
-    module = pytest.importorskip(f"fastce.interop.{adapter}")
+    module = importlib.import_module(f"fastce.interop.{adapter}")
     assert sorted(module.__all__) == module.__all__
     for name in module.__all__:
         function = getattr(module, name)

@@ -1,6 +1,7 @@
 """The code in ``docs/interop/`` runs, and the two halves of each page give the same."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -8,8 +9,6 @@ import pytest
 from tests.helpers import ROOT
 
 PAGES = sorted((ROOT / "docs" / "interop").glob("*.md"))
-
-NEEDS = {"boosting": ("lightgbm", "xgboost")}  # which are not installed on macOS
 
 
 def blocks(page):
@@ -23,8 +22,8 @@ def test_every_adapter_has_a_page():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_before_and_after(page):
     """The first block is the program before, the second the same with fastce, which ends with the same values."""
-    for library in NEEDS.get(page.stem, ()):
-        pytest.importorskip(library)
+    if page.stem == "boosting" and sys.platform == "darwin":
+        pytest.skip("XGBoost and LightGBM need OpenMP, which macOS lacks")
     before, after, *others = blocks(page)
     results = []
     for block in (before, after):
