@@ -52,6 +52,11 @@ class _Softmax:
     def _hessian_scale(self, classes: int) -> float:
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        """Show the options that are not the defaults."""
+        options = [f"{name}={value!r}" for name, value in vars(self).items() if np.ndim(value) or value]
+        return f"{type(self).__name__}({', '.join(options)})"
+
     def __call__(self, y_true: Any, scores: Any, sample_weight: npt.ArrayLike | None = None) -> tuple[Array, Array]:
         """Compute the gradient and the diagonal of the Hessian.
 
@@ -76,6 +81,7 @@ class _Softmax:
         """
         scores, y_true, sample_weight = _arguments(y_true, scores, sample_weight)
         logits = _columns(scores)
+        is_single_column = logits is not scores
         target = self._target(logits, y_true)
         options: dict[str, Any] = {
             "sample_weight": sample_weight,
@@ -83,7 +89,7 @@ class _Softmax:
             "label_smoothing": self.label_smoothing,
         }
         weight = self._weight_per_class(target, logits.shape[1])
-        scale = 1.0 if scores is not logits else self._hessian_scale(logits.shape[1])
+        scale = 1.0 if is_single_column else self._hessian_scale(logits.shape[1])
         grad, hessian = fastce.cross_entropy_grad_and_hessian(
             logits, target, weight=weight, hessian_scale=scale, **options
         )
@@ -92,9 +98,9 @@ class _Softmax:
             fastce.focal_loss_and_grad(logits, target, out=grad, **options)
         if self._least_hessian:
             np.maximum(hessian, hessian.dtype.type(self._least_hessian), out=hessian)
-        if scores is logits:
-            return grad, hessian
-        return grad[:, 1].reshape(scores.shape), hessian[:, 1].reshape(scores.shape)
+        if is_single_column:
+            return grad[:, 1].reshape(scores.shape), hessian[:, 1].reshape(scores.shape)
+        return grad, hessian
 
     def _target(self, logits: Array, y_true: Any) -> Array:
         if self.soft_targets is None:

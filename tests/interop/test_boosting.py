@@ -471,6 +471,17 @@ def test_in_scikit_learns_tools():
     assert tree_lines(copied.booster_) == tree_lines(given.fit(X, Y).booster_)
 
 
+@OBJECTIVES
+def test_shown_with_the_options_that_are_not_defaults(objective):
+    """Searches print them: best_params_ tells which objective was the best."""
+    name = objective.__name__
+    assert repr(objective()) == f"{name}()"
+    options = "label_smoothing=0.1, class_weight='balanced', gamma=2.0"
+    assert repr(objective(label_smoothing=0.1, class_weight="balanced", gamma=2.0)) == f"{name}({options})"
+    arrays = objective(class_weight=CLASS_WEIGHT, soft_targets=[[0.5, 0.5]])
+    assert repr(arrays) == f"{name}(class_weight=array([0.5, 1. , 2. , 1.5]), soft_targets=array([[0.5, 0.5]]))"
+
+
 def test_class_weights_by_name_are_lightgbms():
     """Its estimator has them beside an objective of one's own, as the page says."""
     names = np.array(["ant", "bee", "cat", "dog"])
