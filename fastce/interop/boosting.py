@@ -52,6 +52,11 @@ class _Softmax:
     def _hessian_scale(self, classes: int) -> float:
         raise NotImplementedError
 
+    def __repr__(self) -> str:
+        """Show the options that are not the defaults."""
+        options = [f"{name}={value!r}" for name, value in vars(self).items() if np.ndim(value) or value]
+        return f"{type(self).__name__}({', '.join(options)})"
+
     def __call__(self, y_true: Any, scores: Any, sample_weight: npt.ArrayLike | None = None) -> tuple[Array, Array]:
         """Compute the gradient and the diagonal of the Hessian.
 
@@ -76,6 +81,7 @@ class _Softmax:
         """
         scores, y_true, sample_weight = _arguments(y_true, scores, sample_weight)
         logits = _columns(scores)
+        is_single_column = logits is not scores
         target = self._target(logits, y_true)
         options: dict[str, Any] = {
             "sample_weight": sample_weight,
@@ -83,7 +89,7 @@ class _Softmax:
             "label_smoothing": self.label_smoothing,
         }
         weight = self._weight_per_class(target, logits.shape[1])
-        scale = 1.0 if scores is not logits else self._hessian_scale(logits.shape[1])
+        scale = 1.0 if is_single_column else self._hessian_scale(logits.shape[1])
         grad, hessian = fastce.cross_entropy_grad_and_hessian(
             logits, target, weight=weight, hessian_scale=scale, **options
         )
@@ -92,9 +98,9 @@ class _Softmax:
             fastce.focal_loss_and_grad(logits, target, out=grad, **options)
         if self._least_hessian:
             np.maximum(hessian, hessian.dtype.type(self._least_hessian), out=hessian)
-        if scores is logits:
-            return grad, hessian
-        return grad[:, 1].reshape(scores.shape), hessian[:, 1].reshape(scores.shape)
+        if is_single_column:
+            return grad[:, 1].reshape(scores.shape), hessian[:, 1].reshape(scores.shape)
+        return grad, hessian
 
     def _target(self, logits: Array, y_true: Any) -> Array:
         if self.soft_targets is None:
@@ -102,7 +108,7 @@ class _Softmax:
         if self.soft_targets.shape != logits.shape:
             raise ValueError(
                 f"soft_targets must have the shape of the scores, {logits.shape}, got {self.soft_targets.shape}: "
-                "they belong to the rows of one training set"
+                "one row per sample of the training set, one column per class"
             )
         return self.soft_targets
 
@@ -112,11 +118,13 @@ class _Softmax:
             return None
         if isinstance(given, str):
             counts = _class_sums(target, classes, None)
-            weight: Array = counts.sum() / (np.count_nonzero(counts) * np.where(counts, counts, 1.0))
+            weight: Array = counts.sum() / (max(np.count_nonzero(counts), 1) * np.where(counts, counts, 1.0))
             return weight
         if isinstance(given, Mapping):
             if not set(given) <= set(range(classes)):
-                raise ValueError(f"class_weight must have keys from 0 to {classes - 1}, got {list(given)}")
+                raise ValueError(
+                    f"class_weight must have class indices as keys, from 0 to {classes - 1}, got {list(given)}"
+                )
             return np.array([given.get(label, 1.0) for label in range(classes)])
         weight = np.asarray(given)
         if weight.shape != (classes,):
@@ -148,6 +156,8 @@ class XGBSoftmax(_Softmax):
 
     Raises
     ------
+    TypeError
+        If ``soft_targets`` are no numbers.
     ValueError
         If ``class_weight`` is an unknown string, or ``soft_targets`` is not (N, K), or a row of it is negative or
         does not add up to 1.
@@ -196,7 +206,7 @@ class LGBMSoftmax(_Softmax):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As `XGBSoftmax`.
 
     See Also
@@ -251,9 +261,10 @@ def class_priors(y: npt.ArrayLike, n_classes: int, sample_weight: npt.ArrayLike 
     IndexError
         If a label is outside 0 to K - 1.
     TypeError
-        If labels are no numbers.
+        If labels or soft targets are no numbers.
     ValueError
-        If labels are not integers, soft targets no class probabilities, or an argument has a wrong shape.
+        If labels are not integers, soft targets no class probabilities, an argument has a wrong shape, or there is no
+        sample with a weight.
 
     Notes
     -----
@@ -268,7 +279,10 @@ def class_priors(y: npt.ArrayLike, n_classes: int, sample_weight: npt.ArrayLike 
     given = np.asarray(y)
     target = _checked_shares(given, "y") if given.ndim == 2 else _labels(given)
     sums = _class_sums(target, n_classes, sample_weight)
-    logs = np.log(np.maximum(sums / sums.sum(), 1e-15))
+    total = sums.sum()
+    if not total > 0:
+        raise ValueError(f"the samples must have a total weight above 0, got {total}")
+    logs = np.log(np.maximum(sums / total, 1e-15))
     priors: list[float] = (logs - logs.mean()).tolist()
     return priors
 
@@ -284,7 +298,7 @@ def with_probabilities(classifier: Any, init_score: npt.ArrayLike | None = None)
         Fitted, with `LGBMSoftmax` as its objective. Of a DaskLGBMClassifier take ``to_local()``.
     init_score : array_like, shape (K,), optional
         What ``init_score`` had in each row when the classifier was fitted, such as `class_priors`. LightGBM leaves
-        it out of predictions.
+        it out of predictions. Two classes have a single column of s there, and (0, s) here.
 
     Returns
     -------
@@ -296,6 +310,8 @@ def with_probabilities(classifier: Any, init_score: npt.ArrayLike | None = None)
     ------
     sklearn.exceptions.NotFittedError
         If the classifier is not fitted.
+    ValueError
+        If ``init_score`` is not (K,).
 
     Examples
     --------
@@ -321,14 +337,17 @@ class _WithProbabilities:
 
     def __init__(self, classifier: Any, init_score: npt.ArrayLike | None) -> None:
         self.classifier, self.classes_ = classifier, classifier.classes_
-        self.init_score = init_score
+        self.init_score = None if init_score is None else np.asarray(init_score)
+        classes = len(self.classes_)
+        if self.init_score is not None and self.init_score.shape != (classes,):
+            raise ValueError(f"init_score must have one score per class, {classes}, got shape {self.init_score.shape}")
 
     def __sklearn_tags__(self) -> Any:
         return self.classifier.__sklearn_tags__()
 
     def predict_proba(self, X: Any, **options: Any) -> Array:
         scores = _columns(self.classifier.predict(X, raw_score=True, **options))
-        return fastce.softmax(scores if self.init_score is None else scores + np.asarray(self.init_score))
+        return fastce.softmax(scores if self.init_score is None else scores + self.init_score)
 
     def predict(self, X: Any, **options: Any) -> Array:
         classes: Array = self.classes_[self.predict_proba(X, **options).argmax(axis=1)]
@@ -447,11 +466,19 @@ def _columns(scores: Any) -> Array:
     return logits
 
 
+def _numbers(given: Any, name: str) -> Array:
+    """Return an array of numbers, or raise TypeError."""
+    numbers: Array = np.asarray(given)
+    if numbers.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numbers, got dtype {numbers.dtype}")
+    return numbers
+
+
 def _labels(given: Any) -> Array:
     """Return labels, which the libraries hold as float32, as integers."""
-    given = np.asarray(given)
-    if given.dtype.kind not in "biuf":
-        raise TypeError(f"the labels must be numbers, got dtype {given.dtype}")
+    given = _numbers(given, "the labels")
+    if given.ndim != 1:
+        raise ValueError(f"the labels must have shape (N,), got {given.shape}")
     with np.errstate(invalid="ignore"):
         labels: Array = given.astype(np.int64)
     is_other = labels != given
@@ -461,8 +488,8 @@ def _labels(given: Any) -> Array:
 
 
 def _checked_shares(given: npt.ArrayLike, name: str) -> Array:
-    """Return class probabilities, or raise ValueError."""
-    shares: Array = np.asarray(given)
+    """Return class probabilities, or raise TypeError or ValueError."""
+    shares = _numbers(given, name)
     if shares.ndim != 2:
         raise ValueError(f"{name} must have shape (N, K), got {shares.shape}")
     sums = shares.sum(axis=1, dtype=np.float64)
@@ -475,13 +502,15 @@ def _checked_shares(given: npt.ArrayLike, name: str) -> Array:
 
 def _class_sums(target: Array, classes: int, sample_weight: npt.ArrayLike | None) -> Array:
     """Return the weight of all samples in each class, by labels or class probabilities."""
+    weights = None if sample_weight is None else np.asarray(sample_weight, np.float64)
+    if weights is not None and weights.shape != target.shape[:1]:
+        raise ValueError(f"sample_weight must have shape {target.shape[:1]}, one per sample, got {weights.shape}")
     if target.ndim == 2:
         if target.shape[1] != classes:
             raise ValueError(f"y must have one column for each of {classes} classes, got shape {target.shape}")
-        weights = np.ones(len(target)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        sums: Array = weights @ target
+        sums: Array = target.sum(axis=0, dtype=np.float64) if weights is None else weights @ target
         return sums
     is_outside = (target < 0) | (target >= classes)
     if is_outside.any():
         raise IndexError(f"the labels must be from 0 to {classes - 1}, got {target[is_outside][0]}")
-    return np.bincount(target, sample_weight, classes).astype(np.float64)
+    return np.bincount(target, weights, classes).astype(np.float64)

@@ -412,6 +412,23 @@ def test_predictions_from_the_priors():
     np.testing.assert_allclose(first, theirs.predict_proba(X, num_iteration=1), rtol=1e-12)
 
 
+def test_two_classes_from_the_priors():
+    """In the single column they are a difference in LightGBM, the share of class 1 in XGBoost."""
+    priors = class_priors(TWO, 2)
+    difference = priors[1] - priors[0]
+    theirs = lightgbm.LGBMClassifier(**QUIET).fit(X, TWO)
+    ours = lightgbm.LGBMClassifier(**QUIET, objective=LGBMSoftmax()).fit(X, TWO, init_score=np.full(N, difference))
+    for scores in (priors, [0.0, difference]):
+        model = with_probabilities(ours, scores)
+        np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X), rtol=1e-12)
+    for scores in (difference, [difference]):
+        with pytest.raises(ValueError, match=r"init_score must have one score per class, 2, got shape \("):
+            with_probabilities(ours, scores)
+    theirs = xgboost.XGBClassifier(**FEW).fit(X, TWO)
+    ours = xgboost.XGBClassifier(**FEW, objective=XGBSoftmax(), base_score=TWO.mean()).fit(X, TWO)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), rtol=0, atol=1e-6)
+
+
 @pytest.mark.filterwarnings("ignore:Cannot compute class probabilities")
 def test_what_the_libraries_predict():
     """As the page says: XGBoost goes by the name of the objective, LightGBM returns raw scores."""
@@ -452,6 +469,35 @@ def test_in_scikit_learns_tools():
     given = lightgbm.LGBMClassifier(**QUIET, objective=LGBMSoftmax(gamma=2.0))
     copied = clone(given).fit(X, Y)
     assert tree_lines(copied.booster_) == tree_lines(given.fit(X, Y).booster_)
+
+
+@OBJECTIVES
+def test_shown_with_the_options_that_are_not_defaults(objective):
+    """Searches print them: best_params_ tells which objective was the best."""
+    name = objective.__name__
+    assert repr(objective()) == f"{name}()"
+    options = "label_smoothing=0.1, class_weight='balanced', gamma=2.0"
+    assert repr(objective(label_smoothing=0.1, class_weight="balanced", gamma=2.0)) == f"{name}({options})"
+    arrays = objective(class_weight=CLASS_WEIGHT, soft_targets=[[0.5, 0.5]])
+    assert repr(arrays) == f"{name}(class_weight=array([0.5, 1. , 2. , 1.5]), soft_targets=array([[0.5, 0.5]]))"
+
+
+def test_class_weights_by_name_are_lightgbms():
+    """Its estimator has them beside an objective of one's own, as the page says."""
+    names = np.array(["ant", "bee", "cat", "dog"])
+    theirs = {"class_weight": dict(zip(names, CLASS_WEIGHT, strict=True)), "objective": LGBMSoftmax()}
+    by_name = lightgbm.LGBMClassifier(**QUIET, **theirs).fit(X, names[Y])
+    by_index = lightgbm.LGBMClassifier(**QUIET, objective=LGBMSoftmax(class_weight=CLASS_WEIGHT)).fit(X, names[Y])
+    np.testing.assert_allclose(by_name.predict(X, raw_score=True), by_index.predict(X, raw_score=True), rtol=1e-12)
+
+
+@OBJECTIVES
+@pytest.mark.parametrize("options", [{}, {"class_weight": "balanced"}, {"gamma": 2.0}], ids=str)
+def test_no_samples(objective, options):
+    """Seen to fail: balanced weights divided 0 by 0, with a warning."""
+    for shape in ((0, K), (0,)):
+        grad, hessian = objective(**options)([], np.zeros(shape))
+        assert grad.shape == hessian.shape == shape
 
 
 @OBJECTIVES
@@ -549,12 +595,14 @@ SCORES = np.zeros((3, K))
         ({"class_weight": "balanced"}, [0, 1, -1], IndexError, "the labels must be from 0 to 3, got -1"),
         ({"class_weight": "balanced"}, [0, 1, K], IndexError, "the labels must be from 0 to 3, got 4"),
         ({"class_weight": [1.0, 2.0]}, [0, 1, 2], ValueError, r"one weight per class, 4, got shape \(2,\)"),
-        ({"class_weight": {4: 1.0}}, [0, 1, 2], ValueError, r"keys from 0 to 3, got \[4\]"),
+        ({"class_weight": {4: 1.0}}, [0, 1, 2], ValueError, r"keys, from 0 to 3, got \[4\]"),
+        ({"class_weight": {"ant": 1.0}}, [0, 1, 2], ValueError, r"class indices as keys, .* got \['ant'\]"),
+        ({"class_weight": "balanced"}, [[0], [1], [2]], ValueError, r"the labels must have shape \(N,\), got \(3, 1\)"),
         (
             {"soft_targets": SOFT},
             [0, 1, 2],
             ValueError,
-            r"soft_targets must have the shape .* \(3, 4\), got \(400, 4\)",
+            r"soft_targets must have the shape .* \(3, 4\), got \(400, 4\): one row per .*, one column per class",
         ),
         ({"label_smoothing": 2.0}, [0, 1, 2], ValueError, "label_smoothing"),
         ({"gamma": -1.0}, [0, 1, 2], ValueError, "gamma"),
@@ -582,6 +630,14 @@ def test_refused_when_made(objective, options, message):
         objective(**options)
 
 
+@OBJECTIVES
+@pytest.mark.parametrize("targets", [SOFT.astype(object), SOFT.astype(complex), [["a", "b"]]], ids=["O", "c", "U"])
+def test_soft_targets_must_be_numbers(objective, targets):
+    dtype = np.asarray(targets).dtype
+    with pytest.raises(TypeError, match=f"soft_targets must be numbers, got dtype {dtype}"):
+        objective(soft_targets=targets)
+
+
 @pytest.mark.parametrize(
     ("y", "error", "message"),
     [
@@ -590,11 +646,34 @@ def test_refused_when_made(objective, options, message):
         (["a"], TypeError, "numbers"),
         ([[1.0, 0.0]], ValueError, r"one column for each of 4 classes, got shape \(1, 2\)"),
         (np.ones((2, K)), ValueError, "y must be probabilities"),
+        (SOFT.astype(object), TypeError, "y must be numbers, got dtype object"),
+        (1, ValueError, r"the labels must have shape \(N,\), got \(\)"),
+        (np.ones((2, K, 3)), ValueError, r"the labels must have shape \(N,\), got \(2, 4, 3\)"),
+        ([], ValueError, "the samples must have a total weight above 0, got 0.0"),
+        (np.ones((0, K)), ValueError, "the samples must have a total weight above 0, got 0.0"),
     ],
 )
 def test_refused_priors(y, error, message):
     with pytest.raises(error, match=message):
         class_priors(y, K)
+
+
+@pytest.mark.parametrize("y", [Y, SOFT], ids=["labels", "soft"])
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (WEIGHT[:3], r"sample_weight must have shape \(400,\), one per sample, got \(3,\)"),
+        (WEIGHT[:, None], r"sample_weight must have shape \(400,\), one per sample, got \(400, 1\)"),
+        (2.0, r"sample_weight must have shape \(400,\), one per sample, got \(\)"),
+        (np.zeros(N), r"a total weight above 0, got 0\.0"),
+        (-WEIGHT, "a total weight above 0, got -"),
+        (np.full(N, np.nan), "a total weight above 0, got nan"),
+    ],
+    ids=["short", "column", "scalar", "zeros", "negative", "nan"],
+)
+def test_refused_weights_of_priors(y, weight, message):
+    with pytest.raises(ValueError, match=message):
+        class_priors(y, K, weight)
 
 
 def test_soft_targets_belong_to_one_training_set():
