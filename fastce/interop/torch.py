@@ -1,0 +1,107 @@
+"""fastce's functions for PyTorch, on tensors on the CPU: drop-ins for the losses of ``torch.nn``."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import fastce
+from fastce.interop import torch_formulas as formulas
+from fastce.interop.extras import extra
+from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, loss_tensor
+from fastce.interop.torch_functions import CrossEntropy
+
+with extra("torch", "torch"):
+    import torch
+    from torch import Tensor
+    from torch.autograd import Function
+
+__all__ = [
+    "CrossEntropyLoss",
+    "cross_entropy",
+]
+
+_is_grad_enabled = torch.is_grad_enabled
+# as Function.apply, which asks for transforms again
+_apply_cross_entropy = super(Function, CrossEntropy).apply
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+) -> Tensor:
+    """Compute."""
+    if size_average is not None or reduce is not None:
+        reduction = _legacy_reduction(size_average, reduce)
+    check_tensors(input=input, target=target, weight=weight)
+    options = {
+        "axis": 1 if input.ndim > 1 else 0,
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "logit_scale": logit_scale,
+        "softcap": softcap,
+    }
+    if _is_grad_enabled():
+        if weight is not None and weight.requires_grad:
+            return formulas.cross_entropy(input, target, weight, **options)
+        if input.requires_grad or target.requires_grad:
+            return _apply_cross_entropy(input, target, weight, options)
+    loss = fastce.cross_entropy(array_of(input), array_of(target), weight=array_or_none(weight), **options)
+    return loss_tensor(loss, input)
+
+
+class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
+    """Module."""
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        size_average: bool | None = None,
+        ignore_index: int = -100,
+        reduce: bool | None = None,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        *,
+        z_loss: float = 0.0,
+        logit_scale: float = 1.0,
+        softcap: float | None = None,
+    ) -> None:
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        self.z_loss = z_loss
+        self.logit_scale = logit_scale
+        self.softcap = softcap
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss."""
+        return cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            z_loss=self.z_loss,
+            logit_scale=self.logit_scale,
+            softcap=self.softcap,
+        )
+
+
+def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
+    """Return the reduction that torch's deprecated arguments stand for, with torch's warning."""
+    size_average, reduce = size_average is None or size_average, reduce is None or reduce
+    reduction = ("mean" if size_average else "sum") if reduce else "none"
+    message = f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead."
+    warnings.warn(message, stacklevel=3)
+    return reduction

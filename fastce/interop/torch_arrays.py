@@ -1,0 +1,70 @@
+"""Tensors as arrays and arrays as tensors, without copies."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastce.interop.extras import extra
+
+with extra("torch", "torch"):
+    import torch
+    from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+_bfloat16 = torch.bfloat16
+HALVES = torch.float16, torch.bfloat16
+
+
+@cache
+def _bfloat16_of_numpy() -> np.dtype[Any]:
+    with extra("torch", "ml_dtypes"):
+        import ml_dtypes
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def array_of(tensor: Tensor) -> Array:
+    """Return the array of a tensor in the same memory, or of a copy if its memory holds negated values."""
+    if tensor.dtype is _bfloat16:
+        return tensor.detach().resolve_neg().view(torch.uint16).numpy().view(_bfloat16_of_numpy())
+    return tensor.numpy(force=True)
+
+
+def array_or_none(tensor: Tensor | None) -> Array | None:
+    """Return the array of a tensor, or None."""
+    return None if tensor is None else array_of(tensor)
+
+
+def tensor_of(array: npt.ArrayLike) -> Tensor:
+    """Return the tensor of an array in the same memory, or of a NumPy scalar."""
+    array = np.asarray(array)
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view(np.uint16)).view(_bfloat16)
+    return torch.from_numpy(array)
+
+
+def check_tensors(**tensors: Tensor | None) -> None:
+    """Raise TypeError unless all are tensors on the CPU, or None, and the first has a floating dtype."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+            if not tensor.is_cpu:
+                raise TypeError(f"{name} must be a tensor on the CPU, got one on {tensor.device.type}")
+    name, first = next(iter(tensors.items()))
+    if first is None or not first.is_floating_point():
+        got = "None" if first is None else first.dtype
+        raise TypeError(f"{name} must have a floating-point dtype, got {got}")
+
+
+def loss_tensor(loss: npt.ArrayLike, input: Tensor) -> Tensor:
+    """Return a loss as a tensor: in the dtype of the input, but float32 for 16 bits under autocast, as in torch."""
+    tensor = torch.from_numpy(np.asarray(loss))
+    dtype = input.dtype
+    if tensor.dtype is dtype or (dtype in HALVES and torch.is_autocast_enabled("cpu")):
+        return tensor
+    return tensor.to(dtype)

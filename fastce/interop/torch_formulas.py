@@ -1,0 +1,149 @@
+"""The losses in torch's own operations: for derivatives of higher order, forward mode, compilation and transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from fastce.interop.extras import extra
+
+with extra("torch", "torch"):
+    import torch
+    from torch import Tensor
+    from torch.nn import functional as F
+
+FLOOR = 1e-30  # of 1 − p under a power
+
+
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    *,
+    axis: int = 1,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return the cross-entropy; the class axis is torch's, whatever ``axis`` says."""
+    logits = input if logit_scale == 1.0 else input * logit_scale
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    has_labels = target.shape != logits.shape
+    if has_labels and target.dtype not in (torch.int64, torch.uint8):
+        target = target.long()
+    weight = None if weight is None else weight.to(logits.dtype)
+    if not has_labels and not target.is_floating_point():
+        target, has_labels = target.long().argmax(class_axis(input)), True
+    loss = F.cross_entropy(
+        logits, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+    if not z_loss:
+        return loss
+    squares = z_loss * torch.logsumexp(logits, class_axis(input)) ** 2
+    if not has_labels:
+        return loss + reduced(squares, reduction, squares.numel())
+    is_kept = target != ignore_index
+    squares = torch.where(is_kept, squares, 0.0)
+    at_label = is_kept if weight is None else torch.where(is_kept, weight[torch.where(is_kept, target, 0)], 0.0)
+    return loss + reduced(squares, reduction, at_label.sum())
+
+
+def focal_loss(
+    input: Tensor,
+    target: Tensor,
+    alpha: Any,
+    sample_weight: Tensor | None,
+    *,
+    gamma: float,
+    axis: int = 1,
+    ignore_index: int | None = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return the focal loss, of class indices or probabilities."""
+    axis = class_axis(input)
+    classes = input.shape[axis]
+    if target.shape != input.shape:
+        is_kept = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+        labels = torch.where(is_kept, target, 0).long()
+        probs = torch.movedim(F.one_hot(labels, classes), -1, axis).to(input.dtype)
+    else:
+        probs = target.to(input.dtype)
+        is_kept = torch.ones_like(probs.select(axis, 0), dtype=torch.bool)
+    factors = torch.ones_like(is_kept, dtype=input.dtype) if sample_weight is None else sample_weight.to(input.dtype)
+    is_kept = is_kept & (factors != 0)
+    kept = is_kept.unsqueeze(axis)
+    per_class = alpha is not None and isinstance(alpha, Tensor) and alpha.ndim > 0
+    weights = along(alpha.to(input.dtype), input) if per_class else torch.ones((), dtype=input.dtype)
+    smooth = (1 - label_smoothing) * probs + label_smoothing / classes
+    smooth = torch.where(kept, weights * smooth, 0.0)
+    log_p = torch.log_softmax(torch.where(kept, input, 0.0), axis)
+    terms = smooth * torch.where(smooth != 0, log_p, -1.0)
+    if gamma:
+        # 1 − p is kept from 0, where its powers have no derivative
+        terms = terms * torch.clamp(-torch.expm1(log_p), min=FLOOR) ** gamma
+    losses = -terms.sum(axis) * factors
+    total = (torch.where(kept, weights * probs, 0.0).sum(axis) * factors).sum()
+    if target.shape == input.shape and target.is_floating_point():
+        total = torch.where(is_kept, factors, 0.0).sum()
+    loss = reduced(torch.where(is_kept, losses, 0.0), reduction, total)
+    return loss if alpha is None or per_class else alpha * loss
+
+
+def kl_divergence(
+    input: Tensor,
+    target_logits: Tensor,
+    sample_weight: Tensor | None,
+    *,
+    axis: int = 1,
+    temperature: float = 1.0,
+    reverse: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """Return the Kullback-Leibler divergence."""
+    axis = class_axis(input)
+    log_q = torch.log_softmax(target_logits.to(input.dtype) / temperature, axis)
+    factors = torch.ones_like(log_q.select(axis, 0)) if sample_weight is None else sample_weight.to(input.dtype)
+    is_kept = factors != 0
+    log_p = torch.log_softmax(torch.where(is_kept.unsqueeze(axis), input, 0.0) / temperature, axis)
+    above, below = (log_p, log_q) if reverse else (log_q, log_p)
+    terms = torch.where(above > -torch.inf, above.exp() * (above - below), 0.0)
+    losses = torch.where(is_kept, terms.sum(axis), 0.0) * factors
+    return reduced(losses, reduction, factors.sum())
+
+
+def partial_derivatives(
+    formula: Callable[..., Tensor], inputs: Sequence[Any], options: Mapping[str, Any], are_wanted: Sequence[bool]
+) -> Callable[[Tensor], list[Tensor | None]]:
+    """Return a function of the upstream gradient: the derivatives of a formula, which are in the graph themselves."""
+    # views, as one input may be made from another: the derivatives are partial
+    views = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
+    loss = formula(*views, **options)
+    wanted = [view for view, is_wanted in zip(views, are_wanted, strict=True) if is_wanted]
+
+    def of(grad_output: Tensor) -> list[Tensor | None]:
+        gradients = iter(torch.autograd.grad(loss, wanted, grad_output.to(loss.dtype), create_graph=True))
+        return [next(gradients) if is_wanted else None for is_wanted in are_wanted]
+
+    return of
+
+
+def class_axis(input: Tensor) -> int:
+    """Return the axis of the classes: 1, or 0 of a vector."""
+    return 1 if input.ndim > 1 else 0
+
+
+def along(values: Tensor, input: Tensor) -> Tensor:
+    """Return one value a class in a shape that fits logits."""
+    return values.reshape(-1, *[1] * (input.ndim - 2)) if input.ndim > 1 else values
+
+
+def reduced(losses: Tensor, reduction: str, total: Any) -> Tensor:
+    """Return losses, their sum, or their sum divided by the total weight."""
+    if reduction == "none":
+        return losses
+    return losses.sum() / total if reduction == "mean" else losses.sum()
