@@ -157,15 +157,11 @@ def test_dtypes_of_labels(kind):
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_probabilities_of_another_dtype(kind, dtype):
-    """The loss is promoted as PyTorch's."""
+    """The loss has the dtype of the logits, where PyTorch's is promoted."""
     x = normal(12, 5, dtype=dtype)
     target = soft_for(x, kind)
-    loss, gradient = pulled(fce.cross_entropy, x, target)
-    theirs, _ = pulled(F.cross_entropy, x, target)
-    expected, expected_gradient = expected_for(x, target)
-    assert loss.dtype == theirs.dtype
-    torch.testing.assert_close(loss.double(), expected, rtol=2e-3, atol=2e-3)
-    assert_as_exact_as(gradient, expected_gradient, dtype)
+    for result, expected in zip(pulled(fce.cross_entropy, x, target), expected_for(x, target), strict=True):
+        assert_as_exact_as(result, expected, dtype)
 
 
 @EACH_DTYPE
@@ -410,7 +406,8 @@ def test_gradients_accumulate(dtype):
         assert leaf.grad is first  # added in place
         function(leaf.t().contiguous().t(), y.flip(0), reduction="sum").backward()
         gradients.append(leaf.grad)
-    torch.testing.assert_close(*gradients)
+    tolerances = {"rtol": 4 * torch.finfo(dtype).eps, "atol": 8 * torch.finfo(dtype).eps}
+    torch.testing.assert_close(*gradients, **tolerances)
 
 
 def test_gradients_are_of_their_own():
