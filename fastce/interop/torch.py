@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import fastce
@@ -43,16 +44,26 @@ def cross_entropy(
     """Compute."""
     if size_average is not None or reduce is not None:
         reduction = _legacy_reduction(size_average, reduce)
-    check_tensors(input=input, target=target, weight=weight)
-    options = {
-        "axis": 1 if input.ndim > 1 else 0,
-        "ignore_index": ignore_index,
-        "reduction": reduction,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "logit_scale": logit_scale,
-        "softcap": softcap,
-    }
+    if not (type(input) is type(target) is Tensor and input.is_cpu and target.is_cpu and weight is None):
+        check_tensors(input=input, target=target, weight=weight)
+    options: dict[str, Any] = {}
+    if not (
+        ignore_index == -100
+        and reduction == "mean"
+        and label_smoothing == z_loss == 0.0
+        and logit_scale == 1.0
+        and softcap is None
+        and input.ndim < 3
+    ):
+        options = _given(
+            axis=1 if input.ndim > 2 else -1,
+            ignore_index=ignore_index,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            logit_scale=logit_scale,
+            softcap=softcap,
+        )
     if _is_grad_enabled():
         if weight is not None and weight.requires_grad:
             return formulas.cross_entropy(input, target, weight, **options)
@@ -105,3 +116,11 @@ def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     message = f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead."
     warnings.warn(message, stacklevel=3)
     return reduction
+
+
+_DEFAULTS: Mapping[str, Any] = fastce.cross_entropy.__kwdefaults__
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that are not fastce's defaults."""
+    return {name: value for name, value in options.items() if value is not _DEFAULTS[name] and value != _DEFAULTS[name]}

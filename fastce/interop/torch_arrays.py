@@ -17,7 +17,6 @@ with extra("torch", "torch"):
 Array = np.ndarray[Any, Any]
 
 _bfloat16 = torch.bfloat16
-HALVES = torch.float16, torch.bfloat16
 
 
 @cache
@@ -42,29 +41,27 @@ def array_or_none(tensor: Tensor | None) -> Array | None:
 def tensor_of(array: npt.ArrayLike) -> Tensor:
     """Return the tensor of an array in the same memory, or of a NumPy scalar."""
     array = np.asarray(array)
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view(np.uint16)).view(_bfloat16)
-    return torch.from_numpy(array)
-
-
-def check_tensors(**tensors: Tensor | None) -> None:
-    """Raise TypeError unless all are tensors on the CPU, or None, and the first has a floating dtype."""
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-            if not tensor.is_cpu:
-                raise TypeError(f"{name} must be a tensor on the CPU, got one on {tensor.device.type}")
-    name, first = next(iter(tensors.items()))
-    if first is None or not first.is_floating_point():
-        got = "None" if first is None else first.dtype
-        raise TypeError(f"{name} must have a floating-point dtype, got {got}")
+    if array.dtype.num < 256:  # one of NumPy's own
+        return torch.from_numpy(array)
+    return torch.from_numpy(array.view(np.uint16)).view(_bfloat16)
 
 
 def loss_tensor(loss: npt.ArrayLike, input: Tensor) -> Tensor:
     """Return a loss as a tensor: in the dtype of the input, but float32 for 16 bits under autocast, as in torch."""
     tensor = torch.from_numpy(np.asarray(loss))
     dtype = input.dtype
-    if tensor.dtype is dtype or (dtype in HALVES and torch.is_autocast_enabled("cpu")):
+    if tensor.dtype is dtype:
         return tensor
-    return tensor.to(dtype)
+    if not dtype.is_floating_point:
+        raise TypeError(f"input must have a floating-point dtype, got {dtype}")
+    return tensor if torch.is_autocast_enabled("cpu") else tensor.to(dtype)
+
+
+def check_tensors(**tensors: Tensor | None) -> None:
+    """Raise TypeError unless all are tensors on the CPU, or None."""
+    for name, tensor in tensors.items():
+        if tensor is not None:
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+            if not tensor.is_cpu:
+                raise TypeError(f"{name} must be a tensor on the CPU, got one on {tensor.device.type}")

@@ -29,9 +29,7 @@ def cross_entropy(
     softcap: float | None = None,
 ) -> Tensor:
     """Return the cross-entropy; the class axis is torch's, whatever ``axis`` says."""
-    logits = input if logit_scale == 1.0 else input * logit_scale
-    if softcap is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    logits = transformed(input, logit_scale, softcap)
     has_labels = target.shape != logits.shape
     if has_labels and target.dtype not in (torch.int64, torch.uint8):
         target = target.long()
@@ -50,6 +48,13 @@ def cross_entropy(
     squares = torch.where(is_kept, squares, 0.0)
     at_label = is_kept if weight is None else torch.where(is_kept, weight[torch.where(is_kept, target, 0)], 0.0)
     return loss + reduced(squares, reduction, at_label.sum())
+
+
+def transformed(input: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:
+    """Return scaled and capped logits."""
+    if logit_scale != 1.0:
+        input = input * logit_scale
+    return input if softcap is None else softcap * torch.tanh(input / softcap)
 
 
 def focal_loss(

@@ -17,9 +17,10 @@ with extra("torch", "torch"):
     from torch import Tensor
     from torch.autograd import Function
 
-Options = Mapping[str, Any]  # of cross-entropy, in fastce's names, but for the class weights
+Options = Mapping[str, Any]  # of cross-entropy that are not the defaults, in fastce's names, without the class weights
 
 _is_grad_enabled = torch.is_grad_enabled
+_TRANSFORM = "logit_scale", "softcap"
 _float16, _bfloat16 = torch.float16, torch.bfloat16
 
 
@@ -35,43 +36,50 @@ class CrossEntropy(Function):
         """Compute the loss, and save its gradient or statistics."""
         ctx.save_for_backward(input, target, weight)
         ctx.options = options
-        ctx.gradient = ctx.stats = None
+        ctx.gradient = None
+        if weight is not None:
+            options = {**options, "weight": array_of(weight)}
         logits, labels = array_of(input), array_of(target)
-        class_weight = None if weight is None else array_of(weight)
         if not ctx.needs_input_grad[0]:
-            loss: Any = fastce.cross_entropy(logits, labels, weight=class_weight, **options)
-        elif options["reduction"] == "none" or input.dtype is _float16:
-            loss, ctx.stats = fastce.cross_entropy_forward(logits, labels, weight=class_weight, **options)
+            return loss_tensor(fastce.cross_entropy(logits, labels, **options), input)
+        if input.dtype is _float16 or options.get("reduction") == "none":
+            loss, ctx.stats = fastce.cross_entropy_forward(logits, labels, **options)
         else:
-            loss, ctx.gradient = fastce.cross_entropy_and_grad(logits, labels, weight=class_weight, **options)
+            loss, gradient = fastce.cross_entropy_and_grad(logits, labels, **options)
+            ctx.gradient = tensor_of(gradient)
         return loss_tensor(loss, input)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         """Return the gradients with respect to the logits and to class probabilities."""
-        input, target, weight = ctx.saved_tensors
-        is_input, is_target, *_ = ctx.needs_input_grad
-        options = ctx.options
-        if _is_grad_enabled():
-            if not is_target and not has_transform(options):
-                return Gradient.apply(grad_output, input, target, weight, options), None, None, None
-            wanted = is_input, is_target, False
-            of = formulas.partial_derivatives(formulas.cross_entropy, (input, target, weight), options, wanted)
-            return *of(grad_output), None
-        for_input = for_target = None
-        if is_input:
-            gradient, ctx.gradient = ctx.gradient, None
-            if gradient is None:
-                for_input = gradient_of(grad_output, input, target, weight, options, ctx.stats)
-            elif (factor := grad_output.item()) == 1.0:
-                for_input = tensor_of(gradient)
-            elif input.dtype is _bfloat16:  # one rounding, not two
-                for_input = gradient_of(grad_output, input, target, weight, options, None)
-            else:
-                for_input = tensor_of(gradient).mul_(factor)
-        if is_target:
-            for_target = _target_gradient(grad_output, input, target, weight, options)
-        return for_input, for_target, None, None
+        saved = ctx.saved_tensors  # which checks that they are unchanged
+        gradient = ctx.gradient
+        if gradient is None or _is_grad_enabled() or grad_output.item() != 1.0 or ctx.needs_input_grad[1]:
+            return _gradients(ctx, grad_output, *saved)
+        ctx.gradient = None
+        return gradient, None, None, None
+
+
+def _gradients(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None) -> Any:
+    """Return the gradients of `CrossEntropy`; they are in the graph themselves, if it is recorded."""
+    is_input, is_target, *_ = ctx.needs_input_grad
+    options = ctx.options
+    if _is_grad_enabled():
+        if not is_target and not has_transform(options):
+            return Gradient.apply(grad_output, input, target, weight, options), None, None, None
+        wanted = is_input, is_target, False
+        of = formulas.partial_derivatives(formulas.cross_entropy, (input, target, weight), options, wanted)
+        return *of(grad_output), None
+    for_input = for_target = None
+    if is_input:
+        for_input, ctx.gradient = ctx.gradient, None
+        if for_input is None or input.dtype is _bfloat16:  # which would be rounded twice
+            for_input = gradient_of(grad_output, input, target, weight, options, getattr(ctx, "stats", None))
+        else:
+            for_input.mul_(grad_output)
+    if is_target:
+        for_target = _target_gradient(grad_output, input, target, weight, options)
+    return for_input, for_target, None, None
 
 
 class Gradient(Function):
@@ -129,8 +137,7 @@ def gradient_derivatives(
 def _hessian_product(
     v: Tensor, grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
 ) -> Tensor:
-    keywords = {name: options[name] for name in ("axis", "ignore_index", "label_smoothing", "reduction")}
-    keywords |= {"weight": array_or_none(weight), "grad_output": array_of(grad_output)}
+    keywords = {**options, "weight": array_or_none(weight), "grad_output": array_of(grad_output)}
     return tensor_of(fastce.cross_entropy_hvp(array_of(input), array_of(target), array_of(v), **keywords))
 
 
@@ -138,13 +145,11 @@ def _target_gradient(
     grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
 ) -> Tensor:
     """Return the gradient with respect to class probabilities: −g w (1 − ε) log softmax(x) / D."""
-    axis = options["axis"]
-    logits = input if options["logit_scale"] == 1.0 else input * options["logit_scale"]
-    if (softcap := options["softcap"]) is not None:
-        logits = softcap * torch.tanh(logits / softcap)
+    axis = formulas.class_axis(input)
+    logits = formulas.transformed(input, **{name: options[name] for name in _TRANSFORM if name in options})
     result = tensor_of(fastce.log_softmax(array_of(logits), axis))
-    factor = grad_output * (options["label_smoothing"] - 1.0)
-    if options["reduction"] == "mean":
+    factor = grad_output * (options.get("label_smoothing", 0.0) - 1.0)
+    if options.get("reduction", "mean") == "mean":
         factor = factor * (input.shape[axis] / input.numel() if input.numel() else np.nan)
     result.mul_(factor.unsqueeze(axis) if factor.ndim else factor)
     if weight is not None:
@@ -154,4 +159,4 @@ def _target_gradient(
 
 def has_transform(options: Options) -> bool:
     """Tell whether the loss has options that torch's does not have."""
-    return options["z_loss"] != 0.0 or options["logit_scale"] != 1.0 or options["softcap"] is not None
+    return not options.keys().isdisjoint(("z_loss", *_TRANSFORM))
