@@ -15,7 +15,7 @@ def blocks(page):
 
 
 def test_every_adapter_has_a_page():
-    assert {page.stem for page in PAGES} == {"autograd", "mygrad"}
+    assert {page.stem for page in PAGES} == {"autograd", "mygrad", "torch"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
