@@ -1,11 +1,14 @@
 """fastce.interop.torch on all inputs that PyTorch's own losses take, and on those that they refuse."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 
 import fastce
 import fastce.interop.torch as fce
@@ -127,6 +130,17 @@ def test_layouts(layout, shape, dtype):
             assert_agrees(x, labels_for(x), message=f"{name} {reduction}", **given)
             if "ignore_index" not in options:
                 assert_agrees(x, soft_for(x), message=f"{name} {reduction}, probabilities", **given)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "channels last"])
+@EACH_SHAPE
+@EACH_DTYPE
+@EACH_REDUCTION
+def test_gradients_have_the_layout_of_the_logits(layout, shape, dtype, reduction):
+    """Else PyTorch would copy a gradient before it is added up."""
+    x = LAYOUTS[layout](normal(*shape, dtype=dtype))
+    _, gradient = pulled(fce.cross_entropy, x, labels_for(x), reduction=reduction)
+    assert gradient.stride() == x.stride()
 
 
 @EACH_LAYOUT
@@ -468,6 +482,24 @@ def test_without_gradients(dtype):
         fce.cross_entropy(leaf, made_here[1])
 
 
+@pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled:UserWarning")
+def test_checkpoints_and_anomaly_detection():
+    """A checkpoint runs the loss without a graph, and again with one in the backward pass."""
+    layer, x = torch.nn.Linear(4, 5), normal(6, 4)
+    gradients = []
+    for function in (fce.cross_entropy, F.cross_entropy):
+        layer.zero_grad()
+
+        def loss(x, function=function):
+            return function(layer(x), labels_for(normal(6, 5)), label_smoothing=0.1)
+
+        torch.utils.checkpoint.checkpoint(loss, x, use_reentrant=False).backward()
+        with torch.autograd.detect_anomaly(check_nan=True), torch.autograd.graph.save_on_cpu():
+            loss(x).backward()
+        gradients.append(layer.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+
+
 def test_frozen_logits_beside_probabilities():
     """A target may be the only one that has a gradient."""
     x, raw = normal(4, 5), normal(4, 5, seed=3).requires_grad_()
@@ -621,6 +653,27 @@ def test_one_graph_in_several_threads():
         list(pool.map(lambda loss: loss.backward(retain_graph=True), losses))
     total = sum(F.cross_entropy(2 * x, labels_for(x, seed), reduction="sum") for seed in range(8))
     torch.testing.assert_close(x.grad, torch.autograd.grad(total, x)[0])
+
+
+def test_threads_on_one_graph_share_no_gradient():
+    """Seen to fail: with a gradient that is read and given away in two steps."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for _ in range(200):
+                x = normal(5, 3).requires_grad_()
+                loss = fce.cross_entropy(x, labels_for(x))
+                start = Barrier(4)
+
+                def gradient(_, x=x, loss=loss, start=start):
+                    start.wait()
+                    return torch.autograd.grad(loss, x, retain_graph=True)[0]
+
+                gradients = list(pool.map(gradient, range(4)))
+                assert len({gradient.data_ptr() for gradient in gradients}) == 4
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_shares_no_memory_with_its_results():
