@@ -4,6 +4,7 @@ import copy
 import functools
 import importlib.util
 import io
+import itertools
 import sys
 import types
 import unittest
@@ -126,10 +127,11 @@ def test_gradients_of_probabilities_and_weights(dtype):
     torch.manual_seed(0)
     x, raw = (torch.randn(5, 3, 4, dtype=dtype, requires_grad=True) for _ in range(2))
     weight = torch.rand(3, dtype=dtype, requires_grad=True)
-    for reduction in ("mean", "sum", "none"):
-        options = {"weight": weight, "label_smoothing": 0.1, "reduction": reduction}
+    for reduction, has_gradient in itertools.product(("mean", "sum", "none"), (True, False)):
+        given = weight if has_gradient else weight.detach()
+        options = {"weight": given, "label_smoothing": 0.1, "reduction": reduction}
         ours, theirs = (
-            pulled(function(x, raw.softmax(1), **options), (x, raw, weight))
+            pulled(function(x, raw.softmax(1), **options), (x, raw, weight) if has_gradient else (x, raw))
             for function in (fce.cross_entropy, F.cross_entropy)
         )
         for gradient, expected in zip(ours, theirs, strict=True):
