@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fastce
 from fastce.interop import torch_formulas as formulas
+from fastce.interop import torch_ops, torch_transforms
 from fastce.interop.extras import extra
-from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, loss_tensor
+from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, in_dtype_of, loss_tensor
 from fastce.interop.torch_functions import CrossEntropy
 
 with extra("torch", "torch"):
     import torch
     from torch import Tensor
-    from torch.autograd import Function
+    from torch.autograd import Function, forward_ad
 
 __all__ = [
     "CrossEntropyLoss",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 _is_grad_enabled = torch.is_grad_enabled
+_is_compiling = torch.compiler.is_compiling
+_are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 # as Function.apply, which asks for transforms again
 _apply_cross_entropy = super(Function, CrossEntropy).apply
 
@@ -64,6 +67,8 @@ def cross_entropy(
             logit_scale=logit_scale,
             softcap=softcap,
         )
+    if _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0:
+        return _transformed(input, target, weight, options)
     if _is_grad_enabled():
         if weight is not None and weight.requires_grad:
             return formulas.cross_entropy(input, target, weight, **options)
@@ -71,6 +76,17 @@ def cross_entropy(
             return _apply_cross_entropy(input, target, weight, options)
     loss = fastce.cross_entropy(array_of(input), array_of(target), weight=array_or_none(weight), **options)
     return loss_tensor(loss, input)
+
+
+def _transformed(input: Tensor, target: Tensor, weight: Tensor | None, options: Mapping[str, Any]) -> Tensor:
+    """Return the cross-entropy under a compiler, transforms of ``torch.func``, or in forward mode."""
+    if _is_compiling():
+        if _are_transforms_active():
+            return formulas.cross_entropy(input, target, weight, **options)
+        return in_dtype_of(input, torch_ops.cross_entropy(input, target, weight, options))
+    if forward_ad._current_level >= 0:
+        return formulas.cross_entropy(input, target, weight, **options)
+    return torch_transforms.CrossEntropy.apply(input, target, weight, options)
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):

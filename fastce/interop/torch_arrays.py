@@ -47,14 +47,16 @@ def tensor_of(array: npt.ArrayLike) -> Tensor:
 
 
 def loss_tensor(loss: npt.ArrayLike, input: Tensor) -> Tensor:
-    """Return a loss as a tensor: in the dtype of the input, but float32 for 16 bits under autocast, as in torch."""
+    """Return a loss of fastce as a tensor in the dtype of torch's loss."""
     tensor = torch.from_numpy(np.asarray(loss))
-    dtype = input.dtype
-    if tensor.dtype is dtype:
-        return tensor
-    if not dtype.is_floating_point:
-        raise TypeError(f"input must have a floating-point dtype, got {dtype}")
-    return tensor if torch.is_autocast_enabled("cpu") else tensor.to(dtype)
+    return tensor if tensor.dtype is input.dtype else in_dtype_of(input, tensor)
+
+
+def in_dtype_of(input: Tensor, loss: Tensor) -> Tensor:
+    """Return a loss in the dtype of the input, or in float32 for 16 bits under autocast, as torch does."""
+    if not input.dtype.is_floating_point:
+        raise TypeError(f"input must have a floating-point dtype, got {input.dtype}")
+    return loss if torch.is_autocast_enabled("cpu") else loss.to(input.dtype)
 
 
 def check_tensors(**tensors: Tensor | None) -> None:

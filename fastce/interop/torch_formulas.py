@@ -10,8 +10,8 @@ from fastce.interop.extras import extra
 with extra("torch", "torch"):
     import torch
     from torch import Tensor
-    from torch.nn import functional as F
 
+TRANSFORM = "logit_scale", "softcap"  # options
 FLOOR = 1e-30  # of 1 − p under a power
 
 
@@ -28,26 +28,37 @@ def cross_entropy(
     logit_scale: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
-    """Return the cross-entropy; the class axis is torch's, whatever ``axis`` says."""
+    """Return the cross-entropy; here and below the class axis is torch's, whatever ``axis`` says."""
+    axis = class_axis(input)
     logits = transformed(input, logit_scale, softcap)
-    has_labels = target.shape != logits.shape
-    if has_labels and target.dtype not in (torch.int64, torch.uint8):
-        target = target.long()
-    weight = None if weight is None else weight.to(logits.dtype)
-    if not has_labels and not target.is_floating_point():
-        target, has_labels = target.long().argmax(class_axis(input)), True
-    loss = F.cross_entropy(
-        logits, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
-    )
-    if not z_loss:
-        return loss
-    squares = z_loss * torch.logsumexp(logits, class_axis(input)) ** 2
-    if not has_labels:
-        return loss + reduced(squares, reduction, squares.numel())
-    is_kept = target != ignore_index
-    squares = torch.where(is_kept, squares, 0.0)
-    at_label = is_kept if weight is None else torch.where(is_kept, weight[torch.where(is_kept, target, 0)], 0.0)
-    return loss + reduced(squares, reduction, at_label.sum())
+    log_p = torch.log_softmax(logits, axis)
+    weights = None if weight is None else along(weight.to(log_p.dtype), input).expand_as(log_p)
+    weighted = log_p if weights is None else log_p * weights
+    if target.shape == input.shape and target.is_floating_point():
+        losses = -(target * weighted).sum(axis)
+        is_kept, total = None, losses.numel()
+    else:
+        labels, is_kept = labels_of(target, input, ignore_index)
+        at_labels = labels.unsqueeze(axis)
+        losses = -weighted.gather(axis, at_labels).squeeze(axis)
+        total = torch.where(
+            is_kept, 1.0 if weights is None else weights.gather(axis, at_labels).squeeze(axis), 0.0
+        ).sum()
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing / input.shape[axis] * weighted.sum(axis)
+    if z_loss:
+        losses = losses + z_loss * torch.logsumexp(logits, axis) ** 2
+    if is_kept is not None:
+        losses = torch.where(is_kept, losses, 0.0)
+    return reduced(losses, reduction, total).to(input.dtype)
+
+
+def labels_of(target: Tensor, input: Tensor, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Return class indices, 0 for ignored samples, and which samples are not ignored; from one-hot targets too."""
+    if target.shape == input.shape:
+        target = target.long().argmax(class_axis(input))
+    is_kept = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
+    return torch.where(is_kept, target, 0).long(), is_kept
 
 
 def transformed(input: Tensor, logit_scale: float = 1.0, softcap: float | None = None) -> Tensor:
@@ -55,6 +66,11 @@ def transformed(input: Tensor, logit_scale: float = 1.0, softcap: float | None =
     if logit_scale != 1.0:
         input = input * logit_scale
     return input if softcap is None else softcap * torch.tanh(input / softcap)
+
+
+def transformed_by(input: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return logits, scaled and capped by the options of cross-entropy."""
+    return transformed(input, **{name: options[name] for name in TRANSFORM if name in options})
 
 
 def focal_loss(
@@ -72,10 +88,9 @@ def focal_loss(
     """Return the focal loss, of class indices or probabilities."""
     axis = class_axis(input)
     classes = input.shape[axis]
-    if target.shape != input.shape:
-        is_kept = torch.ones_like(target, dtype=torch.bool) if ignore_index is None else target != ignore_index
-        labels = torch.where(is_kept, target, 0).long()
-        probs = torch.movedim(F.one_hot(labels, classes), -1, axis).to(input.dtype)
+    if target.shape != input.shape or not target.is_floating_point():
+        labels, is_kept = labels_of(target, input, ignore_index)
+        probs = torch.movedim(labels.unsqueeze(-1) == torch.arange(classes), -1, axis).to(input.dtype)
     else:
         probs = target.to(input.dtype)
         is_kept = torch.ones_like(probs.select(axis, 0), dtype=torch.bool)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 import fastce
 from fastce.interop import torch_formulas as formulas
@@ -20,7 +19,6 @@ with extra("torch", "torch"):
 Options = Mapping[str, Any]  # of cross-entropy that are not the defaults, in fastce's names, without the class weights
 
 _is_grad_enabled = torch.is_grad_enabled
-_TRANSFORM = "logit_scale", "softcap"
 _float16, _bfloat16 = torch.float16, torch.bfloat16
 
 
@@ -78,7 +76,9 @@ def _gradients(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor, wei
         else:
             for_input.mul_(grad_output)
     if is_target:
-        for_target = _target_gradient(grad_output, input, target, weight, options)
+        logits = formulas.transformed_by(input, options)
+        log_p = tensor_of(fastce.log_softmax(array_of(logits), formulas.class_axis(input)))
+        for_target = target_gradient(log_p, grad_output, target, weight, options)
     return for_input, for_target, None, None
 
 
@@ -92,7 +92,7 @@ class Gradient(Function):
         """Compute the gradient."""
         ctx.save_for_backward(grad_output, input, target, weight)
         ctx.options = options
-        return gradient_of(grad_output, input, target, weight, options, None)
+        return gradient_of(grad_output, input, target, weight, options)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Any:
@@ -104,7 +104,7 @@ class Gradient(Function):
         is_output, is_input, *_ = ctx.needs_input_grad
         for_output = for_input = None
         if is_output:
-            gradient = gradient_of(torch.ones_like(grad_output), input, target, weight, options, None)
+            gradient = gradient_of(torch.ones_like(grad_output), input, target, weight, options)
             products = upstream * gradient
             for_output = products.sum(formulas.class_axis(input)) if grad_output.ndim else products.sum()
             for_output = for_output.reshape(grad_output.shape)
@@ -114,7 +114,12 @@ class Gradient(Function):
 
 
 def gradient_of(
-    grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options, stats: Array | None
+    grad_output: Tensor,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    options: Options,
+    stats: Array | None = None,
 ) -> Tensor:
     """Return the gradient of cross-entropy with respect to the logits, in new memory."""
     arguments = array_of(input), array_of(target)
@@ -141,22 +146,20 @@ def _hessian_product(
     return tensor_of(fastce.cross_entropy_hvp(array_of(input), array_of(target), array_of(v), **keywords))
 
 
-def _target_gradient(
-    grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
+def target_gradient(
+    log_p: Tensor, grad_output: Tensor, target: Tensor, weight: Tensor | None, options: Options
 ) -> Tensor:
-    """Return the gradient with respect to class probabilities: −g w (1 − ε) log softmax(x) / D."""
-    axis = formulas.class_axis(input)
-    logits = formulas.transformed(input, **{name: options[name] for name in _TRANSFORM if name in options})
-    result = tensor_of(fastce.log_softmax(array_of(logits), axis))
+    """Return the gradient with respect to class probabilities, −g w (1 − ε) log p / D, given log p."""
+    axis = formulas.class_axis(log_p)
     factor = grad_output * (options.get("label_smoothing", 0.0) - 1.0)
     if options.get("reduction", "mean") == "mean":
-        factor = factor * (input.shape[axis] / input.numel() if input.numel() else np.nan)
-    result.mul_(factor.unsqueeze(axis) if factor.ndim else factor)
+        factor = factor * (log_p.shape[axis] / log_p.numel() if log_p.numel() else math.nan)
+    result = log_p * (factor.unsqueeze(axis) if factor.ndim else factor)
     if weight is not None:
-        result.mul_(formulas.along(weight, input))
+        result = result * formulas.along(weight, log_p)
     return result.to(target.dtype)
 
 
 def has_transform(options: Options) -> bool:
     """Tell whether the loss has options that torch's does not have."""
-    return not options.keys().isdisjoint(("z_loss", *_TRANSFORM))
+    return not options.keys().isdisjoint(("z_loss", *formulas.TRANSFORM))
