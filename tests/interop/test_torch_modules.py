@@ -136,8 +136,21 @@ def test_gradients_of_probabilities_and_weights(dtype):
         )
         for gradient, expected in zip(ours, theirs, strict=True):
             assert_close(gradient, expected)
+
+
+def test_gradients_of_weights_beside_labels():
+    """PyTorch has none."""
+    torch.manual_seed(0)
+    x, y = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([0, 2, -100, 1, 1])
+    weight = torch.rand(3, dtype=torch.float64, requires_grad=True)
     with pytest.raises(RuntimeError, match="weight"):
-        fce.cross_entropy(x, torch.zeros(5, 4, dtype=torch.long), weight)
+        F.cross_entropy(x, y, weight)
+    for reduction in ("mean", "sum", "none"):
+        loss = functools.partial(fce.cross_entropy, target=y, reduction=reduction, label_smoothing=0.1)
+        assert torch.autograd.gradcheck(lambda x, weight, loss=loss: loss(x, weight=weight), (x, weight))
+    for label in (3, -1):
+        with pytest.raises(IndexError):
+            fce.cross_entropy(x, y.clamp(max=0).fill_(label), weight)
 
 
 def test_torchs_cases_without_a_layout(torchs_cases):
