@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fastce
@@ -12,6 +12,8 @@ from fastce.interop import torch_ops, torch_transforms
 from fastce.interop.extras import extra
 from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, in_dtype_of, loss_tensor
 from fastce.interop.torch_functions import CrossEntropy
+from fastce.interop.torch_losses import FOCAL, KL_DIVERGENCE, LINEAR, Kind, loss_of
+from fastce.interop.torch_softmax import LogSoftmax, LogSumExp, Softmax
 
 with extra("torch", "torch"):
     import torch
@@ -21,6 +23,12 @@ with extra("torch", "torch"):
 __all__ = [
     "CrossEntropyLoss",
     "cross_entropy",
+    "focal_loss",
+    "kl_divergence",
+    "linear_cross_entropy",
+    "log_softmax",
+    "logsumexp",
+    "softmax",
 ]
 
 _is_grad_enabled = torch.is_grad_enabled
@@ -123,6 +131,127 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
             logit_scale=self.logit_scale,
             softcap=self.softcap,
         )
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: object = None,
+    max_bytes: int | None = None,
+) -> Tensor:
+    """."""
+    tensors = {"linear_weight": linear_weight, "target": target, "linear_bias": linear_bias, "weight": weight}
+    check_tensors(input=input, **tensors)
+    shape = (*input.shape[:-1], *linear_weight.shape[:-1])
+    is_soft = target.shape == shape and target.is_floating_point()
+    if is_soft and ignore_index is not None:
+        raise ValueError(f"ignore_index must be None for class probabilities, got {ignore_index}")
+    keywords: dict[str, Any] = {
+        "ignore_index": -100 if ignore_index is None else ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+    }
+    if is_soft or linear_weight.ndim > 2:
+        bias = None if linear_bias is None else linear_bias.flatten()
+        logits = torch.nn.functional.linear(input, linear_weight.flatten(0, -2), bias).reshape(shape)
+        return cross_entropy(logits, target, weight, **keywords)
+    if max_bytes is not None:
+        keywords["max_bytes"] = max_bytes
+    return _loss(LINEAR, (input, linear_weight, linear_bias, target, weight), keywords)
+
+
+def focal_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma: float,
+    alpha: float | Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """."""
+    if isinstance(alpha, int | float):
+        alpha = torch.tensor(alpha, dtype=torch.float64)
+    check_tensors(input=input, target=target, alpha=alpha)
+    options = {
+        "axis": formulas.class_axis(input),
+        "gamma": gamma,
+        "ignore_index": ignore_index,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+    }
+    return _loss(FOCAL, (input, target, alpha), options)
+
+
+def kl_divergence(
+    input: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 1.0,
+    reverse: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """."""
+    check_tensors(input=input, target=target)
+    options = {
+        "axis": formulas.class_axis(input),
+        "temperature": temperature,
+        "reverse": reverse,
+        "reduction": reduction,
+    }
+    return _loss(KL_DIVERGENCE, (input, target), options)
+
+
+def _loss(kind: Kind, tensors: Sequence[Tensor | None], options: Mapping[str, Any]) -> Tensor:
+    if _is_transformed():
+        return kind.formula(*tensors, **options)
+    return loss_of(kind, tensors, options)
+
+
+def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """."""
+    if dtype is not None:
+        input = input.to(dtype)
+    check_tensors(input=input)
+    if _is_transformed() or not input.ndim:
+        return torch.softmax(input, dim)
+    return Softmax.apply(input, dim)
+
+
+def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+    """."""
+    if dtype is not None:
+        input = input.to(dtype)
+    check_tensors(input=input)
+    if _is_transformed() or not input.ndim:
+        return torch.log_softmax(input, dim)
+    return LogSoftmax.apply(input, dim)
+
+
+def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
+    """."""
+    check_tensors(input=input)
+    if _is_transformed() or not input.ndim or not input.dtype.is_floating_point:
+        return torch.logsumexp(input, dim, keepdim)
+    axes = range(input.ndim) if dim == () else (dim,) if isinstance(dim, int) else dim
+    result = LogSumExp.apply(input, tuple(axes))
+    if keepdim:
+        for axis in sorted(axis % input.ndim for axis in axes):
+            result = result.unsqueeze(axis)
+    return result
+
+
+def _is_transformed() -> bool:
+    """Tell whether torch compiles or transforms: with transforms of ``torch.func``, or in forward mode."""
+    return _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0
 
 
 def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:

@@ -77,7 +77,6 @@ def focal_loss(
     input: Tensor,
     target: Tensor,
     alpha: Any,
-    sample_weight: Tensor | None,
     *,
     gamma: float,
     axis: int = 1,
@@ -87,37 +86,31 @@ def focal_loss(
 ) -> Tensor:
     """Return the focal loss, of class indices or probabilities."""
     axis = class_axis(input)
-    classes = input.shape[axis]
-    if target.shape != input.shape or not target.is_floating_point():
-        labels, is_kept = labels_of(target, input, ignore_index)
-        probs = torch.movedim(labels.unsqueeze(-1) == torch.arange(classes), -1, axis).to(input.dtype)
+    log_p = torch.log_softmax(input, axis)
+    if target.shape == input.shape and target.is_floating_point():
+        probs, is_kept = target.to(input.dtype), None
+        total: Any = log_p.numel() // input.shape[axis]
     else:
-        probs = target.to(input.dtype)
-        is_kept = torch.ones_like(probs.select(axis, 0), dtype=torch.bool)
-    factors = torch.ones_like(is_kept, dtype=input.dtype) if sample_weight is None else sample_weight.to(input.dtype)
-    is_kept = is_kept & (factors != 0)
-    kept = is_kept.unsqueeze(axis)
-    per_class = alpha is not None and isinstance(alpha, Tensor) and alpha.ndim > 0
-    weights = along(alpha.to(input.dtype), input) if per_class else torch.ones((), dtype=input.dtype)
-    smooth = (1 - label_smoothing) * probs + label_smoothing / classes
-    smooth = torch.where(kept, weights * smooth, 0.0)
-    log_p = torch.log_softmax(torch.where(kept, input, 0.0), axis)
-    terms = smooth * torch.where(smooth != 0, log_p, -1.0)
+        labels, is_kept = labels_of(target, input, ignore_index)
+        probs = torch.movedim(labels.unsqueeze(-1) == torch.arange(input.shape[axis]), -1, axis).to(input.dtype)
+    weights = along(alpha, input).expand_as(log_p) if alpha is not None and alpha.ndim else None
+    if is_kept is not None:
+        total = torch.where(is_kept, (probs if weights is None else weights * probs).sum(axis), 0.0).sum()
+    probs = (1 - label_smoothing) * probs + label_smoothing / input.shape[axis]
+    if weights is not None:
+        probs = weights * probs
+    terms = torch.where(probs != 0, probs * log_p, 0.0)
     if gamma:
         # 1 − p is kept from 0, where its powers have no derivative
         terms = terms * torch.clamp(-torch.expm1(log_p), min=FLOOR) ** gamma
-    losses = -terms.sum(axis) * factors
-    total = (torch.where(kept, weights * probs, 0.0).sum(axis) * factors).sum()
-    if target.shape == input.shape and target.is_floating_point():
-        total = torch.where(is_kept, factors, 0.0).sum()
-    loss = reduced(torch.where(is_kept, losses, 0.0), reduction, total)
-    return loss if alpha is None or per_class else alpha * loss
+    losses = -terms.sum(axis)
+    loss = reduced(losses if is_kept is None else torch.where(is_kept, losses, 0.0), reduction, total)
+    return loss if alpha is None or alpha.ndim else alpha * loss
 
 
 def kl_divergence(
     input: Tensor,
     target_logits: Tensor,
-    sample_weight: Tensor | None,
     *,
     axis: int = 1,
     temperature: float = 1.0,
@@ -127,13 +120,28 @@ def kl_divergence(
     """Return the Kullback-Leibler divergence."""
     axis = class_axis(input)
     log_q = torch.log_softmax(target_logits.to(input.dtype) / temperature, axis)
-    factors = torch.ones_like(log_q.select(axis, 0)) if sample_weight is None else sample_weight.to(input.dtype)
-    is_kept = factors != 0
-    log_p = torch.log_softmax(torch.where(is_kept.unsqueeze(axis), input, 0.0) / temperature, axis)
+    log_p = torch.log_softmax(input / temperature, axis)
     above, below = (log_p, log_q) if reverse else (log_q, log_p)
-    terms = torch.where(above > -torch.inf, above.exp() * (above - below), 0.0)
-    losses = torch.where(is_kept, terms.sum(axis), 0.0) * factors
-    return reduced(losses, reduction, factors.sum())
+    losses = torch.where(above > -torch.inf, above.exp() * (above - below), 0.0).sum(axis)
+    return reduced(losses, reduction, losses.numel())
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Tensor | None,
+    target: Tensor,
+    weight: Tensor | None,
+    *,
+    max_bytes: int = 0,
+    **options: Any,
+) -> Tensor:
+    """Return the cross-entropy of a linear layer's output, which is whole in memory."""
+    logits = torch.nn.functional.linear(input, linear_weight, linear_bias)
+    if logits.ndim > 2:
+        logits, target = logits.flatten(0, -2), target.flatten()
+    loss = cross_entropy(logits, target, weight, **options)
+    return loss.reshape(input.shape[:-1]) if options.get("reduction") == "none" else loss
 
 
 def partial_derivatives(
