@@ -11,6 +11,7 @@ from fastce.interop import torch_formulas as formulas
 from fastce.interop import torch_ops, torch_transforms
 from fastce.interop.extras import extra
 from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, in_dtype_of, loss_tensor
+from fastce.interop.torch_errors import as_torch_raises, check_ignore_index, check_layer, check_weight
 from fastce.interop.torch_functions import CrossEntropy
 from fastce.interop.torch_losses import FOCAL, KL_DIVERGENCE, LINEAR, Kind, loss_of
 from fastce.interop.torch_softmax import LogSoftmax, LogSumExp, Softmax
@@ -19,6 +20,7 @@ with extra("torch", "torch"):
     import torch
     from torch import Tensor
     from torch.autograd import Function, forward_ad
+    from torch.nn import functional as F
 
 __all__ = [
     "CrossEntropyLoss",
@@ -57,6 +59,8 @@ def cross_entropy(
         reduction = _legacy_reduction(size_average, reduce)
     if not (type(input) is type(target) is Tensor and input.is_cpu and target.is_cpu and weight is None):
         check_tensors(input=input, target=target, weight=weight)
+        if weight is not None:
+            check_weight(input, target, weight)
     options: dict[str, Any] = {}
     if not (
         ignore_index == -100
@@ -66,6 +70,8 @@ def cross_entropy(
         and softcap is None
         and input.ndim < 3
     ):
+        if ignore_index != -100:
+            check_ignore_index(ignore_index, input, target)
         options = _given(
             axis=1 if input.ndim > 2 else -1,
             ignore_index=ignore_index,
@@ -77,13 +83,18 @@ def cross_entropy(
         )
     if _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0:
         return _transformed(input, target, weight, options)
-    if _is_grad_enabled():
-        if weight is not None and weight.requires_grad:
-            return formulas.cross_entropy(input, target, weight, **options)
-        if input.requires_grad or target.requires_grad:
+    try:
+        has_graph = _is_grad_enabled()
+        has_weight_gradient = has_graph and weight is not None and weight.requires_grad
+        if has_graph and not has_weight_gradient and (input.requires_grad or target.requires_grad):
             return _apply_cross_entropy(input, target, weight, options)
-    loss = fastce.cross_entropy(array_of(input), array_of(target), weight=array_or_none(weight), **options)
-    return loss_tensor(loss, input)
+        loss = fastce.cross_entropy(array_of(input), array_of(target), weight=array_or_none(weight), **options)
+        if has_weight_gradient:  # of arguments that have been checked now
+            return formulas.cross_entropy(input, target, weight, **options)
+        return loss_tensor(loss, input)
+    except (TypeError, ValueError) as error:
+        of_torch = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+        raise as_torch_raises(error, F.cross_entropy, input, target, weight, **of_torch) from None
 
 
 def _transformed(input: Tensor, target: Tensor, weight: Tensor | None, options: Mapping[str, Any]) -> Tensor:
@@ -152,7 +163,8 @@ def linear_cross_entropy(
     shape = (*input.shape[:-1], *linear_weight.shape[:-1])
     is_soft = target.shape == shape and target.is_floating_point()
     if is_soft and ignore_index is not None:
-        raise ValueError(f"ignore_index must be None for class probabilities, got {ignore_index}")
+        raise RuntimeError(f"ignore_index must be None for class probabilities, got {ignore_index}")
+    check_layer(input, linear_weight)
     keywords: dict[str, Any] = {
         "ignore_index": -100 if ignore_index is None else ignore_index,
         "reduction": reduction,
@@ -164,7 +176,12 @@ def linear_cross_entropy(
         return cross_entropy(logits, target, weight, **keywords)
     if max_bytes is not None:
         keywords["max_bytes"] = max_bytes
-    return _loss(LINEAR, (input, linear_weight, linear_bias, target, weight), keywords)
+    try:
+        return _loss(LINEAR, (input, linear_weight, linear_bias, target, weight), keywords)
+    except (TypeError, ValueError) as error:
+        keywords.pop("max_bytes", None)
+        of_torch = {"linear_bias": linear_bias, "weight": weight, **keywords}
+        raise as_torch_raises(error, F.linear_cross_entropy, input, linear_weight, target, **of_torch) from None
 
 
 def focal_loss(

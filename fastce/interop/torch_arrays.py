@@ -14,6 +14,8 @@ with extra("torch", "torch"):
     import torch
     from torch import Tensor
 
+_OPTIONAL = "alpha", "linear_bias", "weight"  # tensors
+
 Array = np.ndarray[Any, Any]
 
 _bfloat16 = torch.bfloat16
@@ -60,9 +62,9 @@ def in_dtype_of(input: Tensor, loss: Tensor) -> Tensor:
 
 
 def check_tensors(**tensors: Tensor | None) -> None:
-    """Raise TypeError unless all are tensors on the CPU, or None."""
+    """Raise TypeError unless all are tensors on the CPU, or None where that is allowed."""
     for name, tensor in tensors.items():
-        if tensor is not None:
+        if tensor is not None or name not in _OPTIONAL:
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
             if not tensor.is_cpu:

@@ -34,7 +34,6 @@ class CrossEntropy(Function):
         """Compute the loss, and save its gradient or statistics."""
         ctx.save_for_backward(input, target, weight)
         ctx.options = options
-        ctx.gradient = None
         if weight is not None:
             options = {**options, "weight": array_of(weight)}
         logits, labels = array_of(input), array_of(target)
@@ -51,14 +50,15 @@ class CrossEntropy(Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         """Return the gradients with respect to the logits and to class probabilities."""
         saved = ctx.saved_tensors  # which checks that they are unchanged
-        gradient = ctx.gradient
+        gradient = vars(ctx).pop("gradient", None)  # in one step, as threads may share a graph
         if gradient is None or _is_grad_enabled() or grad_output.item() != 1.0 or ctx.needs_input_grad[1]:
-            return _gradients(ctx, grad_output, *saved)
-        ctx.gradient = None
+            return _gradients(ctx, gradient, grad_output, *saved)
         return gradient, None, None, None
 
 
-def _gradients(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None) -> Any:
+def _gradients(
+    ctx: Any, for_input: Tensor | None, grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None
+) -> Any:
     """Return the gradients of `CrossEntropy`; they are in the graph themselves, if it is recorded."""
     is_input, is_target, *_ = ctx.needs_input_grad
     options = ctx.options
@@ -68,9 +68,8 @@ def _gradients(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor, wei
         wanted = is_input, is_target, False
         of = formulas.partial_derivatives(formulas.cross_entropy, (input, target, weight), options, wanted)
         return *of(grad_output), None
-    for_input = for_target = None
+    for_target = None
     if is_input:
-        for_input, ctx.gradient = ctx.gradient, None
         if for_input is None or input.dtype is _bfloat16:  # which would be rounded twice
             for_input = gradient_of(grad_output, input, target, weight, options, getattr(ctx, "stats", None))
         else:
