@@ -162,10 +162,25 @@ def test_one_sample_without_a_batch(dtype):
         assert_agrees(x, soft_for(x), reduction=reduction)
 
 
-@pytest.mark.parametrize("kind", [torch.uint8, torch.int64], ids=str)
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
 def test_dtypes_of_labels(kind):
+    """PyTorch takes uint8 and int64 alone."""
     x = normal(12, 5)
-    assert_agrees(x, labels_for(x).to(kind))
+    y = labels_for(x)
+    assert_same(pulled(fce.cross_entropy, x, y.to(kind)), pulled(fce.cross_entropy, x, y))
+    assert_same(pulled(fce.cross_entropy, x, F.one_hot(y, 5).to(kind)), pulled(fce.cross_entropy, x, y))
+    weight = normal(5, 4, seed=1)
+    hidden = normal(12, 4)
+    ours = (pulled(fce.linear_cross_entropy, hidden, weight, labels) for labels in (y.to(kind), y))
+    assert_same(*ours)
+
+
+def test_last_layer_of_sequences():
+    """PyTorch takes a matrix alone."""
+    hidden, weight = normal(2, 3, 4), normal(5, 4, seed=1)
+    y = labels_for(normal(6, 5))
+    loss, gradient = pulled(fce.linear_cross_entropy, hidden, weight, y.view(2, 3))
+    assert_same((loss, gradient.view(6, 4)), pulled(fce.linear_cross_entropy, hidden.view(6, 4), weight, y))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64], ids=str)
