@@ -9,8 +9,19 @@ import pytest
 import fastce.interop
 from tests.helpers import ROOT, in_new_process
 
-LIBRARIES = {"autograd": "autograd", "mygrad": "mygrad"}  # by adapter
-HELPERS = {"autograd_formulas", "extras", "gradients"}
+LIBRARIES = {"autograd": "autograd", "mygrad": "mygrad", "torch": "torch"}  # by adapter
+HELPERS = {
+    "autograd_formulas",
+    "extras",
+    "gradients",
+    "torch_arrays",
+    "torch_formulas",
+    "torch_functions",
+    "torch_losses",
+    "torch_ops",
+    "torch_softmax",
+    "torch_transforms",
+}
 
 
 def test_every_adapter_is_here():
@@ -63,7 +74,7 @@ except ModuleNotFoundError as error:
 @pytest.mark.parametrize("adapter", LIBRARIES)
 def test_extras(adapter):
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    (requirement,) = metadata["project"]["optional-dependencies"][adapter]
+    requirement, *_ = metadata["project"]["optional-dependencies"][adapter]
     assert requirement.startswith(f"{LIBRARIES[adapter]}>=")
 
 
