@@ -76,7 +76,7 @@ def cross_entropy(
     size_average, reduce : bool, optional
         Deprecated, as in torch: use ``reduction``.
     ignore_index : int, default -100
-        Samples with this class index are ignored. It has no effect on class probabilities.
+        Samples with this class index are ignored. Another one than -100 is refused beside class probabilities.
     reduction : {"mean", "sum", "none"}, default "mean"
         "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class weights at the
         labels of the samples that are not ignored, and for class probabilities by the number of samples.
@@ -100,9 +100,10 @@ def cross_entropy(
     IndexError
         If a class index is outside 0 to C - 1 and not ``ignore_index``.
     TypeError
-        If an argument is no tensor or has a wrong dtype, or a tensor is not on the CPU.
-    ValueError
-        If an argument has a wrong shape or value.
+        If an argument is no tensor, or a tensor is not on the CPU.
+    RuntimeError, TypeError, ValueError
+        If an argument has a wrong dtype, shape or value, or there is an ``ignore_index`` for class probabilities: of
+        the class of torch's error.
 
     Notes
     -----
@@ -204,7 +205,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
 
     Raises
     ------
-    IndexError, TypeError, ValueError
+    IndexError, RuntimeError, TypeError, ValueError
         As `cross_entropy`, when it is called.
 
     See Also
@@ -305,9 +306,10 @@ def linear_cross_entropy(
     IndexError
         If a class index is outside 0 to C - 1 and not ``ignore_index``.
     TypeError
-        If an argument is no tensor or has a wrong dtype, or a tensor is not on the CPU.
-    ValueError
-        If an argument has a wrong shape or value, ``ignore_index`` for class probabilities included.
+        If an argument is no tensor, or a tensor is not on the CPU.
+    RuntimeError, TypeError, ValueError
+        If an argument has a wrong dtype, shape or value, or there is an ``ignore_index`` for class probabilities: of
+        the class of torch's error.
 
     Notes
     -----

@@ -15,6 +15,7 @@ HELPERS = {
     "extras",
     "gradients",
     "torch_arrays",
+    "torch_errors",
     "torch_formulas",
     "torch_functions",
     "torch_losses",
