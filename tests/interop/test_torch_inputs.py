@@ -703,3 +703,83 @@ def test_shares_no_memory_with_its_results():
     assert torch.equal(losses, before[0])
     expected = fastce.cross_entropy_and_grad(x.detach().numpy(), y.numpy(), reduction="sum").grad
     torch.testing.assert_close(x.grad - before[1], torch.from_numpy(expected), rtol=0, atol=1e-6)
+
+
+# --- the other functions ------------------------------------------------------------------------
+
+FAMILY = {
+    "softmax": (fce.softmax, torch.softmax),
+    "log_softmax": (fce.log_softmax, torch.log_softmax),
+    "logsumexp": (fce.logsumexp, torch.logsumexp),
+}
+EACH_OF_FAMILY = pytest.mark.parametrize("name", FAMILY)
+
+
+@EACH_OF_FAMILY
+@EACH_LAYOUT
+@EACH_DTYPE
+def test_softmax_family(name, layout, dtype):
+    ours, theirs = FAMILY[name]
+    x = LAYOUTS[layout](normal(2, 5, 3, 4, dtype=dtype))
+    for dim in (0, 1, -1):
+        upstream = normal(*theirs(x, dim).shape, dtype=dtype, seed=3)
+        result = pulled(ours, x, dim, upstream=upstream)
+        expected = pulled(theirs, x.detach().double(), dim, upstream=upstream)
+        for actual, wanted in zip(result, expected, strict=True):
+            eps = torch.finfo(dtype).eps
+            assert actual.dtype == dtype
+            torch.testing.assert_close(actual.double(), wanted, rtol=4 * eps, atol=16 * eps)
+
+
+@EACH_OF_FAMILY
+def test_corners_of_the_softmax_family(name):
+    ours, theirs = FAMILY[name]
+    for x in (torch.tensor(2.0), torch.empty(0, 3), torch.empty(3, 0, 2), torch.tensor([[torch.inf, 1.0]])):
+        for dim in (0, -1):
+            if name == "logsumexp" and x.ndim == 3 and dim == 0:
+                continue
+            assert_same(*(pulled(function, x, dim) for function in (ours, theirs)))
+    x = normal(3, 4)
+    for wrong, error in ((2, IndexError), (-3, IndexError), ("a", TypeError)):
+        for function in (ours, theirs):
+            with pytest.raises(error):
+                function(x, wrong)
+    with pytest.raises(TypeError, match="CPU"):
+        ours(x.to(META), 0)
+    with pytest.raises(TypeError, match="input"):
+        ours(x.numpy(), 0)
+
+
+@pytest.mark.parametrize("dim", [(0, 2), (-1, 0), (), [1, 2]], ids=str)
+@pytest.mark.parametrize("keepdim", [True, False])
+def test_logsumexp_over_several_axes(dim, keepdim):
+    """No axis is all, whose gradient is an error in PyTorch."""
+    x = normal(2, 3, 4, dtype=torch.float64)
+    ours, theirs = pulled(fce.logsumexp, x, dim, keepdim), pulled(torch.logsumexp, x, dim or (0, 1, 2), keepdim)
+    for actual, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+@EACH_LAYOUT
+@EACH_DTYPE
+def test_focal_loss_without_focus_is_cross_entropy(layout, dtype):
+    x = LAYOUTS[layout](normal(2, 5, 3, 4, dtype=dtype))
+    y = labels_for(x)
+    for actual, expected in zip(pulled(fce.focal_loss, x, y, gamma=0.0), expected_for(x, y), strict=True):
+        assert_as_exact_as(actual, expected, dtype)
+
+
+@EACH_LAYOUT
+@EACH_DTYPE
+@EACH_REDUCTION
+def test_kl_divergence(layout, dtype, reduction):
+    x, teacher = LAYOUTS[layout](normal(12, 5, dtype=dtype)), normal(12, 5, dtype=dtype, seed=4)
+
+    def theirs(x, teacher):
+        log_p, log_q = ((logits / 2).log_softmax(1) for logits in (x, teacher))
+        losses = F.kl_div(log_p, log_q, log_target=True, reduction="none").sum(1)
+        return {"mean": losses.mean(), "sum": losses.sum(), "none": losses}[reduction]
+
+    ours = pulled(fce.kl_divergence, x, teacher, temperature=2.0, reduction=reduction)
+    for actual, expected in zip(ours, pulled(theirs, x.detach().double(), teacher.double()), strict=True):
+        assert_as_exact_as(actual, expected, dtype)
