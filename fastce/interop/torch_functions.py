@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import fastce
@@ -64,7 +64,7 @@ def _gradients(ctx: Any, grad_output: Tensor, input: Tensor, target: Tensor, wei
     options = ctx.options
     if _is_grad_enabled():
         if not is_target and not has_transform(options):
-            return Gradient.apply(grad_output, input, target, weight, options), None, None, None
+            return _differentiable_gradient(grad_output, input, target, weight, options), None, None, None
         wanted = is_input, is_target, False
         of = formulas.partial_derivatives(formulas.cross_entropy, (input, target, weight), options, wanted)
         return *of(grad_output), None
@@ -113,6 +113,9 @@ class Gradient(Function):
         return for_output, for_input, None, None, None
 
 
+_differentiable_gradient: Callable[..., Tensor] = Gradient.apply
+
+
 def gradient_of(
     grad_output: Tensor,
     input: Tensor,
@@ -131,12 +134,15 @@ def gradient_of(
 
 def gradient_derivatives(
     upstream: Tensor, grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | None, ...]:
     """Return the derivatives of a gradient by the upstream gradient and the logits, in torch's own operations."""
-    grad_output, logits = grad_output.view_as(grad_output), input.view_as(input)
+    output, logits = grad_output.view_as(grad_output), input.view_as(input)
     loss = formulas.cross_entropy(logits, target, weight, **options)
-    (gradient,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
-    return torch.autograd.grad(gradient, (grad_output, logits), upstream, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss, logits, output, create_graph=True)
+    derivatives = iter(
+        torch.autograd.grad(gradient, [x for x in (output, logits) if x.requires_grad], upstream, create_graph=True)
+    )
+    return tuple(next(derivatives) if x.requires_grad else None for x in (output, logits))
 
 
 def _hessian_product(
@@ -154,7 +160,7 @@ def target_gradient(
     factor = grad_output * (options.get("label_smoothing", 0.0) - 1.0)
     if options.get("reduction", "mean") == "mean":
         factor = factor * (log_p.shape[axis] / log_p.numel() if log_p.numel() else math.nan)
-    result = log_p * (factor.unsqueeze(axis) if factor.ndim else factor)
+    result: Tensor = log_p * (factor.unsqueeze(axis) if factor.ndim else factor)
     if weight is not None:
         result = result * formulas.along(weight, log_p)
     return result.to(target.dtype)
