@@ -11,7 +11,7 @@ from fastce.interop import torch_formulas as formulas
 from fastce.interop import torch_ops, torch_softmax, torch_transforms
 from fastce.interop.extras import extra
 from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, in_dtype_of, loss_tensor
-from fastce.interop.torch_functions import CrossEntropy
+from fastce.interop.torch_functions import PLAIN, CrossEntropy
 from fastce.interop.torch_losses import FOCAL, KL_DIVERGENCE, LINEAR, Kind, loss_of
 
 with extra("torch", "torch"):
@@ -135,7 +135,7 @@ def cross_entropy(
         reduction = _legacy_reduction(size_average, reduce)
     if not (type(input) is type(target) is Tensor and input.is_cpu and target.is_cpu and weight is None):
         check_tensors(input=input, target=target, weight=weight)
-    options: dict[str, Any] = {}
+    options = PLAIN
     if not (
         ignore_index == -100
         and reduction == "mean"

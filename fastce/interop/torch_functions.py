@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 import fastce
 from fastce.interop import torch_formulas as formulas
 from fastce.interop.extras import extra
@@ -17,9 +19,12 @@ with extra("torch", "torch"):
     from torch.autograd import Function
 
 Options = Mapping[str, Any]  # of cross-entropy that are not the defaults, in fastce's names, without the class weights
+PLAIN: Options = {}
 
-_is_grad_enabled = torch.is_grad_enabled
-_float16, _bfloat16 = torch.float16, torch.bfloat16
+# bound once: to look them up takes time in a small loss
+_is_grad_enabled, _from_numpy, _asarray = torch.is_grad_enabled, torch.from_numpy, np.asarray
+_loss_and_gradient: Callable[..., tuple[Any, Array]] = fastce.cross_entropy_and_grad
+_float16, _bfloat16, _float32 = torch.float16, torch.bfloat16, torch.float32
 
 
 class CrossEntropy(Function):
@@ -34,16 +39,22 @@ class CrossEntropy(Function):
         """Compute the loss, and save its gradient or statistics."""
         ctx.save_for_backward(input, target, weight)
         ctx.options = options
-        ctx.gradient = None
+        if options is PLAIN and weight is None and input.dtype is _float32 and not target.requires_grad:
+            # the general way below, in as few steps as there can be: they take longer than a small loss
+            loss, gradient = _loss_and_gradient(input.numpy(force=True), target.numpy(force=True))
+            ctx.gradient = _from_numpy(gradient)
+            return _from_numpy(_asarray(loss))
+        ctx.gradient = ctx.stats = None
         if weight is not None:
             options = {**options, "weight": array_of(weight)}
         logits, labels = array_of(input), array_of(target)
-        if not ctx.needs_input_grad[0]:
-            return loss_tensor(fastce.cross_entropy(logits, labels, **options), input)
-        if input.dtype is _float16 or options.get("reduction") == "none":
+        is_input, is_target, *_ = ctx.needs_input_grad
+        if not is_input:
+            loss = fastce.cross_entropy(logits, labels, **options)
+        elif is_target or input.dtype is _float16 or options.get("reduction") == "none":
             loss, ctx.stats = fastce.cross_entropy_forward(logits, labels, **options)
         else:
-            loss, gradient = fastce.cross_entropy_and_grad(logits, labels, **options)
+            loss, gradient = _loss_and_gradient(logits, labels, **options)
             ctx.gradient = tensor_of(gradient)
         return loss_tensor(loss, input)
 
@@ -52,7 +63,7 @@ class CrossEntropy(Function):
         """Return the gradients with respect to the logits and to class probabilities."""
         saved = ctx.saved_tensors  # which checks that they are unchanged
         gradient = ctx.gradient
-        if gradient is None or _is_grad_enabled() or grad_output.item() != 1.0 or ctx.needs_input_grad[1]:
+        if gradient is None or grad_output.item() != 1.0 or _is_grad_enabled():
             return _gradients(ctx, grad_output, *saved)
         ctx.gradient = None
         return gradient, None, None, None
