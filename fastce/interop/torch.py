@@ -8,13 +8,12 @@ from typing import Any
 
 import fastce
 from fastce.interop import torch_formulas as formulas
-from fastce.interop import torch_ops, torch_transforms
+from fastce.interop import torch_ops, torch_softmax, torch_transforms
 from fastce.interop.extras import extra
 from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, in_dtype_of, loss_tensor
 from fastce.interop.torch_errors import as_torch_raises, check_ignore_index, check_layer, check_weight
-from fastce.interop.torch_functions import CrossEntropy
+from fastce.interop.torch_functions import PLAIN, CrossEntropy
 from fastce.interop.torch_losses import FOCAL, KL_DIVERGENCE, LINEAR, Kind, loss_of
-from fastce.interop.torch_softmax import LogSoftmax, LogSumExp, Softmax
 
 with extra("torch", "torch"):
     import torch
@@ -37,7 +36,7 @@ _is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_compiling
 _are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 # as Function.apply, which asks for transforms again
-_apply_cross_entropy = super(Function, CrossEntropy).apply
+_apply_cross_entropy: Callable[..., Tensor] = super(Function, CrossEntropy).apply
 
 
 def cross_entropy(
@@ -141,7 +140,7 @@ def cross_entropy(
         check_tensors(input=input, target=target, weight=weight)
         if weight is not None:
             check_weight(input, target, weight)
-    options: dict[str, Any] = {}
+    options = PLAIN
     if not (
         ignore_index == -100
         and reduction == "mean"
@@ -185,7 +184,7 @@ def _transformed(input: Tensor, target: Tensor, weight: Tensor | None, options: 
         return in_dtype_of(input, torch_ops.cross_entropy(input, target, weight, options))
     if forward_ad._current_level >= 0:
         return formulas.cross_entropy(input, target, weight, **options)
-    return torch_transforms.CrossEntropy.apply(input, target, weight, options)
+    return torch_transforms.cross_entropy(input, target, weight, options)
 
 
 class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
@@ -350,7 +349,7 @@ def linear_cross_entropy(
     if max_bytes is not None:
         keywords["max_bytes"] = max_bytes
     try:
-        return _loss(LINEAR, (input, linear_weight, linear_bias, target, weight), keywords)
+        return _loss(LINEAR, input, (linear_weight, linear_bias, target, weight), keywords)
     except (TypeError, ValueError) as error:
         keywords.pop("max_bytes", None)
         of_torch = {"linear_bias": linear_bias, "weight": weight, **keywords}
@@ -421,7 +420,7 @@ def focal_loss(
         "reduction": reduction,
         "label_smoothing": label_smoothing,
     }
-    return _loss(FOCAL, (input, target, alpha), options)
+    return _loss(FOCAL, input, (target, alpha), options)
 
 
 def kl_divergence(
@@ -485,13 +484,13 @@ def kl_divergence(
         "reverse": reverse,
         "reduction": reduction,
     }
-    return _loss(KL_DIVERGENCE, (input, target), options)
+    return _loss(KL_DIVERGENCE, input, (target,), options)
 
 
-def _loss(kind: Kind, tensors: Sequence[Tensor | None], options: Mapping[str, Any]) -> Tensor:
+def _loss(kind: Kind, input: Tensor, others: Sequence[Tensor | None], options: Mapping[str, Any]) -> Tensor:
     if _is_transformed():
-        return kind.formula(*tensors, **options)
-    return loss_of(kind, tensors, options)
+        return kind.formula(input, *others, **options)
+    return loss_of(kind, input, others, options)
 
 
 def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -536,7 +535,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     check_tensors(input=input)
     if _is_transformed() or not input.ndim:
         return torch.softmax(input, dim)
-    return Softmax.apply(input, dim)
+    return torch_softmax.softmax(input, dim)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -575,7 +574,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     check_tensors(input=input)
     if _is_transformed() or not input.ndim:
         return torch.log_softmax(input, dim)
-    return LogSoftmax.apply(input, dim)
+    return torch_softmax.log_softmax(input, dim)
 
 
 def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:
@@ -619,7 +618,7 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
     if _is_transformed() or not input.ndim or not input.dtype.is_floating_point:
         return torch.logsumexp(input, dim, keepdim)
     axes = range(input.ndim) if dim == () else (dim,) if isinstance(dim, int) else dim
-    result = LogSumExp.apply(input, tuple(axes))
+    result = torch_softmax.logsumexp(input, tuple(axes))
     if keepdim:
         for axis in sorted(axis % input.ndim for axis in axes):
             result = result.unsqueeze(axis)
@@ -640,7 +639,7 @@ def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     return reduction
 
 
-_DEFAULTS: Mapping[str, Any] = fastce.cross_entropy.__kwdefaults__
+_DEFAULTS: Mapping[str, Any] = fastce.cross_entropy.__kwdefaults__  # type: ignore[assignment]
 
 
 def _given(**options: Any) -> dict[str, Any]:

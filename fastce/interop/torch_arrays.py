@@ -25,7 +25,8 @@ _bfloat16 = torch.bfloat16
 def _bfloat16_of_numpy() -> np.dtype[Any]:
     with extra("torch", "ml_dtypes"):
         import ml_dtypes
-    return np.dtype(ml_dtypes.bfloat16)
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
 
 
 def array_of(tensor: Tensor) -> Array:

@@ -34,9 +34,10 @@ def cross_entropy(
     log_p = torch.log_softmax(logits, axis)
     weights = None if weight is None else along(weight.to(log_p.dtype), input).expand_as(log_p)
     weighted = log_p if weights is None else log_p * weights
+    is_kept = None
     if target.shape == input.shape and target.is_floating_point():
         losses = -(target * weighted).sum(axis)
-        is_kept, total = None, losses.numel()
+        total: Any = losses.numel()
     else:
         labels, is_kept = labels_of(target, input, ignore_index)
         at_labels = labels.unsqueeze(axis)

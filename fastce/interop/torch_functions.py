@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 import fastce
 from fastce.interop import torch_formulas as formulas
@@ -17,9 +19,12 @@ with extra("torch", "torch"):
     from torch.autograd import Function
 
 Options = Mapping[str, Any]  # of cross-entropy that are not the defaults, in fastce's names, without the class weights
+PLAIN: Options = {}
 
-_is_grad_enabled = torch.is_grad_enabled
-_float16, _bfloat16 = torch.float16, torch.bfloat16
+# bound once: to look them up takes time in a small loss
+_is_grad_enabled, _from_numpy, _asarray = torch.is_grad_enabled, torch.from_numpy, np.asarray
+_loss_and_gradient: Callable[..., tuple[Any, Array]] = fastce.cross_entropy_and_grad
+_float16, _bfloat16, _float32, _int64 = torch.float16, torch.bfloat16, torch.float32, torch.int64
 
 
 class CrossEntropy(Function):
@@ -34,15 +39,21 @@ class CrossEntropy(Function):
         """Compute the loss, and save its gradient or statistics."""
         ctx.save_for_backward(input, target, weight)
         ctx.options = options
+        if options is PLAIN and weight is None and input.dtype is _float32 and target.dtype is _int64:
+            # the general way below, in as few steps as there can be: they take longer than a small loss
+            loss, gradient = _loss_and_gradient(input.numpy(force=True), target.numpy(force=True))
+            ctx.gradient = _from_numpy(gradient)
+            return _from_numpy(_asarray(loss))
         if weight is not None:
             options = {**options, "weight": array_of(weight)}
         logits, labels = array_of(input), array_of(target)
-        if not ctx.needs_input_grad[0]:
-            return loss_tensor(fastce.cross_entropy(logits, labels, **options), input)
-        if input.dtype is _float16 or options.get("reduction") == "none":
+        is_input, is_target, *_ = ctx.needs_input_grad
+        if not is_input:
+            loss = fastce.cross_entropy(logits, labels, **options)
+        elif is_target or input.dtype is _float16 or options.get("reduction") == "none":
             loss, ctx.stats = fastce.cross_entropy_forward(logits, labels, **options)
         else:
-            loss, gradient = fastce.cross_entropy_and_grad(logits, labels, **options)
+            loss, gradient = _loss_and_gradient(logits, labels, **options)
             ctx.gradient = tensor_of(gradient)
         return loss_tensor(loss, input)
 
@@ -51,7 +62,7 @@ class CrossEntropy(Function):
         """Return the gradients with respect to the logits and to class probabilities."""
         saved = ctx.saved_tensors  # which checks that they are unchanged
         gradient = vars(ctx).pop("gradient", None)  # in one step, as threads may share a graph
-        if gradient is None or _is_grad_enabled() or grad_output.item() != 1.0 or ctx.needs_input_grad[1]:
+        if gradient is None or grad_output.item() != 1.0 or _is_grad_enabled():
             return _gradients(ctx, gradient, grad_output, *saved)
         return gradient, None, None, None
 
@@ -64,7 +75,7 @@ def _gradients(
     options = ctx.options
     if _is_grad_enabled():
         if not is_target and not has_transform(options):
-            return Gradient.apply(grad_output, input, target, weight, options), None, None, None
+            return _differentiable_gradient(grad_output, input, target, weight, options), None, None, None
         wanted = is_input, is_target, False
         of = formulas.partial_derivatives(formulas.cross_entropy, (input, target, weight), options, wanted)
         return *of(grad_output), None
@@ -112,6 +123,9 @@ class Gradient(Function):
         return for_output, for_input, None, None, None
 
 
+_differentiable_gradient: Callable[..., Tensor] = Gradient.apply
+
+
 def gradient_of(
     grad_output: Tensor,
     input: Tensor,
@@ -130,12 +144,15 @@ def gradient_of(
 
 def gradient_derivatives(
     upstream: Tensor, grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor | None, ...]:
     """Return the derivatives of a gradient by the upstream gradient and the logits, in torch's own operations."""
-    grad_output, logits = grad_output.view_as(grad_output), input.view_as(input)
+    output, logits = grad_output.view_as(grad_output), input.view_as(input)
     loss = formulas.cross_entropy(logits, target, weight, **options)
-    (gradient,) = torch.autograd.grad(loss, logits, grad_output, create_graph=True)
-    return torch.autograd.grad(gradient, (grad_output, logits), upstream, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss, logits, output, create_graph=True)
+    derivatives = iter(
+        torch.autograd.grad(gradient, [x for x in (output, logits) if x.requires_grad], upstream, create_graph=True)
+    )
+    return tuple(next(derivatives) if x.requires_grad else None for x in (output, logits))
 
 
 def _hessian_product(
@@ -153,7 +170,7 @@ def target_gradient(
     factor = grad_output * (options.get("label_smoothing", 0.0) - 1.0)
     if options.get("reduction", "mean") == "mean":
         factor = factor * (log_p.shape[axis] / log_p.numel() if log_p.numel() else math.nan)
-    result = log_p * (factor.unsqueeze(axis) if factor.ndim else factor)
+    result: Tensor = log_p * (factor.unsqueeze(axis) if factor.ndim else factor)
     if weight is not None:
         result = result * formulas.along(weight, log_p)
     return result.to(target.dtype)

@@ -46,24 +46,25 @@ LINEAR = Kind(
 )
 
 
-def loss_of(kind: Kind, tensors: Sequence[Tensor | None], options: Mapping[str, Any]) -> Tensor:
+def loss_of(kind: Kind, input: Tensor, others: Sequence[Tensor | None], options: Mapping[str, Any]) -> Tensor:
     """Return a loss of these tensors, in torch's graph if one of them is."""
+    tensors = input, *others
     if not torch.is_grad_enabled() or not any(x is not None and x.requires_grad for x in tensors):
-        arrays, others = kind.arrays(tensors)
-        return loss_tensor(kind.loss(**arrays, **others, **options), tensors[0])
+        arrays, constants = kind.arrays(tensors)
+        return loss_tensor(kind.loss(**arrays, **constants, **options), input)
     if any(x is not None and x.requires_grad for x in tensors[len(kind.differentiable) :]):
         return kind.formula(*tensors, **options)
-    return _Loss.apply(kind, options, *tensors)
+    return _apply(kind, options, *tensors)
 
 
 class _Loss(Function):
     @staticmethod
-    def forward(ctx: Any, kind: Kind, options: Mapping[str, Any], *tensors: Tensor | None) -> Tensor:
-        ctx.save_for_backward(*tensors)
+    def forward(ctx: Any, kind: Kind, options: Mapping[str, Any], input: Tensor, *others: Tensor | None) -> Tensor:
+        ctx.save_for_backward(input, *others)
         ctx.kind, ctx.options = kind, options
-        arrays, others = kind.arrays(tensors)
-        ctx.gradients = Gradients(kind.loss, kind.loss_and_gradients, arrays, {**others, **options})
-        return loss_tensor(ctx.gradients.loss, tensors[0])
+        arrays, constants = kind.arrays((input, *others))
+        ctx.gradients = Gradients(kind.loss, kind.loss_and_gradients, arrays, {**constants, **options})
+        return loss_tensor(ctx.gradients.loss, input)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -77,3 +78,6 @@ class _Loss(Function):
             tensor_of(ctx.gradients.take(n, upstream)) if is_wanted else None for n, is_wanted in enumerate(are_wanted)
         )
         return None, None, *gradients
+
+
+_apply: Callable[..., Tensor] = _Loss.apply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import fastce
@@ -79,3 +80,8 @@ class LogSumExp(Function):
             return gradient, None
         arrays = array_of(grad_output), array_of(input), array_of(lse)
         return tensor_of(fastce.logsumexp_vjp(*arrays, ctx.dim)), None
+
+
+softmax: Callable[..., Tensor] = Softmax.apply
+log_softmax: Callable[..., Tensor] = LogSoftmax.apply
+logsumexp: Callable[..., Tensor] = LogSumExp.apply

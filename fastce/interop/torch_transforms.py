@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,7 @@ class CrossEntropy(Function):
     """The loss; its gradient takes a pass of its own."""
 
     @staticmethod
-    def forward(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Tensor:  # type: ignore[override]
+    def forward(input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Tensor:
         """Compute the loss."""
         loss = fastce.cross_entropy(array_of(input), array_of(target), weight=array_or_none(weight), **options)
         return loss_tensor(loss, input)
@@ -42,7 +43,7 @@ class CrossEntropy(Function):
         options = ctx.options
         for_input = for_target = None
         if ctx.needs_input_grad[0]:
-            for_input = Gradient.apply(grad_output, input, target, weight, options)
+            for_input = _gradient_of_batch(grad_output, input, target, weight, options)
         if ctx.needs_input_grad[1]:
             log_p = torch.log_softmax(formulas.transformed_by(input, options), formulas.class_axis(input))
             for_target = target_gradient(log_p, grad_output, target, weight, options)
@@ -61,7 +62,7 @@ class CrossEntropy(Function):
         )
         shape = _samples(input)
         merged = _merged(input), _merged(target, input)
-        loss = CrossEntropy.apply(*merged, weight, {**options, "reduction": "none"}).reshape(shape)
+        loss = cross_entropy(*merged, weight, {**options, "reduction": "none"}).reshape(shape)
         if (reduction := options.get("reduction", "mean")) != "none":
             loss = loss.reshape(shape[0], -1).sum(1)
             if reduction == "mean":
@@ -73,9 +74,7 @@ class Gradient(Function):
     """The gradient with respect to logits, times the upstream gradient."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
-    ) -> Tensor:
+    def forward(grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Tensor:
         """Compute the gradient."""
         return gradient_of(grad_output, input, target, weight, options)
 
@@ -92,9 +91,8 @@ class Gradient(Function):
 
         *_, is_target, _, _ = ctx.needs_input_grad
 
-        def gradient(*arguments: Tensor) -> Tensor:
-            *arguments, target_ = arguments if is_target else (*arguments, target)
-            return _gradient(*arguments, target_, weight, ctx.options)
+        def gradient(grad_output: Tensor, input: Tensor, *targets: Tensor) -> Tensor:
+            return _gradient(grad_output, input, targets[0] if targets else target, weight, ctx.options)
 
         arguments = (grad_output, input, target) if is_target else (grad_output, input)
         derivatives = torch.func.vjp(gradient, *arguments)[1](upstream)
@@ -122,9 +120,13 @@ class Gradient(Function):
             if reduction == "mean":
                 grad_output = grad_output / _total_weights(input, target, weight, options)
             grad_output = grad_output.reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
-        tensors = _merged(grad_output, input), _merged(input), _merged(target, input)
-        gradient = Gradient.apply(*tensors, weight, {**options, "reduction": "none"})
+        merged = _merged(grad_output, input), _merged(input), _merged(target, input)
+        gradient = _gradient_of_batch(*merged, weight, {**options, "reduction": "none"})
         return gradient.reshape(input.shape), 0
+
+
+cross_entropy: Callable[..., Tensor] = CrossEntropy.apply
+_gradient_of_batch: Callable[..., Tensor] = Gradient.apply
 
 
 def _gradient(grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options) -> Tensor:

@@ -183,8 +183,8 @@ def test_last_layer_of_sequences():
     assert_same((loss, gradient.view(6, 4)), pulled(fce.linear_cross_entropy, hidden.view(6, 4), weight, y))
 
 
-@pytest.mark.parametrize("kind", [torch.float16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("kind", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_probabilities_of_another_dtype(kind, dtype):
     """The loss has the dtype of the logits, where PyTorch's is promoted."""
     x = normal(12, 5, dtype=dtype)
