@@ -10,7 +10,7 @@ import fastce
 from fastce.interop import torch_formulas as formulas
 from fastce.interop import torch_ops, torch_softmax, torch_transforms
 from fastce.interop.extras import extra
-from fastce.interop.torch_arrays import array_of, array_or_none, check_tensors, in_dtype_of, loss_tensor
+from fastce.interop.torch_arrays import array_of, array_or_none, check_floating, check_tensors, in_dtype_of, loss_tensor
 from fastce.interop.torch_errors import as_torch_raises, check_ignore_index, check_layer, check_weight
 from fastce.interop.torch_functions import PLAIN, CrossEntropy
 from fastce.interop.torch_losses import FOCAL, KL_DIVERGENCE, LINEAR, Kind, loss_of
@@ -34,6 +34,7 @@ __all__ = [
 
 _is_grad_enabled = torch.is_grad_enabled
 _is_compiling = torch.compiler.is_compiling
+_count_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack  # of tracers, among others
 _are_transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 # as Function.apply, which asks for transforms again
 _apply_cross_entropy: Callable[..., Tensor] = super(Function, CrossEntropy).apply
@@ -160,7 +161,7 @@ def cross_entropy(
             logit_scale=logit_scale,
             softcap=softcap,
         )
-    if _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0:
+    if _is_compiling() or _count_modes() or _are_transforms_active() or forward_ad._current_level >= 0:
         return _transformed(input, target, weight, options)
     try:
         has_graph = _is_grad_enabled()
@@ -177,8 +178,8 @@ def cross_entropy(
 
 
 def _transformed(input: Tensor, target: Tensor, weight: Tensor | None, options: Mapping[str, Any]) -> Tensor:
-    """Return the cross-entropy under a compiler, transforms of ``torch.func``, or in forward mode."""
-    if _is_compiling():
+    """Return the cross-entropy under a compiler or tracer, transforms of ``torch.func``, or in forward mode."""
+    if _is_compiling() or _count_modes():
         if _are_transforms_active():
             return formulas.cross_entropy(input, target, weight, **options)
         return in_dtype_of(input, torch_ops.cross_entropy(input, target, weight, options))
@@ -313,8 +314,9 @@ def linear_cross_entropy(
     Notes
     -----
     Loss and gradients come from one pass over the chunks. One loss a sample, and 16 bits, take one pass at each end.
-    Class probabilities and weights of more than two axes, ``torch.compile``, ``torch.func``, and derivatives of higher
-    order need all logits at once.
+    Class probabilities and weights of more than two axes, ``torch.func``, and derivatives of higher order need all
+    logits at once. Under ``torch.compile``, the layer and its gradients are the operators
+    ``fastce::linear_cross_entropy`` and ``fastce::linear_cross_entropy_backward``, which compute the logits once each.
 
     References
     ----------
@@ -348,8 +350,11 @@ def linear_cross_entropy(
         return cross_entropy(logits, target, weight, **keywords)
     if max_bytes is not None:
         keywords["max_bytes"] = max_bytes
+    others = linear_weight, linear_bias, target, weight
+    if (_is_compiling() or _count_modes()) and not _are_transforms_active():
+        return in_dtype_of(input, torch_ops.linear_cross_entropy(input, *others, **keywords))
     try:
-        return _loss(LINEAR, input, (linear_weight, linear_bias, target, weight), keywords)
+        return _loss(LINEAR, input, others, keywords)
     except (TypeError, ValueError) as error:
         keywords.pop("max_bytes", None)
         of_torch = {"linear_bias": linear_bias, "weight": weight, **keywords}
@@ -488,6 +493,7 @@ def kl_divergence(
 
 
 def _loss(kind: Kind, input: Tensor, others: Sequence[Tensor | None], options: Mapping[str, Any]) -> Tensor:
+    """Return a loss of these tensors."""
     if _is_transformed():
         return kind.formula(input, *others, **options)
     return loss_of(kind, input, others, options)
@@ -533,6 +539,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     if dtype is not None:
         input = input.to(dtype)
     check_tensors(input=input)
+    check_floating(input)
     if _is_transformed() or not input.ndim:
         return torch.softmax(input, dim)
     return torch_softmax.softmax(input, dim)
@@ -572,6 +579,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     if dtype is not None:
         input = input.to(dtype)
     check_tensors(input=input)
+    check_floating(input)
     if _is_transformed() or not input.ndim:
         return torch.log_softmax(input, dim)
     return torch_softmax.log_softmax(input, dim)
@@ -626,8 +634,8 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
 
 
 def _is_transformed() -> bool:
-    """Tell whether torch compiles or transforms: with transforms of ``torch.func``, or in forward mode."""
-    return _is_compiling() or _are_transforms_active() or forward_ad._current_level >= 0
+    """Tell whether torch compiles, traces, or transforms: with ``torch.func``, or in forward mode."""
+    return _is_compiling() or _count_modes() > 0 or _are_transforms_active() or forward_ad._current_level >= 0
 
 
 def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:

@@ -57,8 +57,7 @@ def loss_tensor(loss: npt.ArrayLike, input: Tensor) -> Tensor:
 
 def in_dtype_of(input: Tensor, loss: Tensor) -> Tensor:
     """Return a loss in the dtype of the input, or in float32 for 16 bits under autocast, as torch does."""
-    if not input.dtype.is_floating_point:
-        raise TypeError(f"input must have a floating-point dtype, got {input.dtype}")
+    check_floating(input)
     return loss if torch.is_autocast_enabled("cpu") else loss.to(input.dtype)
 
 
@@ -70,3 +69,9 @@ def check_tensors(**tensors: Tensor | None) -> None:
                 raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
             if not tensor.is_cpu:
                 raise TypeError(f"{name} must be a tensor on the CPU, got one on {tensor.device.type}")
+
+
+def check_floating(input: Tensor) -> None:
+    """Raise TypeError unless a tensor has a floating-point dtype."""
+    if not input.dtype.is_floating_point:
+        raise TypeError(f"input must have a floating-point dtype, got {input.dtype}")

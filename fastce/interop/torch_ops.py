@@ -1,4 +1,4 @@
-"""Cross-entropy as operators of torch's library, for ``torch.compile`` and ``torch.export``."""
+"""Cross-entropies as operators of torch's library, for ``torch.compile`` and ``torch.export``."""
 
 from __future__ import annotations
 
@@ -104,3 +104,78 @@ def _gradients(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
 
 
 _forward.register_autograd(_gradients, setup_context=_setup_context)
+
+
+# --- with a linear layer --------------------------------------------------------------------
+
+_LAYER = "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight"
+_LAYER_OPTIONS = "int ignore_index=-100, str reduction='mean', float label_smoothing=0., int? max_bytes=None"
+_LAYER_NAMES = "ignore_index", "reduction", "label_smoothing", "max_bytes"
+
+
+def _layer_keywords(bias: Tensor | None, weight: Tensor | None, options: Sequence[Any]) -> dict[str, Any]:
+    given = {name: value for name, value in zip(_LAYER_NAMES, options, strict=False) if value is not None}
+    return {"bias": array_or_none(bias), "class_weight": array_or_none(weight), **given}
+
+
+@custom_op(
+    "fastce::linear_cross_entropy",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_LAYER}, {_LAYER_OPTIONS}) -> Tensor",
+)
+def linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, linear_bias: Optional, target: Tensor, weight: Optional, *options: Any
+) -> Tensor:
+    """Return the loss, in float64 or float32."""
+    arrays = map(array_of, (input, linear_weight, target))
+    return tensor_of(fastce.linear_cross_entropy(*arrays, **_layer_keywords(linear_bias, weight, options)))
+
+
+@linear_cross_entropy.register_fake
+def _(
+    input: Tensor, linear_weight: Tensor, linear_bias: Optional, target: Tensor, weight: Optional, *options: Any
+) -> Tensor:
+    is_double = any(x is not None and x.dtype is torch.float64 for x in (input, linear_weight, linear_bias))
+    shape = input.shape[:-1] if "none" in options[1:2] else ()
+    return input.new_empty(shape, dtype=torch.float64 if is_double else torch.float32)
+
+
+@custom_op(
+    "fastce::linear_cross_entropy_backward",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"(Tensor grad_output, {_LAYER}, {_LAYER_OPTIONS}) -> Tensor[]",
+)
+def _linear_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    linear_weight: Tensor,
+    linear_bias: Optional,
+    target: Tensor,
+    weight: Optional,
+    *options: Any,
+) -> list[Tensor]:
+    """Return the gradients with respect to the input, the weights and, if there are any, the biases."""
+    keywords = {**_layer_keywords(linear_bias, weight, options), "grad_output": array_of(grad_output)}
+    _, *gradients = fastce.linear_cross_entropy_and_grad(*map(array_of, (input, linear_weight, target)), **keywords)
+    return [tensor_of(gradient) for gradient in gradients if gradient is not None]
+
+
+@_linear_backward.register_fake
+def _(grad_output: Tensor, input: Tensor, linear_weight: Tensor, linear_bias: Optional, *_: Any) -> list[Tensor]:
+    return [torch.empty_like(x) for x in (input, linear_weight, linear_bias) if x is not None]
+
+
+def _setup_linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.options = inputs[5:]
+    ctx.save_for_backward(*inputs[:5])
+
+
+def _linear_gradients(ctx: Any, grad_output: Tensor) -> tuple[Any, ...]:
+    gradients = _linear_backward(grad_output, *ctx.saved_tensors, *ctx.options)
+    for_bias = gradients[2] if len(gradients) > 2 else None
+    return gradients[0], gradients[1], for_bias, None, None, *(None for _ in ctx.options)
+
+
+linear_cross_entropy.register_autograd(_linear_gradients, setup_context=_setup_linear_context)

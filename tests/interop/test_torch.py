@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
 from torch.func import grad, hessian, jacrev, jvp, vmap  # noqa: E402
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 from torch.library import opcheck  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
@@ -26,6 +27,7 @@ X, WEIGHT, LABELS = randn(4, 5), randn(5, requires_grad=False).abs(), torch.tens
 PROBS = randn(4, 5, seed=1).detach().softmax(1)
 IMAGES, PIXELS = randn(2, 5, 2, 3), torch.tensor([0, 1, 2, 3, 4, -100] * 2).reshape(2, 2, 3)
 VECTOR = randn(5)
+HIDDEN, LINEAR, BIAS = randn(4, 3), randn(5, 3), randn(5, seed=4)
 CASES = [(X, LABELS), (X, PROBS), (IMAGES, PIXELS), (VECTOR, torch.tensor(2))]
 CASE_NAMES = ["labels", "probabilities", "images", "vector"]
 OPTIONS = [
@@ -115,13 +117,17 @@ def test_a_target_made_from_the_logits():
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_backward_twice(dtype, reduction):
-    """The second time as the first, to one rounding, for any factor; and every gradient has memory of its own."""
+    """The second time as the first, for any factor; and every gradient has memory of its own.
+
+    Seen to fail: with gradients of bfloat16 multiplied, and with the first gradient handed out twice.
+    """
     for factor in 1.0, 3.0:
         x = randn(64, 10, dtype=dtype)
         loss = factor * fce.cross_entropy(x, torch.arange(64) % 10, reduction=reduction).sum()
         (first,) = torch.autograd.grad(loss, x, retain_graph=True)
         (second,) = torch.autograd.grad(loss, x)
         torch.testing.assert_close(first, second)
+        assert dtype.itemsize > 2 or torch.equal(first, second)  # rounded once
         assert first.dtype is dtype and first.data_ptr() != second.data_ptr()
         (expected,) = torch.autograd.grad(
             factor * F.cross_entropy(z := x.double(), torch.arange(64) % 10, reduction=reduction).sum(), z
@@ -233,6 +239,21 @@ def test_operator(x, target, weight, options):
     opcheck(torch_ops._forward, (x.detach().requires_grad_(), target, weight), options)
 
 
+@pytest.mark.parametrize("options", [{}, {"reduction": "none", "label_smoothing": 0.1}, {"max_bytes": 1 << 16}])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_operator_of_a_layer(dtype, options):
+    layer = [x.detach().to(dtype).requires_grad_() for x in (HIDDEN, LINEAR, BIAS)]
+    opcheck(torch_ops.linear_cross_entropy, (*layer, LABELS, WEIGHT), options)
+    opcheck(torch_ops.linear_cross_entropy, (*layer[:2], None, LABELS, None), options)
+
+
+def test_tracers_see_the_operator():
+    """No tracer takes the result for a constant."""
+    traced = make_fx(lambda x: fce.cross_entropy(x, LABELS))(X.detach())
+    assert "fastce.cross_entropy" in traced.code
+    torch.testing.assert_close(traced(2 * X), F.cross_entropy(2 * X, LABELS))
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # in torch
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_compile(backend):
@@ -244,7 +265,6 @@ def test_compile(backend):
         torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(expected, x))
 
 
-HIDDEN, LINEAR, BIAS = randn(4, 3), randn(5, 3), randn(5, seed=4)
 COMPILED = {
     "labels and weights": lambda x: fce.cross_entropy(x, LABELS, WEIGHT, reduction="none"),
     "probabilities": lambda x: fce.cross_entropy(x, PROBS),
