@@ -61,6 +61,16 @@ def speed_bars(run: Run) -> Iterator[Bar]:
     yield "loss+grad at 32 × 10 ≤ 8 µs", 8, 1e6 * small["median"]
 
 
+def adapter_bars(run: Run) -> Iterator[Bar]:
+    """Yield the bars on fastce in the graph of torch, which take torch's own loss and backward pass as the measure."""
+    times = _wide(run.section("speed"), "median").reindex(columns=["torch", "fastce-torch"])
+    ratios = (times["torch"] / times["fastce-torch"]).dropna()
+    for bound, batch, classes in ((1, 32, 10), (10, 65536, 10), (2, 1024, 1000), (4, 1024, 50257)):
+        where = f"{FLOAT32} and {GRAD} and batch == {batch} and classes == {classes}"
+        text = f"fastce in torch: loss+grad at {batch:,} × {classes:,} ≥ {bound} × torch eager"
+        yield text, bound, ratios.to_frame("ratio").query(where).ratio
+
+
 def layer_bars(run: Run) -> Iterator[Bar]:
     """Yield the bars on the last layer."""
     frame = run.section("layer")
@@ -111,6 +121,6 @@ def verdict(text: str, bound: float, figures: pd.Series) -> list[str]:
 
 def table(run: Run) -> Table:
     """Show the verdicts, each with its worst case."""
-    rows = [verdict(*bar) for bar in (*speed_bars(run), *layer_bars(run))]
+    rows = [verdict(*bar) for bar in (*speed_bars(run), *adapter_bars(run), *layer_bars(run))]
     frame = pd.DataFrame(rows, columns=["bar", "", "cases passed", "worst", "where"])
     return Table("Bars", frame, "Ratios of medians within one run, the contenders taking turns.")

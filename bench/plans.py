@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.cases import FORTRAN, IMAGES, LARGE_LAYER, LAYER, MAIN_LAYER, OPS, VJPS, Case, Op, Plan, grid
-from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS, entrant
+from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS, entrant
 
 # The ordinary run.
 TRAINING_BATCHES = (32, 256)
@@ -31,8 +31,8 @@ GROWTH_C = [(256, c) for c in (4000, 16000, 64000)]  # and the first of GROWTH_N
 LAYER_TOKENS = tuple((n, 256, 32000) for n in (512, 1024, 2048, 4096, 8192))
 LAYER_CLASSES = tuple((1024, 256, v) for v in (4096, 8192, 16384, 32768, 65536, 131072))
 LAYER_ONLY = ("torch-linear", "torch-chunked", "torch-1024")
-LAYER_CONTENDERS = (*REFERENCE, "numpy", "torch", *LAYER_ONLY, "jax", PRODUCTS)
-OF_LOGITS = (*REFERENCE, *(name for name in RIVALS if name not in LAYER_ONLY), LIMIT)
+LAYER_CONTENDERS = (*REFERENCE, *ADAPTED, "numpy", "torch", *LAYER_ONLY, "jax", PRODUCTS)
+OF_LOGITS = (*REFERENCE, *ADAPTED, *(name for name in RIVALS if name not in LAYER_ONLY), LIMIT)
 LAYER_GROWING = ("fastce-out", "numpy", "torch", "torch-chunked", "jax", PRODUCTS)
 
 
@@ -90,13 +90,17 @@ def _speed_plans() -> Iterator[Plan]:
     for dtype in ("float16", "bfloat16"):
         cases = grid((*OPS, *VJPS), [LARGE], dtype)
         yield Plan(
-            f"{dtype}-large", "speed", (*REFERENCE, "fastce-float32", *FUSED, LIMIT), tuple(cases), rounds=ROUNDS
+            f"{dtype}-large",
+            "speed",
+            (*REFERENCE, *ADAPTED, "fastce-float32", *FUSED, LIMIT),
+            tuple(cases),
+            rounds=ROUNDS,
         )
     for layout, shape in LAYOUTS:
         # JAX has no layouts: it copies its arguments
         fused = tuple(name for name in FUSED if name != "jax" or layout == IMAGES)
         cases = grid((*OPS, *VJPS), [shape], "float32", layout)
-        yield Plan(layout, "speed", (*REFERENCE, "fastce-rows", *fused, LIMIT), tuple(cases), rounds=ROUNDS)
+        yield Plan(layout, "speed", (*REFERENCE, *ADAPTED, "fastce-rows", *fused, LIMIT), tuple(cases), rounds=ROUNDS)
 
 
 def _threads_plans(threads: int) -> Iterator[Plan]:

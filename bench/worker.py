@@ -115,7 +115,7 @@ def serve(link: Connection, entrant: Entrant, threads: int, largest: int, log: P
         os.dup2(file.fileno(), 2)
     if entrant.folder:
         sys.path.insert(0, entrant.folder)
-    if entrant.contender.startswith("torch"):
+    if "torch" in entrant.contender:
         import torch
 
         torch.set_num_threads(threads)  # it reads no environment variable

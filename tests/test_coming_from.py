@@ -241,6 +241,7 @@ def given(library):
         return {**COMMON, **boosting(library)}
     own = {
         "scikit-learn": lambda: {"names": NAMES, "n": NAMES[arrays()["y"]]},
+        "PyTorch": lambda: {"tensor": torch.tensor},
         "MyGrad": lambda: {"tensor": mygrad.tensor},
         "autograd": lambda: {"N": N, "value_and_grad": autograd.value_and_grad},
     }.get(library, dict)()
@@ -282,7 +283,7 @@ def test_row(library, call, here):
     expected = theirs(library, call)
     both = zip(ours, expected, strict=True) if isinstance(ours, tuple) else [(ours, expected)]
     for actual, wanted in both:
-        actual, wanted = np.asarray(actual), plain(wanted)
+        actual, wanted = plain(actual), plain(wanted)
         assert actual.shape == wanted.shape
         single = library == "Keras" or actual.dtype == np.float32  # Keras's means are float32 whatever comes
         rtol, atol = (1e-5, 1e-7) if single else (1e-12, 1e-15)

@@ -43,6 +43,7 @@ class Contender:
 
 LIMIT, PRODUCTS = "limit", "products"
 REFERENCE = ("fastce-out", "fastce")  # the others are compared with the first that has the operation
+ADAPTED = ("fastce-torch",)  # fastce in the graph of another library
 CONTENDERS = {
     "fastce-out": Contender("fastce out=", "fastce:OUT"),
     "fastce": Contender("fastce", "fastce:NEW"),
@@ -59,13 +60,14 @@ CONTENDERS = {
     "sklearn": Contender("scikit-learn loss", "sklearn:CALLS", needs="sklearn"),
     "mygrad": Contender("MyGrad", "mygrad:CALLS", needs="mygrad"),
     "autograd": Contender("autograd", "autograd:CALLS", needs="autograd"),
+    "fastce-torch": Contender("fastce in torch", "interop:TORCH"),
     "fastce-rows": Contender("fastce, classes last", "fastce:ROWS", yardstick=True),
     "fastce-float32": Contender("fastce, float32", "fastce:FLOAT32", yardstick=True),
     LIMIT: Contender("memory limit", "limits:MEMORY", yardstick=True),
     PRODUCTS: Contender("bare products", "limits:PRODUCTS", yardstick=True),
 }
 STANDARD = ("fastce-out", "fastce", "numpy", "numpy-stable", "scipy", "torch")  # of ``make bench``
-RIVALS = tuple(name for name, c in CONTENDERS.items() if name not in REFERENCE and not c.yardstick)
+RIVALS = tuple(name for name, c in CONTENDERS.items() if name not in (*REFERENCE, *ADAPTED) and not c.yardstick)
 
 
 class Entrant(NamedTuple):

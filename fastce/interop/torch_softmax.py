@@ -1,0 +1,87 @@
+"""The softmax family in torch's graph, with fastce's gradients at first order and torch's own operations above."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import fastce
+from fastce.interop.extras import extra
+from fastce.interop.torch_arrays import array_of, tensor_of
+
+with extra("torch", "torch"):
+    import torch
+    from torch import Tensor
+    from torch.autograd import Function
+
+Dims = int | tuple[int, ...]
+
+
+class Softmax(Function):
+    """The softmax."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, dim: int) -> Tensor:
+        """Compute the probabilities."""
+        result = tensor_of(fastce.softmax(array_of(input), dim))
+        ctx.dim = dim
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        """Return the gradient with respect to the input."""
+        (probs,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            products = grad_output * probs
+            return products - probs * products.sum(ctx.dim, keepdim=True), None
+        return tensor_of(fastce.softmax_vjp(array_of(grad_output), array_of(probs), ctx.dim)), None
+
+
+class LogSoftmax(Function):
+    """The logarithm of the softmax."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, dim: int) -> Tensor:
+        """Compute the logarithms of the probabilities."""
+        result = tensor_of(fastce.log_softmax(array_of(input), dim))
+        ctx.dim = dim
+        ctx.save_for_backward(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        """Return the gradient with respect to the input."""
+        (log_p,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return grad_output - log_p.exp() * grad_output.sum(ctx.dim, keepdim=True), None
+        return tensor_of(fastce.log_softmax_vjp(array_of(grad_output), array_of(log_p), ctx.dim)), None
+
+
+class LogSumExp(Function):
+    """The logarithm of the sum of exponentials, without the axes summed over."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, dim: Dims) -> Tensor:
+        """Compute the logarithms of the sums."""
+        result = tensor_of(fastce.logsumexp(array_of(input), dim))
+        ctx.dim = dim
+        ctx.save_for_backward(input, result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        """Return the gradient with respect to the input."""
+        input, lse = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            (gradient,) = torch.autograd.grad(
+                torch.logsumexp(x := input.view_as(input), ctx.dim), x, grad_output, create_graph=True
+            )
+            return gradient, None
+        arrays = array_of(grad_output), array_of(input), array_of(lse)
+        return tensor_of(fastce.logsumexp_vjp(*arrays, ctx.dim)), None
+
+
+softmax: Callable[..., Tensor] = Softmax.apply
+log_softmax: Callable[..., Tensor] = LogSoftmax.apply
+logsumexp: Callable[..., Tensor] = LogSumExp.apply
