@@ -293,6 +293,44 @@ def test_in_place_updates(name, is_result, rng):
 
 
 @EACH
+def test_in_place_updates_of_float16(name, rng):
+    """Gradients of 16-bit tensors are computed in the backward pass, from the scores of the forward pass."""
+    ours, theirs = PAIRS[name]
+    x, y = logits(rng, (4, 3), np.float16), labels_for(rng, (4, 3))
+    gradients = []
+    for function, dtype in ((ours, np.float16), (theirs, np.float64)):
+        tensor = mg.tensor(x.astype(dtype))
+        result = function(tensor, y)
+        tensor[0] = 1.0
+        tensor *= 0.5
+        (result.sum() + tensor.sum()).backward()
+        gradients.append(tensor.grad)
+    np.testing.assert_allclose(*gradients, rtol=2e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize("updated", [0, 1, 2])
+def test_in_place_updates_of_a_layer(updated, rng):
+    """Gradients of one loss a sample are computed in the backward pass as well."""
+    arrays, y = [rng.normal(size=shape) for shape in ((6, 3), (5, 3), (5,))], labels_for(rng, (6, 5))
+
+    def composed(hidden, weight, bias):
+        return fce.cross_entropy(mg.matmul(hidden, weight.T) + bias, y, reduction="none")
+
+    def fused(hidden, weight, bias):
+        return fce.linear_cross_entropy(hidden, weight, y, bias, reduction="none")
+
+    gradients = []
+    for function in (composed, fused):
+        tensors = [mg.tensor(array) for array in arrays]
+        result = function(*tensors)
+        tensors[updated] *= 2.0
+        ((result**2).sum() + sum((tensor**2).sum() for tensor in tensors)).backward()
+        gradients.append([tensor.grad for tensor in tensors])
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@EACH
 def test_gradients_are_of_their_own(name, rng):
     """No later call writes a gradient again.
 
