@@ -26,6 +26,7 @@ from sklearn._loss import HalfMultinomialLoss
 from sklearn.linear_model import LogisticRegression
 
 import fastce
+import fastce.interop.boosting
 from tests.helpers import ROOT
 
 TEXT = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
@@ -212,7 +213,8 @@ def boosting(library):
     rng = np.random.default_rng(12)
     a = rng.normal(size=(300, C + 1))
     b = (a[:, :C] + rng.normal(size=(300, C)) + np.arange(C) / 3).argmax(1)
-    names = {"A": a, "b": b, "f": np.log(np.bincount(b) / len(b)), "softmax_objective": softmax_objective()}
+    adapter = public(fastce.interop.boosting)
+    names = {**adapter, "A": a, "b": b, "B": rng.dirichlet(np.ones(C), 300), "f": adapter["class_priors"](b, C)}
     few = {"n_estimators": 10, "n_jobs": 1}
     if library == "XGBoost":
         import xgboost
@@ -232,14 +234,6 @@ def boosting(library):
         "train": lambda params, d: lightgbm.train({**params, "num_threads": 1, "verbose": -1}, d, 10),
         "LGBMClassifier": functools.partial(lightgbm.LGBMClassifier, **few, verbose=-1),
     }
-
-
-def softmax_objective():
-    """The objective that the document shows."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", TEXT, re.M | re.S)
-    names = {}
-    exec(compile(code, "coming-from.md", "exec"), names)
-    return names["softmax_objective"]
 
 
 def given(library):
@@ -347,73 +341,3 @@ def test_a_scaled_loss_does_not_underflow():
     np.testing.assert_allclose(scaled.astype(np.float32) / 2**14, expected, rtol=1e-3)
     wide = fastce.cross_entropy_and_grad(x, y, **mean_of, out=np.empty_like(x, np.float32)).grad[:, 1:]
     np.testing.assert_allclose(wide, expected, rtol=1e-6)
-
-
-WEIGHTED = {
-    "XGBoost": """
-d = DMatrix(A, b, weight=u)
-theirs = train({"objective": "multi:softprob", "num_class": C, "base_score": 0}, d)
-ours = train({"objective": "multi:softprob", "num_class": C, "base_score": 0}, d, obj=softmax_objective(2))
-(theirs.predict(d), ours.predict(d))
-""",
-    "LightGBM": """
-theirs = train({"objective": "multiclass", "num_class": C, "boost_from_average": False}, Dataset(A, b, weight=u))
-ours = train({"objective": softmax_objective(C / (C - 1)), "num_class": C}, Dataset(A, b, weight=u))
-(theirs.predict(A), softmax(ours.predict(A)))
-""",
-    "XGBoost's estimator": """
-def objective(y, x, sample_weight):
-    return cross_entropy_grad_and_hessian(x, y.astype(int), sample_weight=sample_weight, hessian_scale=2)
-theirs = XGBClassifier(base_score=0).fit(A, b, sample_weight=u)
-ours = XGBClassifier(base_score=0, objective=objective).fit(A, b, sample_weight=u)
-(theirs.predict_proba(A), ours.predict_proba(A))
-""",
-    "LightGBM's estimator": """
-def objective(y, x, sample_weight):
-    return cross_entropy_grad_and_hessian(x, y.astype(int), sample_weight=sample_weight, hessian_scale=C / (C - 1))
-theirs = LGBMClassifier(boost_from_average=False).fit(A, b, sample_weight=u)
-ours = LGBMClassifier(objective=objective).fit(A, b, sample_weight=u)
-(theirs.predict_proba(A), softmax(ours.predict(A, raw_score=True)))
-""",
-}
-
-
-@pytest.mark.parametrize("name", WEIGHTED)
-def test_boosting_with_weights(name):
-    names = {**vars(fastce), **given(name.split("'")[0]), "u": np.random.default_rng(13).random(300) + 0.5}
-    expected, actual = value_of(WEIGHTED[name], names)
-    np.testing.assert_allclose(actual, expected, rtol=1e-5)
-
-
-DEFAULTS = {
-    "XGBoost": """
-theirs = train({"objective": "multi:softprob", "num_class": C}, d)
-ours = train({"objective": "multi:softprob", "num_class": C}, d, obj=softmax_objective(2))
-(theirs.predict(d), ours.predict(d))
-""",
-    "LightGBM": """
-theirs = train({"objective": "multiclass", "num_class": C}, Dataset(A, b))
-ours = train({"objective": softmax_objective(C / (C - 1)), "num_class": C}, Dataset(A, b))
-(theirs.predict(A), softmax(ours.predict(A)))
-""",
-}
-
-
-@pytest.mark.parametrize("library", DEFAULTS)
-def test_defaults_of_boosting_begin_elsewhere(library):
-    expected, actual = value_of(DEFAULTS[library], {**vars(fastce), **given(library)})
-    assert abs(actual - expected).max() > 0.01
-
-
-@pytest.mark.filterwarnings("ignore:Cannot compute class probabilities")
-def test_what_predict_returns():
-    xgb = {**vars(fastce), **given("XGBoost")}
-    labels = value_of('train({"num_class": C, "base_score": 0}, d, obj=softmax_objective(2)).predict(d)', xgb)
-    assert set(labels) == set(range(C))
-    code = """
-model = LGBMClassifier(objective=lambda y, x: cross_entropy_grad_and_hessian(x, y.astype(int))).fit(A, b)
-(model.predict(A), model.predict_proba(A), model.predict(A, raw_score=True))
-"""
-    *results, scores = value_of(code, {**vars(fastce), **given("LightGBM")})
-    for result in results:
-        np.testing.assert_array_equal(result, scores)
