@@ -23,6 +23,7 @@ import torch
 from scipy import special
 from sklearn import metrics
 from sklearn._loss import HalfMultinomialLoss
+from sklearn.linear_model import LogisticRegression
 
 import fastce
 import fastce.interop.boosting
@@ -262,7 +263,11 @@ def theirs(library, call):
     else:
         names = {
             "SciPy": lambda: {"special": special},
-            "scikit-learn": lambda: {"metrics": metrics, "HalfMultinomialLoss": HalfMultinomialLoss},
+            "scikit-learn": lambda: {
+                "metrics": metrics,
+                "HalfMultinomialLoss": HalfMultinomialLoss,
+                "LogisticRegression": LogisticRegression,
+            },
             "Keras": keras_losses,
             "torchvision": lambda: public(Torchvision),
             "optax": lambda: public(Optax),

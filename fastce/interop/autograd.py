@@ -226,10 +226,9 @@ def _differentiable(
         return functions[0](**arrays, **options)
     plain = {name: np.asarray(unboxed(array)) for name, array in arrays.items()}
     call = Gradients(*functions, plain, options)
-    if gradient is not None and not options.keys() <= _OF_HVP:
-        gradient = None
-    formula = partial(formula, **options)
-    return _loss(*arrays.values(), call=call, formula=formula, gradient=gradient and partial(gradient, options=options))
+    if gradient is not None:
+        gradient = partial(gradient, call=call, options=options) if options.keys() <= _OF_HVP else None
+    return _loss(*arrays.values(), call=call, formula=partial(formula, **options), gradient=gradient)
 
 
 # the arguments of fastce.cross_entropy_hvp
@@ -268,33 +267,34 @@ defjvp_argnums(_loss, _loss_jvp)
 
 
 @primitive  # type: ignore[untyped-decorator]
-def _gradient(g: Any, logits: Any, *, options: Mapping[str, Any]) -> Any:
-    """Return the gradient of cross-entropy times g; its derivative by the logits is symmetric."""
-    return fastce.cross_entropy_and_grad(logits, grad_output=g, **options).grad
+def _gradient(g: Any, logits: Any, *, call: Gradients, options: Mapping[str, Any]) -> Any:
+    """Return the gradient of cross-entropy times g; its derivative by the logits, those of the call, is symmetric."""
+    return call.take(0, g)
 
 
 def _hessian_product(g: Any, logits: Any, v: Any, options: Mapping[str, Any]) -> Any:
     if not is_boxed(g, logits, v):
-        return fastce.cross_entropy_hvp(logits, v=v, grad_output=g, **options)
+        upstream = None if np.ndim(g) == 0 and g == 1.0 else g  # less work for the factor 1
+        return fastce.cross_entropy_hvp(logits, v=v, grad_output=upstream, **options)
     formula = partial(formulas.cross_entropy, **options)
     return make_vjp(lambda x: make_vjp(formula)(x)[0](g))(logits)[0](v)
 
 
-def _per_loss(g: Any, logits: Any, h: Any, options: Mapping[str, Any]) -> Any:
+def _per_loss(g: Any, logits: Any, h: Any, call: Gradients, options: Mapping[str, Any]) -> Any:
     """Return the derivative of the gradient by g, times h."""
-    products = h * _gradient(np.ones_like(unboxed(g)), logits, options=options)
+    products = h * _gradient(np.ones_like(unboxed(g)), logits, call=call, options=options)
     return anp.sum(products, axis=options.get("axis", -1) if anp.ndim(g) else None)
 
 
 defvjp(
     _gradient,
-    lambda ans, g, x, options: lambda h: _per_loss(g, x, h, options),
-    lambda ans, g, x, options: lambda h: _hessian_product(g, x, h, options),
+    lambda ans, g, x, call, options: lambda h: _per_loss(g, x, h, call, options),
+    lambda ans, g, x, call, options: lambda h: _hessian_product(g, x, h, options),
 )
 defjvp(
     _gradient,
-    lambda v, ans, g, x, options: _gradient(v, x, options=options),
-    lambda v, ans, g, x, options: _hessian_product(g, x, v, options),
+    lambda v, ans, g, x, call, options: _gradient(v, x, call=call, options=options),
+    lambda v, ans, g, x, call, options: _hessian_product(g, x, v, options),
 )
 
 

@@ -153,11 +153,12 @@ def softmax_focal_loss(
         raise ValueError(f"gamma must be a number of at least 0, got {gamma}")
     if _is_foreign(scores):
         return _own_focal_loss(scores, targets, alpha=alpha, gamma=gamma, constant=constant)
+    factor = _in_range(float(alpha))
     options = {
         "target": _labels(scores, targets),
         "ignore_index": None,
         "gamma": _in_range(float(gamma)),
-        "alpha": _in_range(float(alpha)),
+        "alpha": None if factor == 1.0 else factor,
         "reduction": "none",
     }
     return _loss(_FOCAL, {"logits": scores}, options, constant)

@@ -6,7 +6,7 @@ import warnings
 import autograd.numpy as anp
 import numpy as np
 import pytest
-from autograd import elementwise_grad, grad, hessian, jacobian, make_vjp, value_and_grad
+from autograd import elementwise_grad, grad, hessian, jacobian, make_hvp, make_vjp, value_and_grad
 from autograd.scipy.special import logsumexp as their_logsumexp
 from autograd.test_util import check_grads
 
@@ -114,9 +114,28 @@ def test_check_grads_of_the_last_layer(options, modes, rng):
     check_grads(lambda weight: fce.linear_cross_entropy(arrays[0], weight, target), modes=modes, order=2)(arrays[1])
 
 
-def test_third_order(rng):
-    target = target_for("labels", rng)
-    check_grads(lambda x: fce.cross_entropy(x, target), modes=["rev"], order=3)(logits(rng, (N, C), spread=1.0))
+@pytest.mark.parametrize("name", ["plain", "none", "z"])
+def test_third_order(name, rng):
+    x, target = logits(rng, (N, C), spread=1.0), target_for("labels", rng)
+    check_grads(lambda x: fce.cross_entropy(x, target, **CROSS_ENTROPY[name]), modes=["fwd", "rev"], order=3)(x)
+
+
+def test_a_hessian_product_computes_one_gradient(rng, monkeypatch):
+    """Seen to fail: with a gradient that is computed again for its derivative."""
+    calls = []
+
+    def counted(*args, **options):
+        calls.append(options)
+        return with_gradient(*args, **options)
+
+    with_gradient = fastce.cross_entropy_and_grad
+    monkeypatch.setattr(fastce, "cross_entropy_and_grad", counted)
+    x, v, target = logits(rng, (N, C)), rng.normal(size=(N, C)), labels_for(rng, (N, C))
+    product, gradient = make_hvp(lambda x: fce.cross_entropy(x, target))(x)
+    assert len(calls) == 1
+    np.testing.assert_allclose(gradient, with_gradient(x, target).grad, rtol=1e-14)
+    for _ in range(2):
+        np.testing.assert_allclose(product(v), fastce.cross_entropy_hvp(x, target, v), rtol=1e-14)
 
 
 def test_inside_other_functions(rng):

@@ -283,13 +283,55 @@ def test_in_place_updates(name, is_result, rng):
     x, y = logits(rng, (4, 3)), labels_for(rng, (4, 3))
     gradients = []
     for function in (ours, theirs):
-        tensor = mg.tensor(x)
+        leaf = mg.tensor(x)
+        tensor = +leaf
         result = function(tensor, y)
         target = result if is_result else tensor
         target *= 3.0
         ((result**2).sum() + (tensor**3).sum()).backward()
-        gradients.append(tensor.grad)
+        gradients.append(leaf.grad)
     np.testing.assert_allclose(*gradients, rtol=1e-10, atol=1e-12)
+
+
+@EACH
+def test_in_place_updates_of_float16(name, rng):
+    """Gradients of 16-bit tensors are computed in the backward pass, from the scores of the forward pass."""
+    ours, theirs = PAIRS[name]
+    x, y = logits(rng, (4, 3), np.float16), labels_for(rng, (4, 3))
+    gradients = []
+    for function, dtype in ((ours, np.float16), (theirs, np.float64)):
+        leaf = mg.tensor(x.astype(dtype))  # a tensor has the gradient of its last value, so that of another is read
+        tensor = +leaf
+        result = function(tensor, y)
+        tensor[0] = 1.0
+        tensor += tensor
+        assert result.creator.variables[0].dtype == dtype
+        (3.0 * result.sum() + tensor.sum()).backward()
+        gradients.append(leaf.grad)
+    np.testing.assert_allclose(*gradients, rtol=2e-3, atol=6e-3)
+
+
+@pytest.mark.parametrize("updated", [0, 1, 2])
+def test_in_place_updates_of_a_layer(updated, rng):
+    """Gradients of one loss a sample are computed in the backward pass as well."""
+    arrays, y = [rng.normal(size=shape) for shape in ((6, 3), (5, 3), (5,))], labels_for(rng, (6, 5))
+
+    def composed(hidden, weight, bias):
+        return fce.cross_entropy(mg.matmul(hidden, weight.T) + bias, y, reduction="none")
+
+    def fused(hidden, weight, bias):
+        return fce.linear_cross_entropy(hidden, weight, y, bias, reduction="none")
+
+    gradients = []
+    for function in (composed, fused):
+        leaves = [mg.tensor(array) for array in arrays]
+        tensors = [+leaf for leaf in leaves]
+        result = function(*tensors)
+        tensors[updated] *= 2.0
+        ((result**2).sum() + sum((tensor**2).sum() for tensor in tensors)).backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    for one, other in zip(*gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 
 
 @EACH

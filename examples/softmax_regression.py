@@ -1,0 +1,303 @@
+"""Fit scikit-learn's LogisticRegression and the same model as an estimator of one page, on loss and gradient of fastce.
+
+`SoftmaxRegression` minimises the objective of LogisticRegression with SciPy: by L-BFGS with loss and gradient from one
+call, or by Newton-CG with products of the Hessian as well. The gradient takes the place of the scores. It also takes
+class probabilities as labels, and label smoothing. The table and the plot show that both models give the same
+probabilities, and the time of a fit.
+
+It is an example to copy and change, no part of fastce.
+
+    python examples/softmax_regression.py           about half a minute; writes softmax_regression.png
+    python examples/softmax_regression.py --quick   small data
+"""
+
+import argparse
+import warnings
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import minimize
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+import fastce
+
+BLUE, ORANGE = "#1f5fa8", "#c8551b"
+FLOATS = [np.float64, np.float32]
+
+
+class Objective:
+    """The mean cross-entropy of a linear model, and a penalty on its weights, as functions of all coefficients.
+
+    The coefficients are a matrix, (D, n_classes), of features that may end with a column of ones. The last
+    ``D - n_penalized`` rows, the intercepts, have no penalty.
+    """
+
+    def __init__(self, features, target, n_classes, n_penalized, penalty, **options):
+        self.features, self.target = features, target
+        self.shape, self.n_penalized = (features.shape[1], n_classes), n_penalized
+        self.penalty, self.options = penalty, options
+        self.point, self.point_scores = None, None  # the last point of a Hessian
+
+    def loss_and_grad(self, flat):
+        """Return the objective and its gradient."""
+        scores = self._scores(flat)
+        loss, d_scores = fastce.cross_entropy_and_grad(scores, self.target, out=scores, **self.options)
+        weights = flat.reshape(self.shape)[: self.n_penalized]
+        return float(loss) + self.penalty / 2 * np.vdot(weights, weights), self._pull(d_scores, weights)
+
+    def hessian_product(self, flat, direction):
+        """Return the Hessian of the objective, multiplied with a vector; several vectors follow at one point."""
+        if not np.array_equal(flat, self.point):
+            self.point, self.point_scores = flat.copy(), self._scores(flat)
+        v = self._scores(direction)
+        product = fastce.cross_entropy_hvp(self.point_scores, self.target, v, out=v, **self.options)
+        return self._pull(product, direction.reshape(self.shape)[: self.n_penalized])
+
+    def _scores(self, flat):
+        return self.features @ flat.reshape(self.shape).astype(self.features.dtype, copy=False)
+
+    def _pull(self, d_scores, weights):
+        """Return derivatives by the coefficients, given those by the scores, and add the penalty's."""
+        result = (self.features.T @ d_scores).astype(np.float64, copy=False)
+        result[: self.n_penalized] += self.penalty * weights
+        return result.ravel()
+
+
+class SoftmaxRegression(ClassifierMixin, BaseEstimator):
+    """The model of LogisticRegression, fitted with loss, gradient and Hessian of fastce.
+
+    Parameters
+    ----------
+    C : float, default 1.0
+        The inverse of the penalty on squared weights, in the scale of LogisticRegression.
+    fit_intercept : bool, default True
+        Whether each class has an intercept.
+    tol : float, default 1e-4
+        Where to stop: the greatest element of the gradient, or the mean step of a coefficient in Newton-CG.
+    max_iter : int, default 100
+        The greatest number of iterations.
+    solver : {"lbfgs", "newton-cg"}, default "lbfgs"
+        How to minimise.
+    label_smoothing : float, default 0.0
+        The share of each label's probability that all classes get alike.
+    warm_start : bool, default False
+        Start from the coefficients of the last fit.
+
+    Attributes
+    ----------
+    classes_ : ndarray, shape (n_classes,)
+        The labels; the numbers of the columns if the fit was given probabilities.
+    coef_ : ndarray, shape (n_classes, n_features)
+        The weights.
+    intercept_ : ndarray, shape (n_classes,)
+        The intercepts.
+    n_iter_ : int
+        How many iterations the fit took.
+    """
+
+    def __init__(
+        self,
+        C=1.0,
+        fit_intercept=True,
+        tol=1e-4,
+        max_iter=100,
+        solver="lbfgs",
+        label_smoothing=0.0,
+        warm_start=False,
+    ):
+        self.C = C
+        self.fit_intercept = fit_intercept
+        self.tol = tol
+        self.max_iter = max_iter
+        self.solver = solver
+        self.label_smoothing = label_smoothing
+        self.warm_start = warm_start
+
+    def fit(self, X, y, sample_weight=None):
+        """Fit to samples X, (N, D), with labels y, (N,), or class probabilities, (N, n_classes)."""
+        X, y = validate_data(self, X, y, dtype=FLOATS, multi_output=True)
+        if y.ndim == 2:
+            classes, target = np.arange(y.shape[1]), y
+        else:
+            check_classification_targets(y)
+            classes, target = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise ValueError(f"y must have samples of at least 2 classes, got {len(classes)} class")
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X, dtype=X.dtype)
+        total = len(X) if sample_weight is None else float(sample_weight.sum())
+        options = {"sample_weight": sample_weight, "label_smoothing": self.label_smoothing}
+        features = np.column_stack([X, np.ones(len(X), X.dtype)]) if self.fit_intercept else X
+        objective = Objective(features, target, len(classes), X.shape[1], 1 / (self.C * total), **options)
+        found = self._minimize(objective, self._start(objective.shape))
+        coefficients = found.x.reshape(objective.shape).T
+        self.classes_, self.n_iter_ = classes, found.nit
+        self.coef_ = coefficients[:, : X.shape[1]].copy()
+        self.intercept_ = coefficients[:, -1].copy() if self.fit_intercept else np.zeros(len(classes))
+        return self
+
+    def _start(self, shape):
+        if not (self.warm_start and hasattr(self, "coef_")):
+            return np.zeros(shape).ravel()
+        return np.column_stack([self.coef_, self.intercept_])[:, : shape[0]].T.ravel()
+
+    def _minimize(self, objective, start):
+        if self.solver == "lbfgs":
+            # as LogisticRegression
+            options = {"maxiter": self.max_iter, "maxls": 50, "gtol": self.tol, "ftol": 64 * np.finfo(float).eps}
+            found = minimize(objective.loss_and_grad, start, jac=True, method="L-BFGS-B", options=options)
+        elif self.solver == "newton-cg":
+            options = {"maxiter": self.max_iter, "xtol": self.tol}
+            derivatives = {"jac": True, "hessp": objective.hessian_product}
+            found = minimize(objective.loss_and_grad, start, method="Newton-CG", options=options, **derivatives)
+        else:
+            raise ValueError(f'solver must be "lbfgs" or "newton-cg", got {self.solver!r}')
+        if not found.success:
+            warnings.warn(f"{self.solver} has not converged: {found.message}", ConvergenceWarning, stacklevel=3)
+        return found
+
+    def decision_function(self, X):
+        """Return scores, (N, n_classes)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=FLOATS)
+        return X @ self.coef_.T.astype(X.dtype) + self.intercept_.astype(X.dtype)
+
+    def predict(self, X):
+        """Return the label of the highest score."""
+        best = self.decision_function(X).argmax(axis=1)
+        return self.classes_[best]
+
+    def predict_proba(self, X):
+        """Return class probabilities, (N, n_classes)."""
+        return fastce.softmax(self.decision_function(X))
+
+    def predict_log_proba(self, X):
+        """Return the logarithms of class probabilities, exact for small ones too."""
+        return fastce.log_softmax(self.decision_function(X))
+
+
+# --- beside LogisticRegression ------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    """The data of one comparison, and how to fit to them."""
+
+    samples: int
+    features: int
+    classes: int
+    dtype: type = np.float64
+    solver: str = "lbfgs"
+
+    @property
+    def label(self):
+        """A description of two lines."""
+        return f"{self.samples:,}×{self.features}, {self.classes:,} classes\n{self.dtype.__name__}, {self.solver}"
+
+
+class Comparison(NamedTuple):
+    """What one comparison showed: seconds of a fit of either, iterations, greatest difference of probabilities."""
+
+    theirs: float
+    ours: float
+    their_iterations: int
+    our_iterations: int
+    difference: float
+
+
+CASES = [
+    Case(20_000, 20, 10),
+    Case(20_000, 50, 100),
+    Case(5_000, 100, 1_000, np.float32),
+    Case(20_000, 20, 10, solver="newton-cg"),
+    Case(5_000, 50, 100, solver="newton-cg"),
+]
+QUICK_CASES = [Case(400, 8, 5), Case(400, 8, 5, solver="newton-cg")]
+
+
+def draw_samples(case):
+    """Draw features, and labels from a linear model with noise."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((case.samples, case.features)).astype(case.dtype)
+    scores = X @ rng.standard_normal((case.features, case.classes))
+    return X, np.argmax(scores + 3 * rng.gumbel(size=scores.shape), axis=1)
+
+
+def compare(case, repeats):
+    """Fit both models in turns and compare them."""
+    X, y = draw_samples(case)
+    # tol bounds the gradient, but steps in our Newton-CG: with the bound here both are as near to the minimum.
+    their_tol = 1e-4 if case.solver == "lbfgs" else 1e-6
+    models = LogisticRegression(solver=case.solver, tol=their_tol), SoftmaxRegression(solver=case.solver)
+    # The first call compiles the kernels or reads them from disk: no part of a fit.
+    SoftmaxRegression(solver=case.solver, tol=1.0).fit(X, y)
+
+    seconds = [], []
+    for _ in range(repeats):
+        for model, times in zip(models, seconds, strict=True):
+            began = perf_counter()
+            model.fit(X, y)
+            times.append(perf_counter() - began)
+    probabilities = [model.predict_proba(X) for model in models]
+    return Comparison(
+        min(seconds[0]),
+        min(seconds[1]),
+        int(np.max(models[0].n_iter_)),
+        int(models[1].n_iter_),
+        float(np.abs(probabilities[0] - probabilities[1]).max()),
+    )
+
+
+def draw(results):
+    """Draw the time of both fits, a group of bars for each case."""
+    figure = Figure(figsize=(1.5 + 2 * len(results), 4), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(results))
+    for shift, name, color in ((-0.2, "theirs", ORANGE), (0.2, "ours", BLUE)):
+        times = [getattr(result, name) for result in results.values()]
+        label = "LogisticRegression" if name == "theirs" else "SoftmaxRegression on fastce"
+        axes.bar_label(axes.bar(places + shift, times, 0.4, color=color, label=label), fmt="%.2g")
+    axes.set_xticks(places, [case.label for case in results], fontsize=8)
+    axes.set(yscale="log", ylabel="seconds a fit", title="The same model, the same probabilities")
+    axes.margins(y=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main():
+    """Compare both models, print the results and write the plot."""
+    parser = argparse.ArgumentParser(description="Fit a softmax regression on fastce beside LogisticRegression.")
+    parser.add_argument("--out", type=Path, default=Path("softmax_regression.png"), help="the plot to write")
+    parser.add_argument("--quick", action="store_true", help="small data")
+    options = parser.parse_args()
+
+    cases = QUICK_CASES if options.quick else CASES
+    results = {case: compare(case, 1 if options.quick else 3) for case in cases}
+
+    table = Table(title="Fits of LogisticRegression and SoftmaxRegression; differences of probabilities")
+    table.add_column("samples × features, classes", no_wrap=True)
+    for heading in ("theirs (s)", "steps", "ours (s)", "steps", "difference"):
+        table.add_column(heading, justify="right")
+    for case, result in results.items():
+        theirs = f"{result.theirs:.3f}", str(result.their_iterations)
+        ours = f"{result.ours:.3f}", str(result.our_iterations)
+        table.add_row(case.label, *theirs, *ours, f"{result.difference:.0e}")
+    Console().print(table)
+    draw(results).savefig(options.out, dpi=80 if options.quick else 160)
+    print(f"wrote {options.out}")
+
+    if any(result.difference > 1e-3 for result in results.values()):
+        raise SystemExit("the two models give different probabilities")
+
+
+if __name__ == "__main__":
+    main()
