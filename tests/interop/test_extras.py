@@ -102,7 +102,7 @@ def test_names_are_documented(adapter):
     assert sorted(module.__all__) == module.__all__
     for name in module.__all__:
         function = getattr(module, name)
-        text = function.__doc__ + (function.__call__.__doc__ if inspect.isclass(function) else "")
+        text = function.__doc__ + ((function.__call__.__doc__ or "") if inspect.isclass(function) else "")
         for section in ("Parameters\n", "Returns\n", "Raises\n", "Examples\n", ">>> "):
             assert section in text, f"{name} has no {section.strip()}"
         for parameter in inspect.signature(function).parameters:
