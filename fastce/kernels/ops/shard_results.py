@@ -13,9 +13,9 @@ are left out.
 """
 
 import numpy as np
-from numba import prange
+from numba import prange, types
 
-from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.codegen.jit import inline, inline_for, kernel
 from fastce.kernels.formulas import Sample, index_loss, logsumexp, prob_loss, times_weight, z_slope
 from fastce.kernels.ops.cross_entropy import gradient_terms, read_stats, sample_scales
 from fastce.kernels.rows import columns, long_rows, row_formulas, tiles
@@ -223,12 +223,15 @@ def gradient_tiles(x, probs, terms, class_weight, smoothing, static_factors, gra
         tiles.store_tile(grad, start, n, exps)
 
 
-@inline
-def _from(class_weight, start):
-    """Return the class weights from class ``start`` on, or None."""
-    if class_weight is None:
-        return None
-    return class_weight[start:]
+def static_weights_from(class_weight, start):
+    """Return the class weights from class ``start`` on, or None without any; Numba decides when it compiles."""
+
+
+@inline_for(static_weights_from)
+def _static_weights_from(class_weight, start):
+    if isinstance(class_weight, types.NoneType):
+        return lambda class_weight, start: None
+    return lambda class_weight, start: class_weight[start:]
 
 
 @kernel
@@ -239,7 +242,7 @@ def gradient_rows(x, probs, terms, class_weight, smoothing, static_factors, grad
         p, q = offset(row(x, i), start), offset(row(grad, i), start)
         row_max, first = load_one(row(terms, 0), i), load_one(row(terms, 1), i)
         second, third = load_one(row(terms, 2), i), load_one(row(terms, 3), i)
-        weights = _from(class_weight, start)
+        weights = static_weights_from(class_weight, start)
         if probs is None:
             label = get_lane(_marks(terms, i, 1), 0)
             if label < 0:
