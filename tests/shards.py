@@ -1,7 +1,9 @@
-"""The functions of ``fastce.shards`` as those of ``fastce``: for whole arrays, which are cut, and whose parts are joined.
+"""The functions of ``fastce.shards`` as those of ``fastce``: whole arrays are cut, and results joined.
 
 ``stops`` are the classes at which shards end; there is one more shard, which ends with the last class.
 """
+
+import itertools
 
 import numpy as np
 
@@ -11,7 +13,7 @@ from fastce import shards
 def cuts(classes, stops):
     """The classes of each shard, (start, stop)."""
     edges = [0, *(min(stop, classes) for stop in stops), classes]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def part(x, axis, start, stop):

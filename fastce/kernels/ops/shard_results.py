@@ -47,48 +47,61 @@ BLOCK = 1024  # samples that a thread takes at a time
 @kernel
 def merge_shards(parts, merged):
     """Write the statistics of ``parts``, (P, S, N), together, in order, to ``merged``, (S, N)."""
-    shards, size, count = parts.shape
+    size, count = merged.shape
     for b in prange(-(-count // BLOCK)):
         for i in range(b * BLOCK, min((b + 1) * BLOCK, count)):
-            for k in range(size):
-                merged[k, i] = parts[0, k, i]
-            for shard in range(1, shards):
-                _merge(merged, parts[shard], size, i)
+            merged[0, i], merged[1, i], merged[2, i] = _merged_maxima(parts, i)
+            if size == 4 or size == 7:
+                shard = _shard_of_label(parts, i)
+                merged[3, i] = parts[shard, 3, i]
+                if size == 7:
+                    merged[4, i] = parts[shard, 4, i]
+                    merged[5, i], merged[6, i] = _merged_sums(parts, 5, i)
+            elif size == 5:
+                merged[3, i], merged[4, i] = _merged_sums(parts, 3, i)
 
 
 @inline
-def _merge(merged, part, size, i):
-    """Merge the statistics of sample ``i`` of one more shard."""
-    row_max, sum_exp_rest, num_at_max = long_rows.merge(
-        merged[0, i], merged[1, i], merged[2, i], part[0, i], part[1, i], part[2, i]
-    )
-    if size == 5:
-        _merge_sums(merged, part, 3, i, row_max)
-    elif size > 3:
-        if merged[3, i] != merged[3, i]:  # no label yet
-            merged[3, i] = part[3, i]
-            if size > 4:
-                merged[4, i] = part[4, i]
-        if size > 4:
-            _merge_sums(merged, part, 5, i, row_max)
-    merged[0, i], merged[1, i], merged[2, i] = row_max, sum_exp_rest, num_at_max
+def _merged_maxima(parts, i):
+    """Return rows 0 to 2 of sample ``i``."""
+    row_max, sum_exp_rest, num_at_max = parts[0, 0, i], parts[0, 1, i], parts[0, 2, i]
+    for shard in range(1, parts.shape[0]):
+        row_max, sum_exp_rest, num_at_max = long_rows.merge(
+            row_max, sum_exp_rest, num_at_max, parts[shard, 0, i], parts[shard, 1, i], parts[shard, 2, i]
+        )
+    return row_max, sum_exp_rest, num_at_max
 
 
 @inline
-def _merge_sums(merged, part, k, i, row_max):
-    """Merge rows ``k`` and ``k + 1``: the sums of t and of t (m - x), for the new maximum."""
-    merged[k + 1, i] = _below(merged, k, i, row_max) + _below(part, k, i, row_max)
-    merged[k, i] += part[k, i]
+def _shard_of_label(parts, i):
+    """Return the shard that has the label of sample ``i``, 0 if none has."""
+    for shard in range(1, parts.shape[0]):
+        if parts[shard, 3, i] == parts[shard, 3, i]:
+            return shard
+    return 0
 
 
 @inline
-def _below(stats, k, i, row_max):
-    """Return the sum of t (``row_max`` - x)."""
-    own_max = stats[0, i] if stats[0, i] > -np.inf else 0.0
-    total = stats[k + 1, i]
-    if stats[k, i] != 0.0 and own_max < row_max:
-        total += stats[k, i] * (row_max - own_max)
-    return total
+def _merged_sums(parts, k, i):
+    """Return rows ``k`` and ``k + 1`` of sample ``i``: the sums of t and of t (m - x)."""
+    row_max = -np.inf
+    target_sum = dot = 0.0
+    for shard in range(parts.shape[0]):
+        part_max, part_sum, part_dot = parts[shard, 0, i], parts[shard, k, i], parts[shard, k + 1, i]
+        higher = max(row_max, part_max)
+        dot = _raised(dot, target_sum, row_max, higher) + _raised(part_dot, part_sum, part_max, higher)
+        target_sum += part_sum
+        row_max = higher
+    return target_sum, dot
+
+
+@inline
+def _raised(dot, target_sum, row_max, higher):
+    """Return the sum of t (``higher`` - x) from that for ``row_max``, which may be lower, or -inf, for which 0 stands."""
+    shift = row_max if row_max > -np.inf else 0.0
+    if higher > row_max and target_sum != 0.0:
+        return dot + target_sum * (higher - shift)
+    return dot
 
 
 @kernel
