@@ -301,12 +301,13 @@ def test_special_values(shape, axis, rng):
     x, seen = special_rows(shape, axis, np.float32)
     assert seen == 13
     classes = shape[axis]
-    for count in (1, 2, 7):
+    few = classes < 10_000
+    for count in (1, 2, 7) if few else (7,):
         stops = stops_of(classes, count)
         for name, call in (("softmax", softmax), ("log_softmax", log_softmax), ("logsumexp", logsumexp)):
             assert_within(call(x, axis, stops=stops), getattr(fastce, name)(x, axis), 2, message=name)
         samples = tuple(n for i, n in enumerate(shape) if i != axis % len(shape))
-        for label in (0, 1, classes // 2, classes - 1):
+        for label in (0, 1, classes // 2, classes - 1) if few else (1, classes - 1):
             for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1, "weight": np.arange(classes) % 2.0}):
                 given = {"axis": axis, "reduction": "none", **options}
                 found = cross_entropy_and_grad(x, np.full(samples, label), stops=stops, **given)
@@ -349,7 +350,7 @@ def test_a_factor_of_0_leaves_out(shape, axis, kind, rng):
         if kind != "smoothed weight":
             found = cross_entropy_and_grad(x, target, stops=stops, **options)
             for a, e in zip(found, fastce.cross_entropy_and_grad(x, target, **options), strict=True):
-                assert_within(a, e, 3, scale=1)
+                assert_within(a, e, 2, scale=9)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (0, 0), (2, 0, 3)], ids=str)

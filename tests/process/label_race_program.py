@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 import fastce
+from tests.shards import cross_entropy_and_grad
 
 PAGE = mmap.PAGESIZE
 GUARD = 64 * PAGE  # on both sides: more than an array further
@@ -124,6 +125,8 @@ def calls(shape, axis, dtype, at_end):
         "score": lambda: fastce.score(x, labels, axis=axis),
         "evaluate": lambda: fastce.evaluate((x, labels), axis=axis),
         "hessian": lambda: fastce.cross_entropy_grad_and_hessian(x, labels, axis=axis, out=out, hessian_out=hessian),
+        "shards": lambda: cross_entropy_and_grad(x, labels, axis=axis, out=out),
+        "shards, all options": lambda: cross_entropy_and_grad(x, labels, axis=axis, out=out, **all_options),
         "hvp": lambda: fastce.cross_entropy_hvp(x, labels, probs, axis=axis, out=out, **weights),
     }
     if dtype.newbyteorder("=") != np.float32:

@@ -97,7 +97,7 @@ def _merged_sums(parts, k, i):
 
 @inline
 def _raised(dot, target_sum, row_max, higher):
-    """Return the sum of t (``higher`` - x) from that for ``row_max``, which may be lower, or -inf, for which 0 stands."""
+    """Return the sum of t (``higher`` - x) from that for ``row_max``, which may be lower; 0 stands for -inf there."""
     shift = row_max if row_max > -np.inf else 0.0
     if higher > row_max and target_sum != 0.0:
         return dot + target_sum * (higher - shift)
