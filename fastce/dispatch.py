@@ -42,7 +42,7 @@ from fastce.kernels.ops import (
     softmax,
     softmax_vjp,
 )
-from fastce.kernels.ops.cross_entropy import Options, Scaling
+from fastce.kernels.ops.cross_entropy import NO_OPTIONS, SUM, Options, Scaling
 from fastce.kernels.rows import elements, samples, split
 from fastce.kernels.rows.columns import PANEL, ColumnPlan
 from fastce.kernels.rows.long_rows import CHUNK, RowPlan, chunk_length
@@ -406,20 +406,36 @@ def run_shard_stats(
     smoothing: tuple[float, float, float] | None,
     stats: Array,
     is_chunk: bool,
+    is_whole: bool,
 ) -> None:
     """Write the statistics of a shard; see ``kernels.ops.shard_stats``.
 
-    ``is_chunk`` says that the shard is a chunk of longer rows, whose bits it gets however few its classes are.
+    ``is_chunk`` says that the shard is a chunk of longer rows, whose bits it gets however few its classes are, and
+    ``is_whole`` that it has all classes.
     """
     args = labels, first, probs, class_weight, smoothing, stats
     if x.ndim == 3:
         _run_kernel(shard_stats.shard_columns, (x, *args, _panel_width(x)))
     elif is_chunk or x.shape[1] > LANES[x.itemsize] * MAX_VALUES:
         parts = np.empty((len(x), _chunk_count(x), 3))
-        _run_kernel(split.split_stats, (x, parts))
+        if is_whole and x.shape[1] <= CHUNK:
+            _write_whole_stats(x, parts[:, 0])
+        else:
+            _run_kernel(split.split_stats, (x, parts))
         _run_kernel(shard_stats.shard_rows, (x, parts, *args))
     else:
         _run_kernel(shard_stats.shard_tiles if x.shape[1] <= MAX_CLASSES else shard_stats.shard_short_rows, (x, *args))
+
+
+def _write_whole_stats(x: Array, parts: Array) -> None:
+    """Write the statistics of rows of one chunk as those of a chunk, with the bits that losses have."""
+    stats, losses = np.empty((2, len(x)), _computed(x)), np.empty(len(x), _computed(x))
+    run_index_targets(x, np.zeros(len(x), np.int64), -1, NO_OPTIONS, SUM, stats, losses, None)
+    row_max, sum_exp_rest = stats
+    has_max = row_max > -np.inf
+    parts[:, 0] = np.where(has_max, row_max, -np.inf)
+    parts[:, 1] = np.where(has_max, sum_exp_rest, np.where(np.isnan(row_max), np.nan, 0.0))
+    parts[:, 2] = has_max
 
 
 def run_shard_merge(parts: Array, merged: Array) -> None:

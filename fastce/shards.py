@@ -73,8 +73,8 @@ def statistics(
         The first class of the shard: the number of classes in the shards before it.
     classes : int, optional
         The number of classes of all shards. With it, a class index outside of all shards is
-        found here, and a shard that is the last chunk of `chunk_length` gets the bits of the
-        whole, however short it is. ``label_smoothing`` needs it.
+        found here, and a shard that is a chunk of `chunk_length`, or has all classes, gets the bits
+        of the whole. ``label_smoothing`` needs it.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
@@ -207,8 +207,8 @@ def chunk_length(classes: int) -> int:
     Notes
     -----
     Where each part that is merged is one chunk, the results have the bits of those of the whole array, for
-    any number of shards: a shard of several chunks gives `statistics` of each of them. This holds for more
-    than one chunk, the class axis last, and without label smoothing and class probabilities.
+    any number of shards: a shard of several chunks gives `statistics` of each of them. This holds for
+    the class axis last, without label smoothing and class probabilities, and with ``classes`` given.
 
     Examples
     --------

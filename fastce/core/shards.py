@@ -19,6 +19,7 @@ from fastce.core.reduction import FloatArray, Scalar, as_upstream, check_reducti
 from fastce.core.staging import Block, blocks, row_blocks, small_row_blocks
 from fastce.core.targets import as_labels, check_none_ignored, check_target, raise_label
 from fastce.core.validation import (
+    INT64_MAX,
     as_array,
     as_dtype,
     as_ignore_index,
@@ -78,8 +79,8 @@ class Shard:
     ) -> None:
         """Check the target and the options, and keep them."""
         self.start = as_index(start, "start")
-        if self.start < 0:
-            raise ValueError(f"start must be at least 0, got {shown(self.start)}")
+        if not 0 <= self.start <= INT64_MAX - self.classes:
+            raise ValueError(f"start must be at least 0, and the last class fit 64 bits, got {shown(self.start)}")
         self.ignore_index = as_ignore_index(ignore_index)
         if classes is not None:
             self._take_classes(as_index(classes, "classes"))
@@ -102,9 +103,10 @@ class Shard:
 
     def _take_classes(self, classes: int) -> None:
         """Keep the number of classes of all shards, which this one has to be among."""
-        if self.start + self.classes > classes:
+        least = self.start + self.classes
+        if not least <= classes <= INT64_MAX:
             raise ValueError(
-                f"classes must be at least {self.start + self.classes}, start and the classes of the shard, "
+                f"classes must be at least {least}, start and the classes of the shard, and fit 64 bits, "
                 f"got {shown(classes)}"
             )
         self.total_classes = classes
@@ -148,6 +150,11 @@ class Shard:
         length = chunk_length(total)
         return self.start % length == 0 and self.classes == min(length, total - self.start)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is known to have all classes."""
+        return bool(self.classes == self.total_classes)
+
     def blocks(self, inputs: Sequence[Array], out: Array | None) -> Iterator[Block]:
         """Yield kernel-ready blocks; a buffer holds transformed logits, and then their gradient."""
         if self.logit_transform is None:
@@ -184,8 +191,9 @@ class Shard:
             part = slice(block.start, block.stop)
             x, probs = block.inputs[0], block.inputs[1] if self.probs is not None else None
             labels = None if self.labels is None else self.labels[part]
+            options = self.weight, self.smoothing
             dispatch.run_shard_stats(
-                x, labels, self.start, probs, self.weight, self.smoothing, stats[:, part], self.is_chunk
+                x, labels, self.start, probs, *options, stats[:, part], self.is_chunk, self.is_whole
             )
         if result is not stats:
             result[...] = stats
