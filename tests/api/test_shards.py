@@ -203,7 +203,7 @@ def test_chunks_have_the_bits_of_the_whole(rows, classes, dtype, kind, rng):
     if (kind, rows) != ("weights", 20) and dtype != np.float32 and kind != "labels":
         pytest.skip("the same kernels")
     x, target, options = case(rng, (rows, classes), -1, kind, dtype)
-    x[1] = np.round(x[1].astype(np.float32))
+    x[1] = np.minimum(np.round(x[1].astype(np.float32)), 4)
     given = {**options, "z_loss": 0.01 if options else 0.0}
     stops = tuple(chunks(classes))
     for reduction in ("none", "mean"):
@@ -235,7 +235,7 @@ def test_a_last_chunk_of_few_classes(rng):
 @pytest.mark.parametrize("dtype", SIZES, ids=name_of)
 def test_one_shard_has_the_bits_of_the_whole(regime, dtype, rng):
     """Rows with NaN and infinities too. Seen to fail: with the sum of a chunk, whose maximum is not known before."""
-    shape, axis = SHAPES[regime]
+    shape, axis = ((60, 2600), -1) if regime == "rows" else SHAPES[regime]
     x, target = logits(rng, shape, dtype), labels_for(rng, shape, axis)
     rows = np.moveaxis(x, axis, -1)
     rows[0], rows[-1, ..., 3], rows[-2, ..., 4] = -np.inf, np.nan, np.inf
@@ -267,12 +267,11 @@ def test_the_statistics_of_no_classes_change_nothing(rng):
             assert_same_bits(shards.merge([stats, empty] if start else [empty, stats]), stats)
 
 
-@pytest.mark.parametrize("threads_used", [1, 2])
-def test_any_number_of_threads(threads_used, threads, rng):
+def test_any_number_of_threads(threads, rng):
     x, target = logits(rng, (9000, 10), np.float32), labels_for(rng, (9000, 10))
     threads(2)
     expected = cross_entropy_and_grad(x, target)
-    threads(threads_used)
+    threads(1)
     for a, e in zip(cross_entropy_and_grad(x, target), expected, strict=True):
         assert_same_bits(np.asarray(a), np.asarray(e))
 
@@ -408,7 +407,8 @@ def test_layouts(layout, rng):
     assert_same_bits(shards.merge([arrange(stats), stats]), shards.merge([stats, stats]))
     assert_same_bits(shards.merge(np.stack([stats, stats])), shards.merge([stats, stats]))
     assert_same_bits(shards.logsumexp(arrange(stats)), shards.logsumexp(stats))
-    for out in (np.empty_like(stats), arrange(stats) if layout != "read-only" else np.empty_like(stats)):
+    for out in (np.empty_like(stats), arrange(np.zeros_like(stats))):
+        out.flags.writeable = True
         assert shards.statistics(x[:, :4], out=out) is out
         np.testing.assert_array_equal(out, stats)
 
