@@ -165,10 +165,10 @@ def shard_losses(summary, sample_factors, smoothing, z_loss, static_soft, static
 
 
 @kernel
-def shard_terms(summary, labels, first, classes, sample_factors, scale, smoothing, z_loss, static_weighted, terms):
+def shard_terms(summary, target, first, classes, sample_factors, scale, smoothing, z_loss, static_weighted, terms):
     """Write the terms of the gradient of a shard of ``classes`` that begins with class ``first``.
 
-    ``labels`` is None for statistics of class probabilities; ``static_weighted`` is as in `shard_losses`.
+    ``target`` is None for statistics of class probabilities; ``static_weighted`` is as in `shard_losses`.
     """
     count, width = summary.shape[1], lanes(summary)
     for b in prange(-(-count // BLOCK)):
@@ -177,7 +177,7 @@ def shard_terms(summary, labels, first, classes, sample_factors, scale, smoothin
             _, grad_scale = sample_scales(summary, sample_factors, scale, start, n)
             row_max, sum_exp_rest = read_stats(summary, start, n)
             store_n(row(terms, 0), start, n, row_max)
-            if labels is None:
+            if target is None:
                 pull = load_n(row(summary, 2), start, n, 0.0) + z_slope(row_max, sum_exp_rest, z_loss)
                 store_n(row(terms, 1), start, n, sum_exp_rest)
                 store_n(row(terms, 2), start, n, pull)
@@ -185,7 +185,7 @@ def shard_terms(summary, labels, first, classes, sample_factors, scale, smoothin
             else:
                 sample, _ = _sample_at(summary, start, n, static_weighted)
                 factor, at_label, smoothing_term = gradient_terms(sample, grad_scale, smoothing, z_loss)
-                local = shard_labels_at(labels, start, n, first, classes, summary)
+                local = shard_labels_at(target, start, n, first, classes, summary)
                 marks = narrow_labels(where(local >= 0, local, classes), summary)
                 marks = _where_factor(marks, sample_factors, start, n)
                 store_n(row(terms, 1), start, n, factor)

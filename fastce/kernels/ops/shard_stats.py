@@ -3,14 +3,14 @@
 ``stats``, float64 of shape (S, N), receives for every sample
 
     row 0, 1, 2    the maximum, ``sum_exp_rest`` and ``num_at_max``, as `long_rows.merge` takes them
-    with labels    row 3: the logit at the label; NaN where the label is in another shard
+    with target    row 3: the logit at the label; NaN where the label is in another shard
                    row 4, of 7: the class weight of that label
                    row 6, of 7, with smoothing: e / C sum_j w_j (m - x_j); the caller fills row 5 with e / C sum_j w_j
     with probs     row 3, 4: the sums of t_j and of t_j (m - x_j)
 
 with the names of ``formulas``; C counts the classes of all shards. Where all classes are -inf, 0 replaces m in the last
 sums. Row 1 has NaN for a sample with a NaN, and 0 beside a maximum of +inf. A NaN at the label has 0 in row 3: it is
-there, and row 1 is NaN. ``labels`` count all classes, ``first`` of which are in front of the shard.
+there, and row 1 is NaN. ``target`` holds class indices among all classes, ``first`` of which are in front of the shard.
 """
 
 import numpy as np
@@ -92,7 +92,7 @@ def _tile_below_max(tile, classes, row_max, class_weight, smoothing):
 
 
 @kernel
-def shard_tiles(x, labels, first, probs, class_weight, smoothing, stats):
+def shard_tiles(x, target, first, probs, class_weight, smoothing, stats):
     """``x`` is (N, C) with contiguous rows of few classes."""
     count, classes = x.shape
     width = lanes(x)
@@ -106,8 +106,8 @@ def shard_tiles(x, labels, first, probs, class_weight, smoothing, stats):
         if any_lane(row_max == np.inf):
             nan_or_zero = tiles.or_nan(nan_or_zero, tile, classes)
         _save_maxima(stats, start, n, row_max, sum_exp_rest, nan_or_zero)
-        if labels is not None:
-            local = shard_labels_at(labels, start, n, first, classes, x)
+        if target is not None:
+            local = shard_labels_at(target, start, n, first, classes, x)
             at_label = gather(tile, where(local >= 0, local * width + lane_index(x), 0))
             _save_labels(stats, start, n, local, at_label, class_weight)
             sum_below_max = _tile_below_max(tile, classes, row_max, class_weight, smoothing)
@@ -121,7 +121,7 @@ def shard_tiles(x, labels, first, probs, class_weight, smoothing, stats):
 
 
 @kernel
-def shard_short_rows(x, labels, first, probs, class_weight, smoothing, stats):
+def shard_short_rows(x, target, first, probs, class_weight, smoothing, stats):
     """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
     count, classes = x.shape
     per_block = short_rows.rows_a_block(x)
@@ -140,8 +140,8 @@ def shard_short_rows(x, labels, first, probs, class_weight, smoothing, stats):
                 if long_rows.has_nan(row(x, start + r), classes):
                     nan_or_zero = set_lane(nan_or_zero, r, np.nan)
         _save_maxima(stats, start, n, row_max, sum_exp_rest, nan_or_zero)
-        if labels is not None:
-            local = shard_labels_at(labels, start, n, first, classes, x)
+        if target is not None:
+            local = shard_labels_at(target, start, n, first, classes, x)
             at_label = full_like(x, 0.0)
             for r in range(n):
                 if get_lane(local, r) >= 0:
@@ -156,7 +156,7 @@ def shard_short_rows(x, labels, first, probs, class_weight, smoothing, stats):
 
 
 @kernel
-def shard_rows(x, parts, labels, first, probs, class_weight, smoothing, stats):
+def shard_rows(x, parts, target, first, probs, class_weight, smoothing, stats):
     """``x`` is (N, C) with contiguous rows, the statistics of whose chunks are in ``parts``; see ``rows.split``."""
     classes = x.shape[1]
     for i in prange(x.shape[0]):
@@ -171,8 +171,8 @@ def shard_rows(x, parts, labels, first, probs, class_weight, smoothing, stats):
             num_at_max = 1.0
         stats[0, i], stats[1, i], stats[2, i] = row_max, sum_exp_rest, num_at_max
         shift = row_max if row_max > -np.inf else 0.0
-        if labels is not None:
-            local = shard_labels_at(labels, i, 1, first, classes, x)
+        if target is not None:
+            local = shard_labels_at(target, i, 1, first, classes, x)
             at_label = load_one(row(x, i), get_lane(local, 0)) if get_lane(local, 0) >= 0 else 0.0
             _save_labels(stats, i, 1, local, full_like(x, at_label), class_weight)
             sum_below_max = _row_below_max(row(x, i), class_weight, classes, shift, smoothing)
@@ -191,7 +191,7 @@ def _row_below_max(p, class_weight, classes, row_max, smoothing):
 
 
 @kernel
-def shard_columns(x, labels, first, probs, class_weight, smoothing, stats, panel_width):
+def shard_columns(x, target, first, probs, class_weight, smoothing, stats, panel_width):
     """``x`` is (outer, C, inner)."""
     classes = x.shape[1]
     width = lanes(x)
@@ -207,10 +207,10 @@ def shard_columns(x, labels, first, probs, class_weight, smoothing, stats, panel
                 nan_or_zero = columns.or_nan(nan_or_zero, panel, j, classes, n)
             _save_maxima(stats, start + j, n - j, row_max, load(sum_exp_rests, j), nan_or_zero)
             store(maxima, j, _shift(row_max))
-        if labels is not None:
+        if target is not None:
             _column_below_max(panel, classes, n, maxima, sum_exp_rests, class_weight, smoothing)
             for j in range(0, n, width):
-                local = shard_labels_at(labels, start + j, n - j, first, classes, x)
+                local = shard_labels_at(target, start + j, n - j, first, classes, x)
                 at_label = gather(offset(panel.first, j), where(local >= 0, local * panel.step + lane_index(x), 0))
                 _save_labels(stats, start + j, n - j, local, at_label, class_weight)
                 _save_below_max(stats, start + j, n - j, load(sum_exp_rests, j), smoothing)
