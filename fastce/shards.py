@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Literal, Unpack, overload
 import numpy as np
 import numpy.typing as npt
 
-from fastce.core import shards as core
+from fastce.core import shard_results
 from fastce.core.layout import Array
 from fastce.core.out import result_like
 from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
+from fastce.core.shards import OF_PROBS, Shard
+from fastce.core.shards import chunk_length as chunk_length_of
 from fastce.core.targets import as_labels
 from fastce.core.validation import as_array, as_index, shown
 
@@ -126,7 +128,7 @@ def statistics(
     >>> left.shape, shards.cross_entropy(shards.merge([left, right]), target).round(6)
     ((4, 2), np.float64(0.293438))
     """
-    shard = core.Shard(logits, axis)
+    shard = Shard(logits, axis)
     shard.bind(
         target,
         start=start,
@@ -177,7 +179,7 @@ def merge(parts: npt.ArrayLike | Sequence[npt.ArrayLike]) -> Array:
     >>> shards.logsumexp(shards.merge(parts)).round(6)
     array([6.389658])
     """
-    return core.merge(parts)
+    return shard_results.merge(parts)
 
 
 def chunk_length(classes: int) -> int:
@@ -219,7 +221,7 @@ def chunk_length(classes: int) -> int:
     count = as_index(classes, "classes")
     if count < 0:
         raise ValueError(f"classes must be at least 0, got {shown(count)}")
-    return core.chunk_length(count)
+    return chunk_length_of(count)
 
 
 def logsumexp(stats: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
@@ -256,7 +258,7 @@ def logsumexp(stats: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
     >>> shards.logsumexp(stats).round(5)
     array([3.40761])
     """
-    return core.logsumexp(stats, dtype)
+    return shard_results.logsumexp(stats, dtype)
 
 
 def softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
@@ -307,7 +309,7 @@ def softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, *, axis: int = -1, out:
     >>> shards.softmax(left, stats).round(8), shards.softmax(right, stats).round(8)
     (array([[0.09003057, 0.24472847]]), array([[0.66524096]]))
     """
-    return core.softmax(logits, stats, axis, out, False)
+    return shard_results.softmax(logits, stats, axis, out, False)
 
 
 def log_softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
@@ -360,7 +362,7 @@ def log_softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, *, axis: int = -1, 
     >>> shards.log_softmax(left, stats)
     array([[-4.24835426e-18]])
     """
-    return core.softmax(logits, stats, axis, out, True)
+    return shard_results.softmax(logits, stats, axis, out, True)
 
 
 @overload
@@ -450,17 +452,17 @@ def cross_entropy(
     >>> shards.cross_entropy(shards.merge(parts), target)
     np.float64(4.248354255291589e-18)
     """
-    compute, _ = core.compute_dtype(dtype)
-    array = core.as_stats(stats)
+    compute, _ = shard_results.compute_dtype(dtype)
+    array = shard_results.as_stats(stats)
     shape: tuple[int, ...] = (array.shape[1],)
     labels = given = None
     if target is None:
-        array = core.as_stats(array, rows=(core.OF_PROBS,))
+        shard_results.as_stats(array, rows=(OF_PROBS,))
     else:
         given = as_array(target, "target")
-        core.check_labels(given, array)
+        shard_results.check_labels(given, array)
         labels, shape = as_labels(given), given.shape
-    loss = core.Loss(
+    loss = shard_results.Loss(
         array,
         labels,
         shape,
@@ -562,7 +564,7 @@ def cross_entropy_grad(
     >>> shards.cross_entropy_grad(right, target, stats, start=2).round(4)
     array([[0.0986]])
     """
-    shard = core.Shard(logits, axis)
+    shard = Shard(logits, axis)
     shard.bind(
         as_array(target, "target"),
         start=start,
@@ -573,8 +575,8 @@ def cross_entropy_grad(
         logit_scale=logit_scale,
         softcap=softcap,
     )
-    array = core.as_stats(stats, shard.count, (shard.rows,))
-    loss = core.Loss(
+    array = shard_results.as_stats(stats, shard.count, (shard.rows,))
+    loss = shard_results.Loss(
         array,
         shard.labels,
         shard.shape,

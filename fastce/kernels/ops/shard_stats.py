@@ -2,11 +2,11 @@
 
 ``stats``, float64 of shape (S, N), receives for every sample
 
-    row 0, 1, 2    the maximum, ``sum_exp_rest`` and ``num_at_max``, as `long_rows.merge` takes them
+    always         rows 0, 1, 2: the maximum, ``sum_exp_rest`` and ``num_at_max``, as `long_rows.merge` takes them
     with target    row 3: the logit at the label; NaN where the label is in another shard
                    row 4, of 7: the class weight of that label
                    row 6, of 7, with smoothing: e / C sum_j w_j (m - x_j); the caller fills row 5 with e / C sum_j w_j
-    with probs     row 3, 4: the sums of t_j and of t_j (m - x_j)
+    with probs     rows 3, 4: the sums of t_j and of t_j (m - x_j)
 
 with the names of ``formulas``; C counts the classes of all shards. Where all classes are -inf, 0 replaces m in the last
 sums. Row 1 has NaN for a sample with a NaN, and 0 beside a maximum of +inf. A NaN at the label has 0 in row 3: it is
