@@ -149,15 +149,18 @@ def test_any_cuts_and_groups(data, classes, dtype, count):
     assert_near(losses, fastce.cross_entropy(x, target, reduction="none"), size, np.dtype(dtype), 2 + count, "whole")
 
 
-def test_confident_rows_keep_their_digits():
-    """Seen to fail: with the sum of all exponentials, which rounds to 1."""
-    x, target = np.array([[60.0, 11.32580728]]), [0]
-    parts = [shards.statistics(x[:, :1], target), shards.statistics(x[:, 1:], target, start=1)]
-    stats = shards.merge(parts)
-    loss = math.exp(x[0, 1] - 60)
-    assert_within(shards.cross_entropy(stats, target), loss, 2)
-    assert_within(shards.cross_entropy_grad(x[:, :1], target, stats)[0, 0], -loss, 2)
-    assert_within(shards.log_softmax(x[:, :1], stats)[0, 0], -loss, 2)
+def test_confident_rows_keep_their_digits(rng):
+    """A logit of 60 among 50,257, in four shards. Seen to fail: with the sum of all exponentials, which rounds to 1."""
+    x, target = rng.normal(size=(1, 50_257)).astype(np.float32), [30_000]
+    x[0, 30_000] = 60
+    rest = np.exp(np.delete(x, 30_000, 1).astype(np.longdouble) - 60).sum()
+    assert 7e-22 < rest < 7.5e-22
+    edges = cuts(50_257, stops_of(50_257, 4))
+    stats = shards.merge([shards.statistics(x[:, a:b], target, start=a) for a, b in edges])
+    assert_within(shards.cross_entropy(stats, target, dtype=np.float32), rest, 2)
+    start, stop = edges[2]
+    assert_within(shards.cross_entropy_grad(x[:, start:stop], target, stats, start=start)[0, 30_000 - start], -rest, 2)
+    assert_within(shards.log_softmax(x[:, start:stop], stats)[0, 30_000 - start], -rest, 2)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
