@@ -1,5 +1,6 @@
 """Fast, exact cross-entropy, softmax and log-sum-exp, with gradients, on NumPy arrays."""
 
+from fastce import shards as shards
 from fastce.api.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
 from fastce.api.binary_from_probs import binary_cross_entropy_from_probs, binary_cross_entropy_from_probs_and_grad
 from fastce.api.config import show_config

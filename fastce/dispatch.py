@@ -35,12 +35,14 @@ from fastce.kernels.ops import (
     kl_divergence,
     logit_transform,
     score,
+    shard_results,
+    shard_stats,
     sigmoid_focal,
     soft_targets,
     softmax,
     softmax_vjp,
 )
-from fastce.kernels.ops.cross_entropy import Options, Scaling
+from fastce.kernels.ops.cross_entropy import NO_OPTIONS, SUM, Options, Scaling
 from fastce.kernels.rows import elements, samples, split
 from fastce.kernels.rows.columns import PANEL, ColumnPlan
 from fastce.kernels.rows.long_rows import CHUNK, RowPlan, chunk_length
@@ -390,6 +392,102 @@ def total(values: Array) -> float:
 def run_exact_sum(values: Array, bins: Array) -> None:
     """Add contiguous float64 numbers to ``bins``; see ``kernels.ops.exact_sum``."""
     exact_sum.exact_sum(False, (values.view(np.int64), bins))
+
+
+# --- shards of the classes ---------------------------------------------------------------
+
+
+def run_shard_stats(
+    x: Array,
+    labels: Array | None,
+    first: int,
+    probs: Array | None,
+    class_weight: Array | None,
+    smoothing: tuple[float, float, float] | None,
+    stats: Array,
+    is_chunk: bool,
+    is_whole: bool,
+) -> None:
+    """Write the statistics of a shard; see ``kernels.ops.shard_stats``.
+
+    ``is_chunk`` says that the shard is a chunk of longer rows, whose bits it gets however few its classes are, and
+    ``is_whole`` that it has all classes.
+    """
+    args = labels, first, probs, class_weight, smoothing, stats
+    if x.ndim == 3:
+        _run_kernel(shard_stats.shard_columns, (x, *args, _panel_width(x)))
+    elif is_chunk or x.shape[1] > LANES[x.itemsize] * MAX_VALUES:
+        parts = np.empty((len(x), _chunk_count(x), 3))
+        if is_whole and x.shape[1] <= CHUNK:
+            _write_whole_stats(x, parts[:, 0])
+        else:
+            _run_kernel(split.split_stats, (x, parts))
+        _run_kernel(shard_stats.shard_rows, (x, parts, *args))
+    else:
+        _run_kernel(shard_stats.shard_tiles if x.shape[1] <= MAX_CLASSES else shard_stats.shard_short_rows, (x, *args))
+
+
+def _write_whole_stats(x: Array, parts: Array) -> None:
+    """Write the statistics of rows of one chunk as those of a chunk, with the bits that losses have."""
+    stats, losses = np.empty((2, len(x)), _computed(x)), np.empty(len(x), _computed(x))
+    run_index_targets(x, np.zeros(len(x), np.int64), -1, NO_OPTIONS, SUM, stats, losses, None)
+    row_max, sum_exp_rest = stats
+    has_max = row_max > -np.inf
+    parts[:, 0] = np.where(has_max, row_max, -np.inf)
+    parts[:, 1] = np.where(has_max, sum_exp_rest, np.where(np.isnan(row_max), np.nan, 0.0))
+    parts[:, 2] = has_max
+
+
+def run_shard_merge(parts: Array, merged: Array) -> None:
+    """Merge the statistics of shards, in order; see ``kernels.ops.shard_results``."""
+    _run_kernel(shard_results.merge_shards, (parts, merged))
+
+
+def run_shard_finish(summary: Array, stats: Array) -> None:
+    """Write the summary of merged statistics; see ``kernels.ops.shard_results``."""
+    _run_kernel(shard_results.finish_shards, (summary, stats))
+
+
+def run_shard_lse(summary: Array, lse: Array) -> None:
+    """Write the log-sum-exp of all samples; see ``kernels.ops.shard_results``."""
+    _run_kernel(shard_results.shard_lse, (summary, lse))
+
+
+def run_shard_losses(summary: Array, *args: Any) -> None:
+    """Write the losses of all samples; see ``kernels.ops.shard_results``."""
+    _run_kernel(shard_results.shard_losses, (summary, *args))
+
+
+def run_shard_terms(summary: Array, *args: Any) -> None:
+    """Write the terms of the gradient of a shard; see ``kernels.ops.shard_results``."""
+    _run_kernel(shard_results.shard_terms, (summary, *args))
+
+
+def run_shard_gradient(
+    x: Array,
+    probs: Array | None,
+    terms: Array,
+    class_weight: Array | None,
+    smoothing: tuple[float, float, float] | None,
+    has_factors: bool,
+    grad: Array,
+    out_is_new: bool,
+) -> None:
+    """Write the gradient of a shard from its terms; see ``kernels.ops.shard_results``."""
+    args = x, probs, terms, class_weight, smoothing, static_flag(has_factors), grad
+    if x.ndim == 3:
+        streamed = _is_streamed("columns", (x,), grad, out_is_new)
+        _run_kernel(shard_results.gradient_columns, (*args, _panel_width(x), streamed))
+    elif x.shape[1] <= MAX_CLASSES:
+        _run_kernel(shard_results.gradient_tiles, args)
+    else:
+        _run_kernel(shard_results.gradient_rows, (*args, _is_streamed("rows", (x,), grad, out_is_new)))
+
+
+def run_log_softmax_from(x: Array, stats: Array, logs: Array, out_is_new: bool = False) -> None:
+    """Write the log-softmax of rows whose maxima and ``sum_exp_rest`` are known; see ``kernels.ops.softmax``."""
+    streamed = _is_streamed("logs", (x,), logs, out_is_new)
+    _run_kernel(softmax.softmax_split, (x, None, None, logs, streamed, stats))
 
 
 # --- losses of elements: all arrays are flat ----------------------------------------------

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastce
+from tests import shards
 from tests.helpers import tuple_of
 from tests.inputs import RowInputs
 from tests.oracle import oracles, reference
@@ -175,6 +176,16 @@ FUNCTIONS = {
     "linear_cross_entropy_and_grad": Function(_layer, "lllxwb", oracles.linear_cross_entropy_and_grad, _LAYER_OUTS),
 }
 
+# whole arrays, cut into shards
+IN_SHARDS = {
+    "softmax in shards": Function(shards.softmax, "x", oracles.softmax, {"out": "x"}, 2.5),
+    "log_softmax in shards": Function(shards.log_softmax, "x", oracles.log_softmax, {"out": "x"}, 2.5),
+    "logsumexp in shards": Function(shards.logsumexp, "x", oracles.logsumexp, eps=2),
+    "cross_entropy_and_grad in shards": Function(
+        shards.cross_entropy_and_grad, "lx", oracles.cross_entropy_and_grad, {"out": "logits"}
+    ),
+}
+
 
 class Call(NamedTuple):
     """A way to call a function: which input is which argument, by the names of the function's, and options."""
@@ -186,7 +197,7 @@ class Call(NamedTuple):
     @property
     def function(self) -> Function:
         """The row of the table."""
-        return FUNCTIONS[self.name]
+        return FUNCTIONS[self.name] if self.name in FUNCTIONS else IN_SHARDS[self.name]
 
     @property
     def first(self) -> str:
@@ -340,6 +351,18 @@ CALLS |= {
     if call.name.endswith("_and_grad") and "options" in name
 }
 
+SHARD_CALLS = {
+    "shards logsumexp": Call("logsumexp in shards", {"x": "x"}),
+    "shards softmax": Call("softmax in shards", {"x": "x"}),
+    "shards log_softmax": Call("log_softmax in shards", {"x": "x"}),
+    "shards": Call("cross_entropy_and_grad in shards", _IGNORING),
+    "shards options": Call(
+        "cross_entropy_and_grad in shards", {**_INDEX, **_WEIGHTS}, {**_NUMBERS, "logit_scale": 0.75, "softcap": 9.0}
+    ),
+    "shards soft": Call("cross_entropy_and_grad in shards", _SOFT),
+    "shards soft options": Call("cross_entropy_and_grad in shards", {**_SOFT, **_WEIGHTS}, _NUMBERS),
+}
+
 # for the largest grids: calls that run most kernels of the softmax and the losses
 FAMILIES = (
     "logsumexp",
@@ -413,4 +436,5 @@ DIGESTED = (
     "forward",
     "backward options",
     "grad_and_hessian options",
+    *SHARD_CALLS,
 )

@@ -51,6 +51,12 @@ def test_readme():
             exec(compile(block, "README.md", "exec"), namespace)
 
 
+def test_page_of_shards():
+    page = ROOT / "docs" / "shards.md"
+    results = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
+    assert results.attempted > 8 and not results.failed
+
+
 def test_there_are_examples():
     assert EXAMPLES
 
@@ -118,6 +124,7 @@ PUBLIC = {
     for name in fastce.__all__
     if callable(public := getattr(fastce, name)) and not (isinstance(public, type) and issubclass(public, tuple))
 }
+SHARDS = {f"shards.{name}": getattr(fastce.shards, name) for name in fastce.shards.__all__}
 CLASSES = [name for name, public in PUBLIC.items() if isinstance(public, type)]
 METHODS = {
     f"{name}.{method}": function
@@ -125,7 +132,7 @@ METHODS = {
     for method, function in vars(PUBLIC[name]).items()
     if inspect.isfunction(function) and method[0] != "_" and len(inspect.signature(function).parameters) > 1
 }
-DOCUMENTED = PUBLIC | METHODS
+DOCUMENTED = PUBLIC | METHODS | SHARDS
 # parameters that mean another thing than in most functions: why they have another wording
 OTHER_WORDING = {
     ("binary_cross_entropy_with_logits", "logits"): "log-odds of elements, there are no classes",
@@ -181,6 +188,24 @@ OTHER_WORDING = {
     ("softmax_vjp", "out"): "two arguments have the shape of the result",
     ("log_softmax_vjp", "out"): "two arguments have the shape of the result",
     ("CrossEntropyLoss.backward", "out"): "the object has a buffer",
+    ("shards.statistics", "logits"): "some of the classes, or none",
+    ("shards.softmax", "logits"): "some of the classes, or none",
+    ("shards.log_softmax", "logits"): "some of the classes, or none",
+    ("shards.cross_entropy_grad", "logits"): "some of the classes, or none",
+    ("shards.statistics", "target"): "its labels count the classes of all shards",
+    ("shards.cross_entropy", "target"): "class probabilities are in the statistics",
+    ("shards.cross_entropy_grad", "target"): "as in another function",
+    ("shards.statistics", "classes"): "an option",
+    ("shards.chunk_length", "classes"): "one number",
+    ("shards.statistics", "weight"): "of the shard's classes",
+    ("shards.statistics", "label_smoothing"): "over the classes of all shards",
+    ("shards.statistics", "out"): "statistics are no gradient",
+    ("shards.cross_entropy", "sample_weight"): "the samples have another shape for class probabilities",
+    ("shards.softmax", "out"): "the result is no gradient",
+    ("shards.log_softmax", "out"): "the result is no gradient",
+    ("cross_entropy_backward", "stats"): "those of a forward pass",
+    ("shards.softmax", "stats"): "without logit_scale and softcap",
+    ("shards.log_softmax", "stats"): "without logit_scale and softcap",
 }
 
 
@@ -212,10 +237,12 @@ def test_documented_parameters(name):
     signature = [parameter for parameter in inspect.signature(DOCUMENTED[name]).parameters if parameter != "self"]
     assert [parameter for names, _ in documented for parameter in names] == signature
     for names, text in documented:
-        reference = re.match(r"As in `(\w+)`\.", text)
+        reference = re.match(r"As in `(fastce\.)?(\w+)`\.", text)
         assert text
         if reference:
-            assert set(names) <= set(inspect.signature(PUBLIC[reference.group(1)]).parameters)
+            family = SHARDS if name in SHARDS and not reference.group(1) else PUBLIC
+            function = family[f"shards.{reference.group(2)}" if family is SHARDS else reference.group(2)]
+            assert set(names) <= set(inspect.signature(function).parameters)
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -228,7 +255,7 @@ def test_documented_sections(name):
         assert {"Parameters", "Raises"} <= set(found)
     elif name in METHODS:
         assert {"Parameters", "Returns", "Raises"} <= set(found)
-    elif name in ("show_config", "warmup"):
+    elif name in ("show_config", "warmup", "shards.chunk_length", "shards.merge"):
         assert {"Parameters", "Raises", "Examples"} <= set(found)
     else:
         assert {"Parameters", "Returns", "Raises", "Examples"} <= set(found)

@@ -20,6 +20,7 @@ FLOORS = [  # from the ground up
     "core",
     "linear",
     "api",
+    "shards",
     "__init__",
     "__main__",
     "interop",

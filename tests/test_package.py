@@ -98,6 +98,17 @@ def test_public_names():
     assert visible == set(fastce.__all__)
 
 
+def test_public_names_of_shards():
+    assert sorted(fastce.shards.__all__) == fastce.shards.__all__
+    for name in fastce.shards.__all__:
+        function = getattr(fastce.shards, name)
+        assert function.__module__ == "fastce.shards"
+        parameters = inspect.signature(function).parameters.values()
+        first = [p.name for p in parameters if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+        assert set(first) <= {"logits", "target", "stats", "parts", "dtype", "classes"}
+        assert all(p.annotation is not inspect.Parameter.empty for p in parameters)
+
+
 def test_arrays_first_then_keywords():
     positional = {
         "cross_entropy_backward": ["logits", "target", "stats"],

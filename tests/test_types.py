@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = "tests/types_page.py"
 FUNCTIONS = {name: f for name, f in vars(fastce).items() if name in fastce.__all__ and inspect.isfunction(f)}
 INITS = {cls.__name__: cls.__init__ for cls in (fastce.CrossEntropyLoss, fastce.EvaluationSums)}
-OVERLOADED = {name: f for name, f in (FUNCTIONS | INITS).items() if typing.get_overloads(f)}
+SHARDS = {f"shards.{name}": getattr(fastce.shards, name) for name in fastce.shards.__all__}
+OVERLOADED = {name: f for name, f in (FUNCTIONS | INITS | SHARDS).items() if typing.get_overloads(f)}
 
 MYPY = ["mypy", "--strict", "--config-file=", f"--cache-dir={os.devnull}", "--follow-imports=silent"]
 PYRIGHT = ["pyright", "--pythonpath", sys.executable]
@@ -71,7 +72,7 @@ def test_values_have_the_types_of_the_page(monkeypatch):
 
 def test_the_page_has_everything():
     text = (ROOT / PAGE).read_text(encoding="utf-8")
-    missing = {name for name in fastce.__all__ if not re.search(rf"fastce\.{name}\b", text)}
+    missing = {name for name in [*fastce.__all__, *SHARDS] if not re.search(rf"fastce\.{name}\b", text)}
     assert missing == {"GradAndHessian", "LossParts", "Score"}  # only results
     for name in OVERLOADED:
         if "reduction" in inspect.signature(OVERLOADED[name]).parameters:
@@ -80,8 +81,10 @@ def test_the_page_has_everything():
 
 def test_all_functions_with_a_reduction_are_overloaded():
     """But for those whose results do not depend on it."""
-    with_reduction = {name for name in FUNCTIONS if "reduction" in inspect.signature(FUNCTIONS[name]).parameters}
-    assert with_reduction - set(OVERLOADED) == {"cross_entropy_backward", "cross_entropy_hvp"}
+    functions = FUNCTIONS | SHARDS
+    with_reduction = {name for name in functions if "reduction" in inspect.signature(functions[name]).parameters}
+    constant = {"cross_entropy_backward", "cross_entropy_hvp", "shards.cross_entropy_grad"}
+    assert with_reduction - set(OVERLOADED) == constant
 
 
 def parameters_of(overload):

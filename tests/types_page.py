@@ -43,6 +43,18 @@ assert_type(fastce.sigmoid_focal_loss(logits, ones, reduction="none", alpha=None
 assert_type(fastce.linear_cross_entropy(logits, ones, [0, 1]), Scalar)
 assert_type(fastce.linear_cross_entropy(logits, ones, [0, 1], reduction="none", bias=[1.0, 2.0]), Losses)
 
+stats = fastce.shards.merge(
+    [fastce.shards.statistics(logits, target), fastce.shards.statistics(lists, labels, start=3)]
+)
+assert_type(stats, Array)
+assert_type(fastce.shards.cross_entropy(stats, target), Scalar)
+assert_type(fastce.shards.cross_entropy(stats, labels, reduction="none", dtype="float32", z_loss=0.1), Losses)
+assert_type(fastce.shards.cross_entropy_grad(logits, target, stats, start=0), Array)
+assert_type(fastce.shards.softmax(logits, stats, out=out), Array)
+assert_type(fastce.shards.log_softmax(lists, stats), Array)
+assert_type(fastce.shards.logsumexp(stats, np.float32), Array)
+assert_type(fastce.shards.chunk_length(50_257), int)
+
 # so is the loss of a named tuple
 loss, grad = fastce.cross_entropy_and_grad(logits, target, out=out)
 assert_type(loss, Scalar)

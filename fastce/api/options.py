@@ -48,6 +48,15 @@ class CrossEntropyGradOptions(CrossEntropyOptions, _GradOptions, total=False):
     """Options of `cross_entropy_and_grad`."""
 
 
+class ShardOptions(_LabelOptions, total=False):
+    """Options of `shards.cross_entropy`."""
+
+    dtype: npt.DTypeLike
+    sample_weight: npt.ArrayLike | None
+    z_loss: float
+    normalizer: float | None
+
+
 class CriterionOptions(_LabelOptions, total=False):
     """Options of `CrossEntropyLoss`."""
 

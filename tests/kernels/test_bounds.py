@@ -13,6 +13,7 @@ import mmap
 import numpy as np
 
 import fastce
+from tests.shards import cross_entropy_and_grad
 
 libc = ctypes.CDLL(None)
 PAGE = mmap.PAGESIZE
@@ -55,6 +56,8 @@ def check(shape, axis, dtype, at_end):
     fastce.cross_entropy_and_grad(x, labels, axis=axis, out=out)
     fastce.cross_entropy_and_grad(x, labels, axis=axis, out=out, **options)
     fastce.cross_entropy_and_grad(x, soft, axis=axis, out=out)
+    cross_entropy_and_grad(x, labels, axis=axis, out=out)
+    cross_entropy_and_grad(x, soft, axis=axis, out=out)
     fastce.binary_cross_entropy_with_logits_and_grad(x, soft, out=out)
 
 

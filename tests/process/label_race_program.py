@@ -110,6 +110,15 @@ def calls(shape, axis, dtype, at_end):
         criterion(x, labels)
         criterion.backward()
 
+    smoothing = {"label_smoothing": 0.1, "classes": classes + 9, "ignore_index": 3}
+    good = labels.copy()
+
+    def in_shards(options, shared):
+        """The statistics of a shard that has some labels, and the gradient of one that has had all."""
+        fastce.shards.statistics(x, labels, axis=axis, start=3, **options)
+        stats = fastce.shards.statistics(x, good, axis=axis, **options, **shared)
+        fastce.shards.cross_entropy_grad(x, labels, stats, axis=axis, start=9, out=out, **options, **shared)
+
     found = {
         "cross_entropy": lambda: fastce.cross_entropy(x, labels, axis=axis),
         "and_grad": lambda: fastce.cross_entropy_and_grad(x, labels, axis=axis, out=out),
@@ -124,6 +133,8 @@ def calls(shape, axis, dtype, at_end):
         "score": lambda: fastce.score(x, labels, axis=axis),
         "evaluate": lambda: fastce.evaluate((x, labels), axis=axis),
         "hessian": lambda: fastce.cross_entropy_grad_and_hessian(x, labels, axis=axis, out=out, hessian_out=hessian),
+        "shards": lambda: in_shards({}, {}),
+        "shards, all options": lambda: in_shards({"weight": weights["weight"]}, smoothing),
         "hvp": lambda: fastce.cross_entropy_hvp(x, labels, probs, axis=axis, out=out, **weights),
     }
     if dtype.newbyteorder("=") != np.float32:

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 import fastce
 from fastce.kernels.codegen.jit import Kernel
 from tests.entries import entries
-from tests.functions import CALLS, FAMILIES, OTHERS
+from tests.functions import CALLS, FAMILIES, OTHERS, SHARD_CALLS
 from tests.helpers import BFLOAT16
 
 # tiles, short rows, rows, rows in chunks, split, columns; as few elements as there are of each
@@ -27,6 +27,7 @@ def calls(shape, axis, dtype):
     """Every function, by name."""
     x = np.random.default_rng(0).normal(size=shape).astype(dtype)
     found = {name: partial(CALLS[name].on_rows, CALLS[name].suited(x), axis) for name in FAMILIES + OTHERS}
+    found |= {name: partial(call.on_rows, x, axis) for name, call in SHARD_CALLS.items()}
     if axis == -1 and x.size < 40_000:
         found["linear"] = lambda: fastce.linear_cross_entropy_and_grad(
             x[:, :8], x[:1, :8].repeat(40, 0), np.arange(len(x)) % 40

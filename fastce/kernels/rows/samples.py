@@ -1,8 +1,8 @@
 """One value a sample: labels, factors, and the sum of losses.
 
 Labels belong to the caller, and another thread or process may change them at any time, even after `scan` has checked
-them. So kernels get each label from `label_at`, `labels_at` or `next_valid`, which read it once and make it safe.
-They keep it, and never read it a second time.
+them. So kernels get each label from `label_at`, `labels_at`, `shard_labels_at` or `next_valid`, which read it once and
+make it safe. They keep it, and never read it a second time.
 """
 
 import math
@@ -26,6 +26,17 @@ def labels_at(target, start, n, ignore_index, classes, like):
     labels = load_labels(row(target, start), n, -1, like)
     labels = where((labels | (classes - 1 - labels)) < 0, -1, labels)
     return where(labels == ignore_index, -1, labels)
+
+
+@inline
+def shard_labels_at(target, start, n, first, classes, like):
+    """Return the labels of ``n`` samples within the shard of ``classes`` that begins with class ``first``.
+
+    There are as many lanes as ``like`` has; -1 for labels of other shards, and in the other lanes.
+    """
+    labels = load_labels(row(target, start), n, -1, like)
+    local = labels - first
+    return where((labels | local | (classes - 1 - local)) < 0, -1, local)
 
 
 @inline

@@ -371,7 +371,7 @@ def store_one(typingctx, p, k, scalar):
 def load_labels(typingctx, p, n, fill, like):
     """Return ``n`` int64 labels, as many lanes as ``like`` has, with ``fill`` in the others.
 
-    Only `samples.labels_at` calls it, since labels have to be checked.
+    Only `samples.labels_at` and `samples.shard_labels_at` call it, since labels have to be checked.
 
     Types: a pointer to int64; ``like`` is a value, scalar, pointer or array.
     """
