@@ -1,0 +1,253 @@
+"""The last layer with its vocabulary over ranks: chunks of rows, with one exchange of statistics each."""
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import fastce
+from fastce import shards
+from fastce.interop.mpi_ranks import Array, Ranks, Record, fingerprint
+
+BLOCK_BYTES = 1 << 22  # of the gradient of weights that is added to at a time
+
+
+class LinearCrossEntropy(fastce.LinearCrossEntropy[Any]):
+    """A loss and its gradients, whose by-products come from the merged statistics."""
+
+    call: "LinearCall"
+
+    @property
+    def lse(self) -> Array:
+        """The log-sum-exp of every sample."""
+        return self.call.lse()
+
+    @property
+    def z_loss(self) -> Any:
+        """The part of the squared log-sum-exp in the loss."""
+        return self.call.z_part()
+
+
+class LinearCall:
+    """One call: its checked arguments, and the merged statistics of the samples that count."""
+
+    def __init__(
+        self,
+        arrays: dict[str, Any],
+        target: npt.ArrayLike,
+        *,
+        comm: Any,
+        start: int | None,
+        grad_output: npt.ArrayLike | None,
+        max_bytes: int,
+        options: dict[str, Any],
+    ) -> None:
+        self.ranks, self.options, self.max_bytes = Ranks(comm), options, max_bytes
+        record = self.ranks.attempt(lambda: self._take(arrays, target, start, grad_output))
+        self.shares = self.ranks.agree(record)
+        # all ranks have the same target, so a bad label is an error of all
+        no_classes = np.empty((*self.shape, 0), self.dtype)
+        ignore_index = options["ignore_index"]
+        shards.statistics(no_classes, self.target, classes=self.shares.classes, ignore_index=ignore_index)
+        labels = self.target.reshape(-1)
+        counts = np.ones(len(labels), bool) if ignore_index is None else labels != ignore_index
+        if self.sample_weight is not None:
+            counts &= self.sample_weight != 0.0
+        self.counted = np.flatnonzero(counts)
+        self.labels = labels[self.counted]
+        self.stats = np.empty((self.rows, len(self.counted)))
+
+    def _take(
+        self, arrays: dict[str, Any], target: npt.ArrayLike, start: int | None, grad_output: npt.ArrayLike | None
+    ) -> Record:
+        """Check the arguments of this rank and keep them; return what the others have to know."""
+        self.given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
+        hidden, weight, self.target = self.given["hidden"], self.given["weight"], np.asarray(target)
+        if hidden.ndim == 0 or weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
+            raise ValueError(
+                "weight_shard must have shape (C, D) for hidden of shape (..., D), "
+                f"got {weight.shape} and {hidden.shape}"
+            )
+        self.shape = hidden.shape[:-1]
+        if self.target.shape != self.shape:
+            raise ValueError(
+                f"target must have a class index for each row of hidden, shape {self.shape}, got {self.target.shape}"
+            )
+        self._check(grad_output)
+        count = math.prod(self.shape)
+        self.hidden = hidden.reshape(count, -1 if count else hidden.shape[-1]).astype(self.dtype, copy=False)
+        self.weight = weight.astype(self.dtype, copy=False)
+        self.bias, self.class_weight, self.sample_weight = (
+            None if values is None else np.asarray(values).astype(self.dtype, copy=False).reshape(-1)
+            for values in (arrays["bias"], arrays["class_weight"], self.options["sample_weight"])
+        )
+        self.upstream = np.asarray(1.0 if grad_output is None else grad_output, np.float64)
+        self.rows = 7 if self.class_weight is not None or self.options["label_smoothing"] else 4
+        return Record(
+            len(weight),
+            -1 if start is None else operator.index(start),
+            count,
+            self.rows,
+            fingerprint(self.dtype.name, hidden.dtype.name, str(hidden.shape)),
+            fingerprint(self.target) if self.target.dtype.kind in "iu" else 0,
+            fingerprint("linear", *self.options.values(), grad_output, self.max_bytes),
+        )
+
+    def _check(self, grad_output: npt.ArrayLike | None) -> None:
+        """Have fastce check all but the shapes and the labels, by calls without rows or with one class."""
+        options = {name: value for name, value in self.options.items() if name != "sample_weight"}
+        vectors: dict[str, Any] = {name: self.given.get(name) for name in ("bias", "class_weight")}
+        no_rows = np.empty((0, self.given["hidden"].shape[-1]), self.given["hidden"].dtype)
+        loss = fastce.linear_cross_entropy(
+            no_rows, self.given["weight"], np.empty(0, np.int64), max_bytes=self.max_bytes, **vectors, **options
+        )
+        self.dtype = np.asarray(loss).dtype
+        is_labels = self.target.dtype.kind in "iu"
+        fastce.cross_entropy_and_grad(
+            np.zeros((*self.shape, 1), self.dtype),
+            np.zeros_like(self.target) if is_labels else self.target,
+            ignore_index=None,
+            sample_weight=self.options["sample_weight"],
+            reduction=self.options["reduction"],
+            grad_output=grad_output,
+        )
+
+    # --- the result ---------------------------------------------------------------
+
+    def solve(self) -> LinearCrossEntropy:
+        """Return the loss and the gradients."""
+        self.denominator = self._denominator()
+        count, features = self.hidden.shape
+        sums = np.zeros(count * features + 1, self.dtype)  # the last is the status
+        d_hidden = sums[:-1].reshape(count, features)
+        gradients = {"hidden": d_hidden, "weight": np.zeros_like(self.weight)}
+        if self.bias is not None:
+            gradients["bias"] = np.zeros_like(self.bias)
+        with np.errstate(all="ignore"):  # infinite and NaN logits have results as well
+            chunks = self._chunks()
+            for part in chunks:
+                self._run(part, gradients, is_only=len(chunks) == 1)
+            self.ranks.add(sums)
+            for name, gradient in gradients.items():
+                given = self.given[name]
+                dtype = self.dtype if given.dtype.kind in "iub" else given.dtype.newbyteorder("=")
+                gradients[name] = gradient.reshape(given.shape).astype(dtype, copy=False)
+            result = LinearCrossEntropy(self._loss(), gradients["hidden"], gradients["weight"], gradients.get("bias"))
+        del self.given, self.hidden, self.weight  # by-products need the statistics alone
+        result.call = self
+        return result
+
+    def _denominator(self) -> float:
+        """Return the denominator of a mean, 1 for other reductions."""
+        if self.options["reduction"] != "mean":
+            return 1.0
+        if self.options["normalizer"] is not None:
+            return float(self.options["normalizer"])
+        weights = None if self.sample_weight is None else self.sample_weight[self.counted].astype(np.float64)
+        if self.class_weight is None:
+            return float(len(self.labels) if weights is None else np.sum(weights))
+        class_weight = self.class_weight
+        return self.ranks.total(lambda: self._own_weight(class_weight, weights))
+
+    def _own_weight(self, class_weight: Array, weights: Array | None) -> float:
+        """Return the sum of the class weights of the labels that are of this rank, times their sample weights."""
+        here = np.flatnonzero((self.labels >= self.shares.start) & (self.labels < self.shares.stop))
+        of_labels = class_weight[self.labels[here] - self.shares.start].astype(np.float64)
+        return float(np.sum(of_labels if weights is None else of_labels * weights[here]))
+
+    def _chunks(self) -> list[slice]:
+        """Cut the samples that count so that the logits of the widest shard fit; all ranks cut alike."""
+        count = len(self.counted)
+        most = max(self.max_bytes // max(self.shares.widest * self.dtype.itemsize, 1), 1)
+        step = max(-(-count // max(-(-count // most), 1)), 1)
+        return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def _run(self, part: slice, gradients: dict[str, Array], *, is_only: bool) -> None:
+        """Compute the statistics and the gradients of some samples."""
+        rows, labels = self.counted[part], self.labels[part]
+        of_shard: dict[str, Any] = {
+            "start": self.shares.start,
+            "classes": self.shares.classes,
+            "weight": self.class_weight,
+        }
+        names = ("ignore_index", "label_smoothing", "logit_scale", "softcap")
+        of_shard |= {name: self.options[name] for name in names}
+        hidden = logits = np.empty(0)
+
+        def write(stats: Array) -> None:
+            nonlocal hidden, logits
+            hidden = self.hidden if len(rows) == len(self.hidden) else self.hidden[rows]
+            logits = hidden @ self.weight.T
+            if self.bias is not None:
+                logits += self.bias
+            shards.statistics(logits, labels, out=stats, **of_shard)
+
+        stats = self.ranks.merge(write, (self.rows, len(rows)), self.shares)
+        self.stats[:, part] = stats
+
+        def differentiate() -> None:
+            upstream = self.upstream.reshape(-1)[rows] if self.upstream.ndim else self.upstream
+            grad = shards.cross_entropy_grad(
+                logits,
+                labels,
+                stats,
+                sample_weight=None if self.sample_weight is None else self.sample_weight[rows],
+                z_loss=self.options["z_loss"],
+                reduction="none" if self.upstream.ndim else "sum",
+                grad_output=upstream / self.denominator,
+                out=logits,
+                **of_shard,
+            )
+            self._pass_back(grad, hidden, rows, gradients, is_only)
+
+        self.ranks.attempt(differentiate)
+
+    def _pass_back(self, grad: Array, hidden: Array, rows: Array, gradients: dict[str, Array], is_only: bool) -> None:
+        """Add the gradients of the layer's arguments, by that of some logits."""
+        gradients["hidden"][rows] = grad @ self.weight
+        if "bias" in gradients:
+            gradients["bias"] += grad.sum(axis=0)
+        if not np.isfinite(hidden).all():  # 0 times infinity is NaN, but a sample without a gradient adds 0
+            hidden = np.where(grad.any(axis=1, keepdims=True), hidden, 0)
+        d_weight = gradients["weight"]
+        if is_only:
+            np.matmul(grad.T, hidden, out=d_weight)
+            return
+        step = max(BLOCK_BYTES // max(hidden.shape[1] * hidden.itemsize, 1), 1)
+        for start in range(0, len(d_weight), step):
+            d_weight[start : start + step] += grad[:, start : start + step].T @ hidden
+
+    def _loss(self) -> Any:
+        """Return the loss of all samples, by the statistics of those that count."""
+        weights = None if self.sample_weight is None else self.sample_weight[self.counted]
+        names = ("ignore_index", "label_smoothing", "z_loss", "reduction", "normalizer")
+        options = {name: self.options[name] for name in names}
+        loss = shards.cross_entropy(self.stats, self.labels, dtype=self.dtype, sample_weight=weights, **options)
+        if self.options["reduction"] != "none":
+            return loss
+        return self._spread(loss, 0.0)[()]
+
+    # --- by-products --------------------------------------------------------------
+
+    def lse(self) -> Array:
+        """Return the log-sum-exp of every sample, NaN where there is no softmax."""
+        lse = shards.logsumexp(self.stats, self.dtype)
+        return self._spread(np.where(np.isfinite(lse), lse, np.nan), np.nan)
+
+    def z_part(self) -> Any:
+        """Return the z-loss, reduced as the loss; samples without a softmax add nothing."""
+        with np.errstate(all="ignore"):
+            terms = np.nan_to_num(self.lse().astype(np.float64)) ** 2 * float(self.options["z_loss"])
+            if self.sample_weight is not None:
+                terms *= self.sample_weight.reshape(self.shape)
+            if self.options["reduction"] == "none":
+                return terms.astype(self.dtype)[()]
+            return self.dtype.type(np.float64(terms.sum()) / self.denominator)
+
+    def _spread(self, values: npt.ArrayLike, fill: float) -> Array:
+        """Return values of the samples that count in the shape of all, ``fill`` for the others."""
+        everywhere = np.full(math.prod(self.shape), fill, self.dtype)
+        everywhere[self.counted] = values
+        return everywhere.reshape(self.shape)
