@@ -38,11 +38,11 @@ class Record(NamedTuple):
 
 
 SAME = {  # fields that have to be the same on all ranks
-    "samples": "the number of samples",
-    "rows": "the kind of target, and whether there are class weights,",
-    "dtype": "the dtype",
+    "samples": "number of samples",
+    "rows": "kind of target, and class weights or none",
+    "dtype": "dtype",
     "target": "target",
-    "options": "the function and its options",
+    "options": "function and options",
 }
 
 
@@ -108,8 +108,8 @@ class Ranks:
         for name, text in SAME.items():
             column = np.asarray(getattr(table, name))
             if rank := int(np.argmax(column != column[0])):
-                shown = f": {column[0]} and {column[rank]}" if name == "samples" else ""
-                raise ValueError(f"{text} must be the same on every rank, but differs between 0 and {rank}{shown}")
+                values = f": {column[0]} and {column[rank]}" if name == "samples" else ""
+                raise ValueError(f"every rank must have the same {text}, but ranks 0 and {rank} differ{values}")
         return Shares(np.asarray(table.width), np.asarray(table.start), self.comm.rank)
 
     def merge(self, write: Callable[[Array], object], shape: tuple[int, int], shares: "Shares") -> Array:

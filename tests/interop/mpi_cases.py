@@ -1,5 +1,6 @@
 """Programs for ``mpirun``: ``python -m tests.interop.mpi_cases NAME``. Rank 0 prints what they found, as JSON."""
 
+import itertools
 import json
 import sys
 import time
@@ -94,25 +95,33 @@ def part(x, axis, start, stop):
     return x[tuple(index)]
 
 
-def check(name):
-    """Greatest errors, in eps, of loss and gradient against one process, and whether all ranks have the same bits."""
+def dealt(name):
+    """Each rank's part of a case, and of the results of one process, which rank 0 computes."""
+    if RANK:
+        return COMM.scatter(None)
     _, axis, _, kind, is_soft, _, _ = CASES[name]
     x, target, options = inputs(name)
-    expected = fastce.cross_entropy_and_grad(x, target, axis=axis, **options)
-    ends = edges(x.shape[axis], kind)
-    start, stop = ends[RANK], ends[RANK + 1]
-    mine = dict(options)
-    if "weight" in mine:
-        mine["weight"] = mine["weight"][start:stop]
-    given = part(target, axis, start, stop) if is_soft else target
-    loss, grad = mpi.vocab_parallel_cross_entropy_and_grad(part(x, axis, start, stop), given, axis=axis, **mine)
-    mine.pop("grad_output", None)
-    alone = mpi.vocab_parallel_cross_entropy(part(x, axis, start, stop), given, axis=axis, start=start, **mine)
+    loss, grad = fastce.cross_entropy_and_grad(x, target, axis=axis, **options)
+    size = np.abs(np.asarray(grad, np.float64)).max(axis, keepdims=True, initial=0)
+    parts = []
+    for start, stop in itertools.pairwise(edges(x.shape[axis], kind)):
+        mine = {key: value[start:stop] if key == "weight" else value for key, value in options.items()}
+        given = part(target, axis, start, stop) if is_soft else target
+        parts.append((start, part(x, axis, start, stop), given, mine, loss, part(grad, axis, start, stop), size))
+    return COMM.scatter(parts)
+
+
+def check(name):
+    """Greatest errors, in eps, of loss and gradient against one process, and whether all ranks have the same bits."""
+    axis = CASES[name][1]
+    start, x, target, options, whole_loss, whole_grad, size = dealt(name)
+    loss, grad = mpi.vocab_parallel_cross_entropy_and_grad(x, target, axis=axis, **options)
+    options.pop("grad_output", None)
+    alone = mpi.vocab_parallel_cross_entropy(x, target, axis=axis, start=start, **options)
     assert np.array_equal(alone, loss, equal_nan=True)
-    size = np.abs(np.asarray(expected.grad, np.float64)).max(axis, keepdims=True, initial=0)
     return {
-        "loss": eps_of(loss, expected.loss),
-        "grad": greatest(eps_of(grad, part(expected.grad, axis, start, stop), size)),
+        "loss": eps_of(loss, whole_loss),
+        "grad": greatest(eps_of(grad, whole_grad, size)),
         "same": same_everywhere(loss),
     }
 
@@ -201,14 +210,13 @@ def normalizers():
 
 
 def results():
-    numba.set_num_threads(1)
     found = {"cases": {name: check(name) for name in CASES}, "confident": confident()}
     found["linear"] = {name: check_linear(name) for name in LINEAR}
     found["normalizers"] = normalizers()
-    # the same by an Allreduce that merges on the way
-    mpi_ranks.GATHER_RANKS = 0
+    mpi_ranks.GATHER_RANKS = 0  # the same by an Allreduce that merges on the way
     names = ["plain", "empty", "all float32", "probabilities", "no samples"]
     found["merged on the way"] = {name: check(name) for name in names}
+    mpi_ranks.GATHER_RANKS = 64
     return found
 
 
@@ -226,7 +234,6 @@ def error_of(call):
 
 def errors():
     """The error of each rank, for calls that are wrong on all ranks or on the last."""
-    numba.set_num_threads(1)
     x, y = np.zeros((5, 3)), np.arange(5)
     is_last = RANK == SIZE - 1
     loss, both = mpi.vocab_parallel_cross_entropy, mpi.vocab_parallel_cross_entropy_and_grad
@@ -245,7 +252,7 @@ def errors():
         "overlap": lambda: loss(x, y, start=0),
         "wrong option": lambda: loss(x, y, softcap=-1.0),
         "linear": lambda: linear(h[:, :1] if is_last else h, w, y),
-        "linear, wrong weights": lambda: linear(h, w, y, class_weight=-np.ones(3) if is_last else np.ones(3)),
+        "linear, wrong weights": lambda: linear(h, w, y, class_weight=np.ones(4 if is_last else 3)),
         "normalizer": lambda: mpi.global_normalizer(y + 0.5 if is_last else y),
         "function": lambda: both(x, y) if is_last else loss(x, y),
     }
@@ -263,9 +270,13 @@ def errors():
     shards.cross_entropy_grad = failing
     mpi_ranks.GATHER_RANKS = 0
     found["on the way"] = error_of(calls["wrong weights"])
-    # the ranks are as they were
-    found["after"] = error_of(lambda: loss(x, y))
+    mpi_ranks.GATHER_RANKS = 64
+    found["after"] = error_of(lambda: loss(x, y))  # no exchange is left over
     return found
+
+
+def both():
+    return {"results": results(), "errors": errors()}
 
 
 # --- endings ------------------------------------------------------------------------------------
@@ -284,6 +295,7 @@ def sleeping():
 
 
 if __name__ == "__main__":
+    numba.set_num_threads(1)
     answer = globals()[sys.argv[1]]()
     if RANK == 0:
         print("JSON" + json.dumps(answer, default=np.generic.item))
