@@ -1,7 +1,7 @@
 """The calls that ``docs/coming-from.md`` shows: theirs and ours are run, and give the same.
 
 The libraries run themselves: Keras on PyTorch, which is there anyhow, or on what ``KERAS_BACKEND`` names. For
-torchvision, optax and Liger, which want more than a test should install, stand the formulas that they document.
+torchvision, optax, Liger and Megatron, which want more than a test should install, stand the formulas that they document.
 """
 
 import ast
@@ -185,6 +185,12 @@ class Liger:
         return call
 
 
+def vocab_parallel_cross_entropy(x, y, label_smoothing=0.0):
+    """Megatron's, on one rank: a loss for each sample; smoothing goes to all classes but the label's."""
+    smoothing = label_smoothing * x.shape[-1] / (x.shape[-1] - 1)
+    return -(1.0 - smoothing) * at(logs(x), y) - smoothing * logs(x).mean(-1)
+
+
 def public(namespace):
     return {name: value for name, value in vars(namespace).items() if not name.startswith("_")}
 
@@ -272,6 +278,7 @@ def theirs(library, call):
             "torchvision": lambda: public(Torchvision),
             "optax": lambda: public(Optax),
             "Liger": lambda: public(Liger),
+            "Megatron": lambda: {"vocab_parallel_cross_entropy": vocab_parallel_cross_entropy},
             "autograd": lambda: {"np": autograd.numpy, **public(autograd), **public(autograd.scipy.special)},
         }.get(library, dict)()
     return value_of(call, {**names, **values})
@@ -284,6 +291,8 @@ def plain(value):
 
 @pytest.mark.parametrize(("library", "call", "here"), ROWS, ids=[f"{row[0]}: {row[1]}" for row in ROWS])
 def test_row(library, call, here):
+    if library == "Megatron":
+        pytest.importorskip("mpi4py")
     ours = value_of(here, {**vars(fastce), **given(library)})
     expected = theirs(library, call)
     both = zip(ours, expected, strict=True) if isinstance(ours, tuple) else [(ours, expected)]
@@ -305,6 +314,7 @@ def test_every_row_is_run():
         "SciPy",
         "scikit-learn",
         "Liger",
+        "Megatron",
         "MyGrad",
         "autograd",
         "XGBoost",

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import fastce.interop
 from tests.helpers import ROOT, in_new_process
 
-LIBRARIES = {"autograd": "autograd", "mygrad": "mygrad", "torch": "torch"}  # by adapter
+LIBRARIES = {"autograd": "autograd", "mpi": "mpi4py", "mygrad": "mygrad", "torch": "torch"}  # by adapter
 DUCK_TYPED = {"boosting": {"lightgbm", "xgboost"}}  # adapters that import none of their libraries
 HELPERS = {
     "autograd_formulas",
     "extras",
     "gradients",
+    "mpi_linear",
+    "mpi_ranks",
     "torch_arrays",
     "torch_errors",
     "torch_formulas",
@@ -98,6 +101,8 @@ def test_extras(adapter):
 @pytest.mark.parametrize("adapter", [*LIBRARIES, *DUCK_TYPED])
 def test_names_are_documented(adapter):
     """Public names are sorted, and each is documented with its parameters, its result, its errors and an example."""
+    if adapter == "mpi" and sys.platform != "linux":
+        pytest.skip("MPI is installed on Linux alone")
     module = importlib.import_module(f"fastce.interop.{adapter}")
     assert sorted(module.__all__) == module.__all__
     for name in module.__all__:

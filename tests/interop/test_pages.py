@@ -16,7 +16,7 @@ def blocks(page):
 
 
 def test_every_adapter_has_a_page():
-    assert {page.stem for page in PAGES} == {"autograd", "boosting", "mygrad", "sklearn", "torch"}
+    assert {page.stem for page in PAGES} == {"autograd", "boosting", "mpi", "mygrad", "sklearn", "torch"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -24,6 +24,8 @@ def test_before_and_after(page):
     """The first block is the program before, the second the same with fastce: they assign one result last."""
     if page.stem == "boosting" and sys.platform == "darwin":
         pytest.skip("XGBoost and LightGBM need OpenMP, which macOS lacks")
+    if page.stem == "mpi":
+        pytest.importorskip("mpi4py")
     before, after, *others = blocks(page)
     results = []
     for block in (before, after):
