@@ -73,9 +73,8 @@ def main():
         print(f"{len(codes):,} words of text, {len(words):,} different ones")
         for rank, text in enumerate(slices):
             print(f"rank {rank}: words {text}")
-        print(
-            f"loss {losses[0]:.4f} at first, {np.mean(losses[-5:]):.4f} after {STEPS} steps of {seconds * 1e3:.0f} ms"
-        )
+        print(f"loss {losses[0]:.4f} at first, {np.mean(losses[-5:]):.4f} after {STEPS} steps")
+        print(f"last layer and loss: {milliseconds:.1f} ms a step")
         assert len(set(ends)) == 1, "the ranks differ"
         assert losses[-1] < losses[0]
 

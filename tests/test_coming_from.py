@@ -1,7 +1,8 @@
 """The calls that ``docs/coming-from.md`` shows: theirs and ours are run, and give the same.
 
 The libraries run themselves: Keras on PyTorch, which is there anyhow, or on what ``KERAS_BACKEND`` names. For
-torchvision, optax, Liger and Megatron, which want more than a test should install, stand the formulas that they document.
+torchvision, optax, Liger and Megatron, which want more than a test should install, stand the formulas that they
+document.
 """
 
 import ast

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 import fastce
-from fastce import shards
 from fastce.interop.extras import extra
 from fastce.interop.mpi_linear import LinearCall
 from fastce.interop.mpi_ranks import Array, Ranks, Record, fingerprint
@@ -236,7 +235,7 @@ class _Call:
         }
 
         def write(stats: Array) -> None:
-            shards.statistics(self.logits, self.target, out=stats, **self.of_shard)
+            fastce.shards.statistics(self.logits, self.target, out=stats, **self.of_shard)
 
         self.stats = ranks.merge(write, (self.rows, self.count), self.shares)
 
@@ -270,7 +269,7 @@ class _Call:
         weights = self.options["sample_weight"]
         if self.is_soft and weights is not None and np.shape(weights) == self.shape:
             weights = np.reshape(weights, -1)
-        loss = shards.cross_entropy(
+        loss = fastce.shards.cross_entropy(
             self.stats,
             None if self.is_soft else self.target,
             dtype=self.logits.dtype,
@@ -281,7 +280,7 @@ class _Call:
 
     def grad(self, grad_output: npt.ArrayLike | None, out: Array | None) -> Array:
         """Return the gradient of this rank's logits."""
-        return shards.cross_entropy_grad(
+        return fastce.shards.cross_entropy_grad(
             self.logits,
             self.target,
             self.stats,
@@ -457,7 +456,9 @@ def _weight_of(
     if weights is not None and weights.ndim != 1:
         raise ValueError(f"weight must have shape (C,), one per class, got {weights.shape}")
     classes = np.iinfo(np.int64).max if weights is None else len(weights)
-    shards.statistics(np.empty((*labels.shape, 0)), labels, classes=classes, ignore_index=ignore_index)  # checks labels
+    fastce.shards.statistics(
+        np.empty((*labels.shape, 0)), labels, classes=classes, ignore_index=ignore_index
+    )  # checks labels
     factors = np.broadcast_to(1.0, labels.shape)
     if sample_weight is not None:
         one_class = np.zeros((*labels.shape, 1)), np.zeros(labels.shape, np.int64)

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 import fastce
-from fastce import shards
 from fastce.interop.mpi_ranks import Array, Ranks, Record, fingerprint
 
 BLOCK_BYTES = 1 << 22  # of the gradient of weights that is added to at a time
@@ -50,7 +49,7 @@ class LinearCall:
         # all ranks have the same target, so a bad label is an error of all
         no_classes = np.empty((*self.shape, 0), self.dtype)
         ignore_index = options["ignore_index"]
-        shards.statistics(no_classes, self.target, classes=self.shares.classes, ignore_index=ignore_index)
+        fastce.shards.statistics(no_classes, self.target, classes=self.shares.classes, ignore_index=ignore_index)
         labels = self.target.reshape(-1)
         counts = np.ones(len(labels), bool) if ignore_index is None else labels != ignore_index
         if self.sample_weight is not None:
@@ -182,14 +181,14 @@ class LinearCall:
             logits = hidden @ self.weight.T
             if self.bias is not None:
                 logits += self.bias
-            shards.statistics(logits, labels, out=stats, **of_shard)
+            fastce.shards.statistics(logits, labels, out=stats, **of_shard)
 
         stats = self.ranks.merge(write, (self.rows, len(rows)), self.shares)
         self.stats[:, part] = stats
 
         def differentiate() -> None:
             upstream = self.upstream.reshape(-1)[rows] if self.upstream.ndim else self.upstream
-            grad = shards.cross_entropy_grad(
+            grad = fastce.shards.cross_entropy_grad(
                 logits,
                 labels,
                 stats,
@@ -224,7 +223,7 @@ class LinearCall:
         weights = None if self.sample_weight is None else self.sample_weight[self.counted]
         names = ("ignore_index", "label_smoothing", "z_loss", "reduction", "normalizer")
         options = {name: self.options[name] for name in names}
-        loss = shards.cross_entropy(self.stats, self.labels, dtype=self.dtype, sample_weight=weights, **options)
+        loss = fastce.shards.cross_entropy(self.stats, self.labels, dtype=self.dtype, sample_weight=weights, **options)
         if self.options["reduction"] != "none":
             return loss
         return self._spread(loss, 0.0)[()]
@@ -233,7 +232,7 @@ class LinearCall:
 
     def lse(self) -> Array:
         """Return the log-sum-exp of every sample, NaN where there is no softmax."""
-        lse = shards.logsumexp(self.stats, self.dtype)
+        lse = fastce.shards.logsumexp(self.stats, self.dtype)
         return self._spread(np.where(np.isfinite(lse), lse, np.nan), np.nan)
 
     def z_part(self) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from fastce import shards
+import fastce
 from fastce.interop.extras import extra
 
 with extra("mpi", "mpi4py"):
@@ -122,7 +122,7 @@ class Ranks:
         if self.comm.size <= GATHER_RANKS:
             received = self.gather(sent)
             self.check(_first(received[:, -1] == 0.0))
-            return shards.merge([received[rank, :-1].reshape(shape) for rank in shares.order])
+            return fastce.shards.merge([received[rank, :-1].reshape(shape) for rank in shares.order])
         block = MPI.DOUBLE.Create_contiguous(len(sent)).Commit()  # one element, so that MPI does not cut it
         try:
             merged = np.empty_like(sent)
@@ -175,7 +175,7 @@ def merge_blocks(left: Any, right: Any, datatype: object = None) -> None:
         return
     rows = int(second[-1])
     try:
-        merged = shards.merge([first[:-1].reshape(rows, -1), second[:-1].reshape(rows, -1)])
+        merged = fastce.shards.merge([first[:-1].reshape(rows, -1), second[:-1].reshape(rows, -1)])
     except Exception:  # which must not leave a callback of MPI
         second[-1] = 0.0
     else:
