@@ -50,7 +50,7 @@ class LinearCall:
         no_classes = np.empty((*self.shape, 0), self.dtype)
         ignore_index = options["ignore_index"]
         fastce.shards.statistics(no_classes, self.target, classes=self.shares.classes, ignore_index=ignore_index)
-        labels = self.target.reshape(-1)
+        labels = self.target.reshape(-1).astype(np.int64, copy=False)
         counts = np.ones(len(labels), bool) if ignore_index is None else labels != ignore_index
         if self.sample_weight is not None:
             counts &= self.sample_weight != 0.0
