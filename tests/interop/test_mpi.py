@@ -101,7 +101,7 @@ def test_a_confident_row(found):
 def test_linear(found):
     """Loss and log-sum-exps as one process has them; gradients are sums in another order. All ranks have d_hidden.
 
-    Seen to fail: with ``d_hidden`` of the rank's classes alone.
+    Seen to fail: with ``d_hidden`` of the classes of each rank alone.
     """
     assert len(found["results"]["linear"]) == 8
     for name, errors in found["results"]["linear"].items():
@@ -131,7 +131,7 @@ OWN = {  # errors of the last rank, which others only hear of
 def test_errors_end_a_call_on_all_ranks(found):
     """No rank is left in an exchange: each has its own error, or hears of another's.
 
-    Seen to fail: with an exchange without a status, which ends with the time.
+    Seen to fail: with an error that is raised before the exchange, so that those of other calls meet.
     """
     errors, ranks = dict(found["errors"]), found["ranks"]
     assert errors.pop("after") == [None] * ranks
