@@ -360,7 +360,7 @@ def evaluate(
     labels = graphs.Target(target, x)
     if labels.is_soft:
         raise TypeError(f"target must be class indices or one-hot integers, got dtype {labels.array.dtype}")
-    options = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "top_k": top_k}
+    options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "top_k": top_k}
     fastce.EvaluationSums(**options)  # raises for a wrong option
     weights = None if weight is None else x.of_classes(weight, "weight")
     sample_weights = None if sample_weight is None else x.of_samples(sample_weight, "sample_weight")
@@ -386,4 +386,4 @@ def evaluate(
             dtype=object,
             meta=graphs.empty(object, 0),
         )
-    return dask.delayed(blocks.result_of, pure=True)(sums)
+    return dask.delayed(blocks.result_of, pure=True)(sums.to_delayed().item())  # after fusing reads with what reads

@@ -18,7 +18,8 @@ import fastce
 from fastce import shards
 
 Array = npt.NDArray[Any]
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def in_one_thread(function: Callable[P, R]) -> Callable[P, R]:

@@ -59,8 +59,7 @@ class Logits:
         array = values if isinstance(values, da.Array) else np.asarray(values)
         if _known(array, name).shape != self.sample_shape:
             raise ValueError(
-                f"{name} must have the shape of logits without the class axis, {self.sample_shape}, "
-                f"got {array.shape}"
+                f"{name} must have the shape of logits without the class axis, {self.sample_shape}, got {array.shape}"
             )
         if isinstance(array, da.Array):
             return array.rechunk(self.sample_chunks) if array.ndim else array
@@ -90,9 +89,7 @@ class Target:
         if array.ndim != x.ndim:
             self.array, self.index = logits.of_samples(array, "target"), logits.samples
             if array.dtype.kind not in "iu":
-                raise TypeError(
-                    f"class indices must be integers, got dtype {array.dtype}; use target.astype(int)"
-                )
+                raise TypeError(f"class indices must be integers, got dtype {array.dtype}; use target.astype(int)")
             return
         self.is_one_hot = array.dtype.kind in "biu"
         self.is_soft = not self.is_one_hot
@@ -151,17 +148,19 @@ def merged_statistics(
         dtype=blocks.stats_dtype(rows),
         **options,
     )
-    return da.reduction(
+    merged = da.reduction(
         parts,
         blocks.keep,
         blocks.merge,
         combine=blocks.merge,
         axis=logits.axis,
+        keepdims=True,
         split_every=split_every,
         concatenate=True,
         dtype=parts.dtype,
-        meta=empty(parts.dtype, parts.ndim - 1),
+        meta=empty(parts.dtype, parts.ndim),
     )
+    return merged.squeeze(logits.axis)
 
 
 class LossCall:
@@ -227,9 +226,8 @@ class LossCall:
             return blockwise(blocks.losses, logits.samples, *args, axis=logits.axis, dtype=dtype, **self.options)
         labels = optional(None if self.target.is_soft else self.target.array, self.target.index)
         options = {"kind": dtype, **self._only("ignore_index", "label_smoothing", "z_loss")}
-        return blockwise(
-            blocks.losses_of_stats, logits.samples, self.stats, logits.samples, *labels, *weights, dtype=dtype, **options
-        )
+        args = self.stats, logits.samples, *labels, *weights
+        return blockwise(blocks.losses_of_stats, logits.samples, *args, dtype=dtype, **options)
 
     def denominator(self) -> Any:
         """Return the divisor of a mean: a number, or an array of no dimensions that reads the labels alone."""
@@ -270,8 +268,7 @@ class LossCall:
         if grad_output is not None and np.ndim(grad_output):
             if self.reduction != "none":
                 raise ValueError(
-                    f"grad_output must be a scalar for reduction={self.reduction!r}, "
-                    f"got shape {np.shape(grad_output)}"
+                    f"grad_output must be a scalar for reduction={self.reduction!r}, got shape {np.shape(grad_output)}"
                 )
             return self.logits.of_samples(grad_output, "grad_output"), self.logits.samples
         divisor = self.denominator() if self.reduction == "mean" else 1.0
@@ -288,9 +285,7 @@ class LossCall:
         if self.stats is not None:
             args = *self._inputs(), logits.starts(), (logits.axis,), self.stats, logits.samples, *weights, *scale
             options = {"axis": logits.axis, "classes": logits.classes, **self.options}
-            return self.losses(), blockwise(
-                blocks.grad_of_shard, logits.index, *args, dtype=logits.result, **options
-            )
+            return self.losses(), blockwise(blocks.grad_of_shard, logits.index, *args, dtype=logits.result, **options)
         args = *self._inputs(), *weights, *scale
         pairs = blockwise(
             blocks.losses_and_grad, logits.samples, *args, axis=logits.axis, dtype=np.dtype(object), **self.options
