@@ -362,7 +362,7 @@ def evaluate(
         raise TypeError(f"target must be class indices or one-hot integers, got dtype {labels.array.dtype}")
     options: dict[str, Any] = {"ignore_index": ignore_index, "label_smoothing": label_smoothing, "top_k": top_k}
     fastce.EvaluationSums(**options)  # raises for a wrong option
-    weights = None if weight is None else x.of_classes(weight, "weight")
+    weights = None if weight is None else x.of_classes(weight, "weight", x.class_chunks)
     sample_weights = None if sample_weight is None else x.of_samples(sample_weight, "sample_weight")
     sums = graphs.blockwise(
         blocks.sums,

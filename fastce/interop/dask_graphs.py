@@ -65,12 +65,11 @@ class Logits:
             return array.rechunk(self.sample_chunks) if array.ndim else array
         return da.from_array(array, chunks=self.sample_chunks)
 
-    def of_classes(self, values: Any, name: str, chunks: tuple[int, ...] | None = None) -> Any:
-        """Return one value a class in one chunk, or in these."""
+    def of_classes(self, values: Any, name: str, chunks: tuple[int, ...]) -> Any:
+        """Return one value a class in these chunks."""
         array = values if isinstance(values, da.Array) else np.asarray(values)
         if _known(array, name).shape != (self.classes,):
             raise ValueError(f"{name} must have shape ({self.classes},), one per class, got {array.shape}")
-        chunks = chunks or (self.classes,)
         return array.rechunk((chunks,)) if isinstance(array, da.Array) else da.from_array(array, chunks=(chunks,))
 
     def starts(self) -> Any:
@@ -186,7 +185,10 @@ class LossCall:
         no_logits = np.empty((0, 1), self.logits.array.dtype)
         no_target = np.empty((0, 1)[: 1 + len(self.target.index) - len(self.logits.samples)], self.target.array.dtype)
         fastce.cross_entropy(no_logits, no_target, reduction=reduction, normalizer=normalizer, **options)  # type: ignore[call-overload]
-        self.weight = None if weight is None else self.logits.of_classes(weight, "weight")
+        self.weight = self.class_weight = None  # all in one chunk, and in the chunks of the classes
+        if weight is not None:
+            self.weight = self.logits.of_classes(weight, "weight", (self.logits.classes,))
+            self.class_weight = self.logits.of_classes(weight, "weight", self.logits.class_chunks)
         self.sample_weight = None
         if sample_weight is not None:
             self.sample_weight = self.logits.of_samples(sample_weight, "sample_weight")
@@ -195,16 +197,12 @@ class LossCall:
     def _only(self, *names: str) -> dict[str, Any]:
         return {name: self.options[name] for name in names}
 
-    def _class_weight(self) -> Any:
-        """Return the class weights in the chunks of the classes."""
-        return None if self.weight is None else self.weight.rechunk((self.logits.class_chunks,))
-
     def _statistics(self) -> Any:
         of_labels = 4 if self.weight is None and not self.options["label_smoothing"] else 7
         return merged_statistics(
             self.logits,
             self.target,
-            self._class_weight(),
+            self.class_weight,
             self.split_every,
             5 if self.target.is_soft else of_labels,
             **self._only("ignore_index", "label_smoothing", "logit_scale", "softcap"),
@@ -213,8 +211,7 @@ class LossCall:
     def _inputs(self) -> tuple[Any, ...]:
         """Return the arguments that all functions of blocks take."""
         logits, target = self.logits, self.target
-        weight = self.weight if logits.is_whole else self._class_weight()
-        arrays = (logits.array, logits.index), (target.array, target.index), optional(weight, (logits.axis,))
+        arrays = (logits.array, logits.index), (target.array, target.index), optional(self.class_weight, (logits.axis,))
         return tuple(value for pair in arrays for value in pair)
 
     def losses(self) -> Any:
