@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import autograd
 import autograd.scipy.special
+import dask.array as da
 import mygrad
 import mygrad.nnet
 import numpy as np
@@ -244,6 +245,7 @@ def given(library):
         "scikit-learn": lambda: {"names": NAMES, "n": NAMES[arrays()["y"]]},
         "PyTorch": lambda: {"tensor": torch.tensor},
         "MyGrad": lambda: {"tensor": mygrad.tensor},
+        "Dask": lambda: {"N": N, "da": da, "L": da.from_array(arrays()["x"], chunks=(5, 2))},
         "autograd": lambda: {"N": N, "value_and_grad": autograd.value_and_grad},
     }.get(library, dict)()
     return {**COMMON, **arrays(), **own}
@@ -309,6 +311,7 @@ def test_every_row_is_run():
         "autograd",
         "XGBoost",
         "LightGBM",
+        "Dask",
     }
     assert {library for library, _, _ in ROWS} == libraries
 

@@ -16,7 +16,7 @@ from fastce.interop.extras import extra
 
 with extra("dask", "dask"):
     import dask
-    import dask.array as da
+    from dask import array as da
 
 __all__ = [
     "cross_entropy",

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 import fastce
-from fastce import shards
 
 Array = npt.NDArray[Any]
 P = ParamSpec("P")
@@ -110,7 +109,7 @@ def result_of(total: Any) -> fastce.Evaluation[Any]:
 
 def pieces(start: int, width: int, classes: int) -> list[tuple[int, int]]:
     """Cut a block of classes where fastce cuts rows of all classes: bits are then those of whole rows."""
-    step = max(shards.chunk_length(classes), 1)
+    step = max(fastce.shards.chunk_length(classes), 1)
     cuts = [cut - start for cut in range((start // step + 1) * step, start + width, step)]
     return list(zip([0, *cuts], [*cuts, width], strict=True))
 
@@ -143,7 +142,7 @@ def statistics(
     parts = []
     for begin, end in pieces(first, x.shape[axis], classes):
         part = (slice(None),) * axis + (slice(begin, end),)
-        stats = shards.statistics(
+        stats = fastce.shards.statistics(
             x[part],
             target[part] if target is not None and target.ndim == x.ndim else target,
             start=first + begin,
@@ -167,20 +166,20 @@ def merge(parts: Array, *, axis: tuple[int, ...], keepdims: bool) -> Array:
     (along,) = axis
     stats = np.moveaxis(parts["stats"], along, 0)
     samples = stats.shape[1:-1]
-    merged = _packed(shards.merge(stats.reshape(len(stats), -1, stats.shape[-1]).swapaxes(1, 2)), samples)
+    merged = _packed(fastce.shards.merge(stats.reshape(len(stats), -1, stats.shape[-1]).swapaxes(1, 2)), samples)
     return np.expand_dims(merged, along) if keepdims else merged
 
 
 @in_one_thread
 def softmax_of_shard(x: Array, stats: Array, *, axis: int, are_logs: bool) -> Array:
     """Return the softmax of a block, or its logarithms."""
-    return (shards.log_softmax if are_logs else shards.softmax)(x, _unpacked(stats), axis=axis)
+    return (fastce.shards.log_softmax if are_logs else fastce.shards.softmax)(x, _unpacked(stats), axis=axis)
 
 
 @in_one_thread
 def logsumexp_of_stats(stats: Array, *, kind: npt.DTypeLike) -> Any:
     """Return the log-sum-exp of merged statistics."""
-    return shards.logsumexp(_unpacked(stats), kind).reshape(stats.shape)
+    return fastce.shards.logsumexp(_unpacked(stats), kind).reshape(stats.shape)
 
 
 @in_one_thread
@@ -191,7 +190,7 @@ def losses_of_stats(
     if sample_weight is not None and target is None:
         sample_weight = sample_weight.reshape(-1)
     options |= {"sample_weight": sample_weight, "dtype": kind}
-    found: Any = shards.cross_entropy(_unpacked(stats), target, reduction="none", **options)
+    found: Any = fastce.shards.cross_entropy(_unpacked(stats), target, reduction="none", **options)
     return np.reshape(found, stats.shape)
 
 
@@ -208,7 +207,9 @@ def grad_of_shard(
 ) -> Array:
     """Return the gradient of a block, given the derivative by each loss or by all."""
     options |= {"weight": weight, "sample_weight": sample_weight, "grad_output": scale}
-    return shards.cross_entropy_grad(x, target, _unpacked(stats), start=int(start[0]), reduction="none", **options)
+    return fastce.shards.cross_entropy_grad(
+        x, target, _unpacked(stats), start=int(start[0]), reduction="none", **options
+    )
 
 
 # --- means --------------------------------------------------------------------------------------
@@ -237,6 +238,6 @@ def ratio(total: Any, denominator: Any, *, kind: np.dtype[Any], is_given: bool) 
 
 
 def upstream_ratio(upstream: Any, denominator: Any) -> Any:
-    """Return the derivative by each loss from the one by their mean; where nothing counts, it has no effect."""
+    """Return the derivative by each loss from the one by their mean."""
     with np.errstate(all="ignore"):
-        return np.float64(upstream) / (denominator if denominator else 1.0)
+        return np.float64(upstream) / denominator

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 import fastce
-from fastce import shards
 from fastce.interop import dask_blocks as blocks
 from fastce.interop.extras import extra
 
 with extra("dask", "dask"):
-    import dask.array as da
+    from dask import array as da  # the error names dask
 
 Index = tuple[int, ...]  # the axes of an array, by their numbers in the logits
 
@@ -42,7 +41,7 @@ class Logits:
         if not isinstance(x, da.Array):
             raise TypeError(f"{name} must be a dask array, got {type(x).__name__}: write dask.array.from_array({name})")
         self.array = _known(x, name)
-        shards.statistics(empty(x.dtype, x.ndim), axis=axis)  # raises for a wrong dtype or axis
+        fastce.shards.statistics(empty(x.dtype, x.ndim), axis=axis)  # raises for a wrong dtype or axis
         self.axis = operator.index(axis) % x.ndim
         self.index: Index = tuple(range(x.ndim))
         self.samples: Index = self.index[: self.axis] + self.index[self.axis + 1 :]
@@ -130,7 +129,7 @@ def merged_statistics(
     """Return the statistics of all classes, one element a sample, merged as a tree."""
     starts = np.cumsum((0, *logits.class_chunks))
     cuts = [blocks.pieces(int(a), width, logits.classes) for a, width in zip(starts, logits.class_chunks, strict=False)]
-    step = max(shards.chunk_length(logits.classes), 1)
+    step = max(fastce.shards.chunk_length(logits.classes), 1)
     if split_every is None and all(start % step == 0 for start in starts[:-1]):
         split_every = max(len(logits.class_chunks), 2)  # merged at once, they have the bits of the whole
     args = optional(None, ()) if target is None else (target.array, target.index)
@@ -269,6 +268,8 @@ class LossCall:
                 )
             return self.logits.of_samples(grad_output, "grad_output"), self.logits.samples
         divisor = self.denominator() if self.reduction == "mean" else 1.0
+        if self.normalizer == 0.0:  # nothing counts, or the loss raises
+            divisor = 1.0
         upstream = 1.0 if grad_output is None else grad_output
         if not isinstance(divisor, da.Array) and not isinstance(upstream, da.Array):
             return float(blocks.upstream_ratio(upstream, divisor)), None
