@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import autograd
 import autograd.scipy.special
+import dask.array as da
 import mygrad
 import mygrad.nnet
 import numpy as np
@@ -251,6 +252,7 @@ def given(library):
         "scikit-learn": lambda: {"names": NAMES, "n": NAMES[arrays()["y"]]},
         "PyTorch": lambda: {"tensor": torch.tensor},
         "MyGrad": lambda: {"tensor": mygrad.tensor},
+        "Dask": lambda: {"N": N, "da": da, "L": da.from_array(arrays()["x"], chunks=(5, 2))},
         "autograd": lambda: {"N": N, "value_and_grad": autograd.value_and_grad},
     }.get(library, dict)()
     return {**COMMON, **arrays(), **own}
@@ -320,6 +322,7 @@ def test_every_row_is_run():
         "autograd",
         "XGBoost",
         "LightGBM",
+        "Dask",
     }
     assert {library for library, _, _ in ROWS} == libraries
 

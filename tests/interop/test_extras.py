@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -11,10 +12,18 @@ import pytest
 import fastce.interop
 from tests.helpers import ROOT, in_new_process
 
-LIBRARIES = {"autograd": "autograd", "mpi": "mpi4py", "mygrad": "mygrad", "torch": "torch"}  # by adapter
+LIBRARIES = {
+    "autograd": "autograd",
+    "dask": "dask",
+    "mpi": "mpi4py",
+    "mygrad": "mygrad",
+    "torch": "torch",
+}  # by adapter
 DUCK_TYPED = {"boosting": {"lightgbm", "xgboost"}}  # adapters that import none of their libraries
 HELPERS = {
     "autograd_formulas",
+    "dask_blocks",
+    "dask_graphs",
     "extras",
     "gradients",
     "mpi_linear",
@@ -93,7 +102,7 @@ def test_extras(adapter):
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     requirements = metadata["project"]["optional-dependencies"][adapter]
     if adapter in LIBRARIES:
-        assert requirements[0].startswith(f"{LIBRARIES[adapter]}>=")
+        assert re.match(rf"{LIBRARIES[adapter]}(\[\w+\])?>=", requirements[0])
     else:
         assert not requirements
 

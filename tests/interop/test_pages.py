@@ -16,7 +16,7 @@ def blocks(page):
 
 
 def test_every_adapter_has_a_page():
-    assert {page.stem for page in PAGES} == {"autograd", "boosting", "mpi", "mygrad", "sklearn", "torch"}
+    assert {page.stem for page in PAGES} == {"autograd", "boosting", "dask", "mpi", "mygrad", "sklearn", "torch"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
