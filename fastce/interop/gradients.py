@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 
 class Gradients:

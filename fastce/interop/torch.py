@@ -201,7 +201,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     Returns
     -------
     CrossEntropyLoss
-        A ``torch.nn.CrossEntropyLoss``, whose ``state_dict`` it shares.
+        A ``torch.nn.CrossEntropyLoss`` with the same ``state_dict``.
 
     Raises
     ------
