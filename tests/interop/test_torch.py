@@ -2,18 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import grad, hessian, jacrev, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.library import opcheck
+from torch.nn import functional as F
 
-torch = pytest.importorskip("torch")
-
-from torch.autograd import gradcheck, gradgradcheck  # noqa: E402
-from torch.func import grad, hessian, jacrev, jvp, vmap  # noqa: E402
-from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
-from torch.library import opcheck  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-
-from fastce.interop import torch as fce  # noqa: E402
-from fastce.interop import torch_formulas as formulas  # noqa: E402
-from fastce.interop import torch_ops  # noqa: E402
+from fastce.interop import torch as fce
+from fastce.interop import torch_formulas as formulas
+from fastce.interop import torch_ops
 
 REDUCTIONS = "mean", "sum", "none"
 
@@ -25,7 +23,7 @@ def randn(*shape, dtype=torch.float64, requires_grad=True, seed=0):
 
 X, WEIGHT, LABELS = randn(4, 5), randn(5, requires_grad=False).abs(), torch.tensor([1, -100, 4, 0])
 PROBS = randn(4, 5, seed=1).detach().softmax(1)
-IMAGES, PIXELS = randn(2, 5, 2, 3), torch.tensor([0, 1, 2, 3, 4, -100] * 2).reshape(2, 2, 3)
+IMAGES, PIXELS = randn(2, 5, 1, 2), torch.tensor([[[0, -100]], [[4, 2]]])
 VECTOR = randn(5)
 HIDDEN, LINEAR, BIAS = randn(4, 3), randn(5, 3), randn(5, seed=4)
 CASES = [(X, LABELS), (X, PROBS), (IMAGES, PIXELS), (VECTOR, torch.tensor(2))]
@@ -143,16 +141,6 @@ def test_small_gradients_of_float16():
     x = torch.zeros(4096, 10, dtype=torch.float16, requires_grad=True)
     (g,) = torch.autograd.grad(fce.cross_entropy(x, torch.zeros(4096, dtype=int)) * 2.0**14, x)
     np.testing.assert_array_equal(g[:, 1].float().numpy(), np.float16(0.4))
-
-
-@pytest.mark.parametrize("changed", ["x", "target"])
-def test_changes_in_place_are_noticed(changed):
-    x, target = X.detach().requires_grad_(), LABELS.clone()
-    loss = fce.cross_entropy(x, target)
-    with torch.no_grad():
-        {"x": x, "target": target}[changed].zero_()
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
 
 
 def test_gradient_of_weights_is_torchs():
@@ -339,7 +327,9 @@ def test_softmax(name, dim):
 
 
 @pytest.mark.parametrize("keepdim", [False, True])
-@pytest.mark.parametrize("dim", [(0, 1), (1,), (-1, 0)])
+@pytest.mark.parametrize("dim", [(0, 2), (1,), (-1, 0), [1, 2], ()], ids=str)
 def test_logsumexp_over_several_axes(dim, keepdim):
-    torch.testing.assert_close(fce.logsumexp(X, dim, keepdim), torch.logsumexp(X, dim, keepdim))
-    check(lambda x: fce.logsumexp(x, dim, keepdim), X)
+    """No axis stands for all, with which torch has errors."""
+    x = randn(2, 3, 2)
+    torch.testing.assert_close(fce.logsumexp(x, dim, keepdim), torch.logsumexp(x, dim or (0, 1, 2), keepdim))
+    check(lambda x: fce.logsumexp(x, dim, keepdim), x)
