@@ -303,13 +303,8 @@ def linear_cross_entropy(
 
     Raises
     ------
-    IndexError
-        If a class index is outside 0 to C - 1 and not ``ignore_index``.
-    TypeError
-        If an argument is no tensor, or a tensor is not on the CPU.
-    RuntimeError, TypeError, ValueError
-        If an argument has a wrong dtype, shape or value, or there is an ``ignore_index`` for class probabilities: of
-        the class of torch's error.
+    IndexError, RuntimeError, TypeError, ValueError
+        As `cross_entropy`.
 
     Notes
     -----
