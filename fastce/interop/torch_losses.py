@@ -10,7 +10,7 @@ import fastce
 from fastce.interop import torch_formulas as formulas
 from fastce.interop.extras import extra
 from fastce.interop.gradients import come_with_the_loss, multiplied
-from fastce.interop.torch_arrays import array_of, array_or_none, loss_tensor, tensor_of
+from fastce.interop.torch_arrays import array_of, array_or_none, is_torchs, loss_tensor, tensor_of
 
 with extra("torch", "torch"):
     import torch
@@ -75,9 +75,8 @@ class _Loss(Function):
         gradients = vars(ctx).pop("gradients", None)  # in one step, as threads may share a graph
         are_wanted = ctx.needs_input_grad[2:]
         kind, options = ctx.kind, ctx.options
-        if torch.is_grad_enabled():
-            of = formulas.partial_derivatives(kind.formula, tensors, options, are_wanted)
-            return None, None, *of(grad_output)
+        if is_torchs(grad_output):
+            return None, None, *formulas.partial_derivatives(grad_output, kind.formula, tensors, options, are_wanted)
         factor: Any = array_of(grad_output)
         if gradients is None:
             arrays, constants = kind.arrays(tensors)
