@@ -1,5 +1,7 @@
 """Derivatives of the functions for torch: by torch's checks, in its graph, its compiler and its transforms."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from torch.func import grad, hessian, jacrev, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 from torch.nn import functional as F
+from torch.testing._internal.two_tensor import TwoTensor
 
 from fastce.interop import torch as fce
 from fastce.interop import torch_formulas as formulas
@@ -233,6 +236,45 @@ def test_operator_of_a_layer(dtype, options):
     layer = [x.detach().to(dtype).requires_grad_() for x in (HIDDEN, LINEAR, BIAS)]
     opcheck(torch_ops.linear_cross_entropy, (*layer, LABELS, WEIGHT), options)
     opcheck(torch_ops.linear_cross_entropy, (*layer[:2], None, LABELS, None), options)
+
+
+FUNCTIONS = {
+    "cross_entropy": partial(fce.cross_entropy, target=LABELS, reduction="none"),
+    "cross_entropy, soft": partial(fce.cross_entropy, target=PROBS),
+    "cross_entropy, z_loss": partial(fce.cross_entropy, target=LABELS, z_loss=0.1),
+    "focal_loss": partial(fce.focal_loss, target=LABELS, gamma=2.0),
+    "kl_divergence": partial(fce.kl_divergence, target=PROBS),
+    "linear_cross_entropy": partial(fce.linear_cross_entropy, linear_weight=X.detach().mT @ X.detach(), target=LABELS),
+    "softmax": partial(fce.softmax, dim=1),
+    "log_softmax": partial(fce.log_softmax, dim=1),
+    "logsumexp": partial(fce.logsumexp, dim=1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_batches_of_upstream_gradients(name):
+    """They have no memory that fastce could read."""
+
+    def function(x):
+        return FUNCTIONS[name](x)
+
+    x = X.detach()
+    jacobian, hessian = torch.autograd.functional.jacobian, torch.autograd.functional.hessian
+    torch.testing.assert_close(jacobian(function, x, vectorize=True), jacobian(function, x))
+    of_sum = hessian(lambda x: function(x).square().sum(), x, vectorize=True)
+    torch.testing.assert_close(of_sum, hessian(lambda x: function(x).square().sum(), x))
+
+
+def test_classes_with_operators_of_their_own():
+    """The loss of two tensors in one is two losses in one."""
+    x = TwoTensor(X.detach(), 2 * X.detach()).requires_grad_()
+    for weight in (None, WEIGHT):
+        weights = None if weight is None else TwoTensor(weight, weight)
+        loss = fce.cross_entropy(x, TwoTensor(LABELS, LABELS), weights)
+        torch.testing.assert_close(loss.b, F.cross_entropy(2 * X, LABELS, weight))
+    (gradient,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(gradient.a, torch.autograd.grad(F.cross_entropy(X, LABELS, weight), X)[0])
+    torch.testing.assert_close(fce.softmax(x, 1).a, torch.softmax(X, 1))
 
 
 def test_tracers_see_the_operator():

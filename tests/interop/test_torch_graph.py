@@ -1,9 +1,12 @@
 """fastce.interop.torch in PyTorch's graph: changes in place, several passes, autocast, processes and threads."""
 
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -276,6 +279,25 @@ def test_backward_passes_in_several_threads():
         assert_same(result, pulled(fce.cross_entropy, x * (number + 1), y))
 
 
+LOSSES = {
+    "cross_entropy": fce.cross_entropy,
+    "focal_loss": partial(fce.focal_loss, gamma=2.0),
+    "linear_cross_entropy": lambda x, y: fce.linear_cross_entropy(x, torch.eye(3), y),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_backward_pass_frees_the_arguments(name):
+    """Seen to fail: with arrays of the arguments that are kept for as long as the loss is."""
+    x, y = normal(5, 3).requires_grad_(), np.zeros(5, np.int64)
+    alive = weakref.ref(y)
+    loss = LOSSES[name](x, torch.from_numpy(y))
+    del y
+    assert alive() is not None
+    loss.backward()
+    assert alive() is None
+
+
 def test_one_graph_in_several_threads():
     """Its gradients add up, whoever asks first."""
     x = normal(50, 10, dtype=torch.float64).requires_grad_()
@@ -287,7 +309,8 @@ def test_one_graph_in_several_threads():
     torch.testing.assert_close(x.grad, torch.autograd.grad(total, x)[0])
 
 
-def test_threads_on_one_graph_share_no_gradient():
+@pytest.mark.parametrize("name", LOSSES)
+def test_threads_on_one_graph_share_no_gradient(name):
     """Seen to fail: with a gradient that is read and given away in two steps."""
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -295,7 +318,7 @@ def test_threads_on_one_graph_share_no_gradient():
         with ThreadPoolExecutor(4) as pool:
             for _ in range(200):
                 x = normal(5, 3).requires_grad_()
-                loss = fce.cross_entropy(x, labels_for(x))
+                loss = LOSSES[name](x, labels_for(x))
                 start = Barrier(4)
 
                 def gradient(_, x=x, loss=loss, start=start):
