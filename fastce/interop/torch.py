@@ -316,6 +316,7 @@ def linear_cross_entropy(
     Notes
     -----
     Loss and gradients come from one pass over the chunks. One loss a sample, and 16 bits, take one pass at each end.
+    The gradients of all parts of the layer are computed, unless none requires one: frozen parts save no time.
     Class probabilities and weights of more than two axes, ``torch.func``, and derivatives of higher order need all
     logits at once. Under ``torch.compile``, the layer and its gradients are the operators
     ``fastce::linear_cross_entropy`` and ``fastce::linear_cross_entropy_backward``, which compute the logits once each.
