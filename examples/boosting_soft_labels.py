@@ -42,14 +42,14 @@ def draw(rng, count):
     return Samples(features, probabilities, rng.multinomial(ANNOTATORS, probabilities) / ANNOTATORS)
 
 
-def xgboosts(train, test, objective=None):
+def predict_by_xgboost(train, test, objective=None):
     """Return the probabilities that XGBoost predicts, trained on the majority's labels or by an objective."""
     data = xgboost.DMatrix(train.features, train.shares.argmax(axis=1))
     return xgboost.train(XGB, data, ROUNDS, obj=objective).predict(xgboost.DMatrix(test.features))
 
 
-def lightgbms(train, test, objective="multiclass"):
-    """Return the probabilities that LightGBM predicts, which with another objective has to be told to."""
+def predict_by_lightgbm(train, test, objective="multiclass"):
+    """Return the softmax of LightGBM's scores: beside an objective of one's own it predicts no probabilities."""
     data = lightgbm.Dataset(train.features, train.shares.argmax(axis=1))
     raw = lightgbm.train({**LGB, "objective": objective}, data, ROUNDS).predict(test.features, raw_score=True)
     return fastce.softmax(raw)
@@ -64,10 +64,10 @@ def main():
     rng = np.random.default_rng(0)
     train, test = draw(rng, count), draw(rng, 4000)
     predicted = {
-        ("XGBoost", "majority's"): xgboosts(train, test),
-        ("XGBoost", "shares of votes"): xgboosts(train, test, XGBSoftmax(soft_targets=train.shares)),
-        ("LightGBM", "majority's"): lightgbms(train, test),
-        ("LightGBM", "shares of votes"): lightgbms(train, test, LGBMSoftmax(soft_targets=train.shares)),
+        ("XGBoost", "majority"): predict_by_xgboost(train, test),
+        ("XGBoost", "shares of votes"): predict_by_xgboost(train, test, XGBSoftmax(soft_targets=train.shares)),
+        ("LightGBM", "majority"): predict_by_lightgbm(train, test),
+        ("LightGBM", "shares of votes"): predict_by_lightgbm(train, test, LGBMSoftmax(soft_targets=train.shares)),
     }
     table = Table(title=f"{count} samples, {ANNOTATORS} annotators, {ROUNDS} rounds")
     for heading in ("library", "labels"):

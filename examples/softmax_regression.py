@@ -45,7 +45,7 @@ class Objective:
         self.features, self.target = features, target
         self.shape, self.n_penalized = (features.shape[1], n_classes), n_penalized
         self.penalty, self.options = penalty, options
-        self.point, self.point_scores = None, None  # the last point of a Hessian
+        self.point, self.point_scores = None, None  # of the last product with the Hessian
 
     def loss_and_grad(self, flat):
         """Return the objective and its gradient."""
@@ -55,7 +55,7 @@ class Objective:
         return float(loss) + self.penalty / 2 * np.vdot(weights, weights), self._pull(d_scores, weights)
 
     def hessian_product(self, flat, direction):
-        """Return the Hessian of the objective, multiplied with a vector; several vectors follow at one point."""
+        """Return the Hessian of the objective times a vector. SciPy asks for several products at one point."""
         if not np.array_equal(flat, self.point):
             self.point, self.point_scores = flat.copy(), self._scores(flat)
         v = self._scores(direction)
@@ -234,7 +234,7 @@ def draw_samples(case):
 def compare(case, repeats):
     """Fit both models in turns and compare them."""
     X, y = draw_samples(case)
-    # tol bounds the gradient, but steps in our Newton-CG: with the bound here both are as near to the minimum.
+    # With newton-cg, their tol bounds the gradient, ours the step: these bring both equally near to the minimum.
     their_tol = 1e-4 if case.solver == "lbfgs" else 1e-6
     models = LogisticRegression(solver=case.solver, tol=their_tol), SoftmaxRegression(solver=case.solver)
     # The first call compiles the kernels or reads them from disk: no part of a fit.

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastce
+from fastce.interop import boosting
 
 Array = npt.NDArray[Any]
 Scalar = np.floating[Any]
@@ -132,6 +133,11 @@ sums = fastce.EvaluationSums(top_k=(1, 2))
 sums.add(logits, target)
 assert_type((sums + fastce.EvaluationSums(top_k=(1, 2))).result().top_k_accuracy, tuple[float, ...])
 assert_type(fastce.EvaluationSums(axis=1).result().loss, float)
+
+# objectives for gradient boosting
+assert_type(boosting.XGBSoftmax(class_weight={0: 2}, gamma=2)(labels, logits), tuple[Array, Array])
+assert_type(boosting.LGBMSoftmax(class_weight="balanced", soft_targets=ones / 3)(labels, logits), tuple[Array, Array])
+assert_type(boosting.class_priors(labels, 3, sample_weight=[1.0, 2.0]), list[float])
 
 
 def batches() -> Iterator[tuple[npt.NDArray[np.float16], list[int]]]:

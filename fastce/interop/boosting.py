@@ -23,14 +23,14 @@ __all__ = [
     "with_probabilities",
 ]
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 ClassWeight = npt.ArrayLike | Mapping[int, float] | str | None
 
 # --- objectives ---------------------------------------------------------------------------------
 
 
 class _Softmax:
-    """An objective but for the Hessian's scale and least value, which each library has its own."""
+    """An objective without the scale and the least value of the Hessian, which differ by library."""
 
     _least_hessian: ClassVar[float] = 0.0
 
@@ -290,7 +290,7 @@ def class_priors(y: npt.ArrayLike, n_classes: int, sample_weight: npt.ArrayLike 
 def with_probabilities(classifier: Any, init_score: npt.ArrayLike | None = None) -> Any:
     """Return a fitted LGBMClassifier as one that predicts classes and probabilities.
 
-    With an objective of one's own, ``predict`` and ``predict_proba`` of a LGBMClassifier return raw scores.
+    With an objective of one's own, ``predict`` and ``predict_proba`` of an LGBMClassifier return raw scores.
 
     Parameters
     ----------
@@ -298,7 +298,7 @@ def with_probabilities(classifier: Any, init_score: npt.ArrayLike | None = None)
         Fitted, with `LGBMSoftmax` as its objective. Of a DaskLGBMClassifier take ``to_local()``.
     init_score : array_like, shape (K,), optional
         What ``init_score`` had in each row when the classifier was fitted, such as `class_priors`. LightGBM leaves
-        it out of predictions. Two classes have a single column of s there, and (0, s) here.
+        it out of predictions. For two classes it has a single column of s: give (0, s) here.
 
     Returns
     -------
@@ -317,7 +317,7 @@ def with_probabilities(classifier: Any, init_score: npt.ArrayLike | None = None)
     --------
     >>> import numpy as np
     >>> from fastce.interop.boosting import with_probabilities
-    >>> class Fitted:  # stands for a LGBMClassifier
+    >>> class Fitted:  # stands for an LGBMClassifier
     ...     classes_ = np.array(["ant", "bee"])
     ...     def predict(self, X, raw_score):
     ...         return np.array([[0.0, 1.0]])
@@ -404,7 +404,7 @@ def mlogloss(y_true: Any, scores: Any, /, sample_weight: npt.ArrayLike | None = 
 
 
 def merror(y_true: Any, scores: Any, /, sample_weight: npt.ArrayLike | None = None, group: Any = ...) -> Any:
-    """Compute the share of samples whose label has not the greatest score: a metric for both libraries.
+    """Compute the share of samples whose label does not have the greatest score: a metric for both libraries.
 
     Of equal scores the first counts, as in XGBoost. LightGBM's ``multi_error`` counts them as wrong.
 

@@ -6,15 +6,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[Any]
 
 
 class Gradients:
     """A loss, and its gradients for the backward pass.
 
-    Loss and gradients come from one pass over the arrays, and are multiplied with the upstream gradient later. Where
-    that would give other numbers, the gradients are left to the backward pass: for 16-bit arrays, whose gradients could
-    underflow; and for several arrays and one loss a sample, as gradients of weights are sums over samples.
+    Loss and gradients come from one pass over the arrays, where `come_with_the_loss` allows it, and are multiplied with
+    the upstream gradient later. Threads may share them.
 
     Parameters
     ----------
@@ -34,39 +33,45 @@ class Gradients:
         options: Mapping[str, Any],
     ) -> None:
         self._loss_and_gradients, self._arguments = loss_and_gradients, {**arrays, **options}
-        self._upstream: object = None  # by which the gradients are multiplied, if at all
-        self._gradients: dict[int, Array] = {}
         self._axis = options.get("axis", -1)
-        is_one_a_sample = options.get("reduction") == "none" and len(arrays) > 1
-        if is_one_a_sample or any(array.dtype.itemsize == 2 for array in arrays.values()):
-            self.loss = loss(**self._arguments)
+        gradients: list[Array] = []
+        if come_with_the_loss(arrays, options):
+            self.loss, *gradients = loss_and_gradients(**self._arguments)
         else:
-            self.loss = self._compute()
-
-    def _compute(self, **options: Any) -> Any:
-        loss, *gradients = self._loss_and_gradients(**self._arguments, **options)
-        self._gradients = dict(enumerate(gradients))
-        return loss
+            self.loss = loss(**self._arguments)
+        # an upstream gradient, and the gradients that are multiplied with it; they are multiplied with none at first
+        self._kept: tuple[npt.ArrayLike | None, dict[int, Array]] = None, dict(enumerate(gradients))
 
     def take(self, index: int, upstream: npt.ArrayLike) -> Array:
         """Return the gradient of an array, times the upstream gradient: an array that nobody else holds."""
-        is_multiplied = self._upstream is not None
-        if index not in self._gradients or (is_multiplied and self._upstream is not upstream):
-            self._compute(grad_output=upstream)
-            self._upstream = upstream
-        gradient = self._gradients.pop(index)
-        if self._upstream is None:
-            self._multiply(gradient, upstream)
+        factor, gradients = self._kept  # in one step, as is each pop: threads may share a graph
+        if (factor is None or factor is upstream) and (gradient := gradients.pop(index, None)) is not None:
+            return multiplied(gradient, upstream, self._axis) if factor is None else gradient
+        gradients = dict(enumerate(self._loss_and_gradients(**self._arguments, grad_output=upstream)[1:]))
+        gradient = gradients.pop(index)
+        self._kept = upstream, gradients
         return gradient
 
-    def _multiply(self, gradient: Array, upstream: npt.ArrayLike) -> None:
-        """Multiply a gradient with one number, or one a sample; 0 leaves out NaN and infinity."""
-        factor = np.asarray(upstream, gradient.dtype)
-        if factor.ndim:
-            factor = factor[..., np.newaxis] if self._axis == -1 else np.expand_dims(factor, self._axis)
-        elif factor == 1.0:
-            return
-        with np.errstate(all="ignore"):
-            np.multiply(gradient, factor, out=gradient)
-        if not factor.all():
-            np.copyto(gradient, 0, where=factor == 0.0)
+
+def come_with_the_loss(arrays: Mapping[str, Array], options: Mapping[str, Any]) -> bool:
+    """Tell whether gradients that are multiplied with the upstream gradient later are as exact as others.
+
+    They are not for 16-bit arrays, whose gradients could underflow; and for several arrays and one loss a sample, as
+    gradients of weights are sums over samples.
+    """
+    is_one_a_sample = options.get("reduction") == "none" and len(arrays) > 1
+    return not is_one_a_sample and all(array.dtype.itemsize > 2 for array in arrays.values())
+
+
+def multiplied(gradient: Array, upstream: npt.ArrayLike, axis: int) -> Array:
+    """Return a gradient, multiplied in place with one number, or one a sample; 0 leaves out NaN and infinity."""
+    factor = np.asarray(upstream, gradient.dtype)
+    if factor.ndim:
+        factor = factor[..., np.newaxis] if axis == -1 else np.expand_dims(factor, axis)
+    elif factor == 1.0:
+        return gradient
+    with np.errstate(all="ignore"):
+        np.multiply(gradient, factor, out=gradient)
+    if not factor.all():
+        np.copyto(gradient, 0, where=factor == 0.0)
+    return gradient

@@ -500,10 +500,7 @@ def _data(value: Any) -> Any:
 
 
 def _is_foreign(x: ArrayLike) -> bool:
-    """Tell whether MyGrad takes such an array, or keeps its dtype, and fastce does not.
-
-    Such are complex numbers, long double, other byte orders, and scalars.
-    """
+    """Tell whether an array is MyGrad's to compute with: complex, long double, of another byte order, or a scalar."""
     array = np.asarray(_data(x))
     dtype = array.dtype
     return dtype.kind == "c" or (dtype.kind == "f" and dtype.itemsize > 8) or not (dtype.isnative and array.ndim)

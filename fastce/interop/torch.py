@@ -137,7 +137,8 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _legacy_reduction(size_average, reduce)
-    if not (type(input) is type(target) is Tensor and input.is_cpu and target.is_cpu and weight is None):
+    is_usual = type(input) is type(target) is Tensor and input.is_cpu and target.is_cpu and weight is None
+    if not is_usual:
         check_tensors(input=input, target=target, weight=weight)
         if weight is not None:
             check_weight(input, target, weight)
@@ -161,7 +162,13 @@ def cross_entropy(
             logit_scale=logit_scale,
             softcap=softcap,
         )
-    if _is_compiling() or _count_modes() or _are_transforms_active() or forward_ad._current_level >= 0:
+    if (
+        _is_compiling()
+        or _count_modes()
+        or _are_transforms_active()
+        or forward_ad._current_level >= 0
+        or (not is_usual and _have_operators(input, target, weight))
+    ):
         return _transformed(input, target, weight, options)
     try:
         has_graph = _is_grad_enabled()
@@ -179,7 +186,7 @@ def cross_entropy(
 
 def _transformed(input: Tensor, target: Tensor, weight: Tensor | None, options: Mapping[str, Any]) -> Tensor:
     """Return the cross-entropy under a compiler or tracer, transforms of ``torch.func``, or in forward mode."""
-    if _is_compiling() or _count_modes():
+    if _is_traced(input, target, weight):
         if _are_transforms_active():
             return formulas.cross_entropy(input, target, weight, **options)
         return in_dtype_of(input, torch_ops.cross_entropy(input, target, weight, options))
@@ -201,7 +208,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     Returns
     -------
     CrossEntropyLoss
-        A ``torch.nn.CrossEntropyLoss``, whose ``state_dict`` it shares.
+        A ``torch.nn.CrossEntropyLoss`` with the same ``state_dict``.
 
     Raises
     ------
@@ -303,17 +310,13 @@ def linear_cross_entropy(
 
     Raises
     ------
-    IndexError
-        If a class index is outside 0 to C - 1 and not ``ignore_index``.
-    TypeError
-        If an argument is no tensor, or a tensor is not on the CPU.
-    RuntimeError, TypeError, ValueError
-        If an argument has a wrong dtype, shape or value, or there is an ``ignore_index`` for class probabilities: of
-        the class of torch's error.
+    IndexError, RuntimeError, TypeError, ValueError
+        As `cross_entropy`.
 
     Notes
     -----
     Loss and gradients come from one pass over the chunks. One loss a sample, and 16 bits, take one pass at each end.
+    The gradients of all parts of the layer are computed, unless none requires one: frozen parts save no time.
     Class probabilities and weights of more than two axes, ``torch.func``, and derivatives of higher order need all
     logits at once. Under ``torch.compile``, the layer and its gradients are the operators
     ``fastce::linear_cross_entropy`` and ``fastce::linear_cross_entropy_backward``, which compute the logits once each.
@@ -351,7 +354,7 @@ def linear_cross_entropy(
     if max_bytes is not None:
         keywords["max_bytes"] = max_bytes
     others = linear_weight, linear_bias, target, weight
-    if (_is_compiling() or _count_modes()) and not _are_transforms_active():
+    if _is_traced(input, *others) and not _are_transforms_active():
         return in_dtype_of(input, torch_ops.linear_cross_entropy(input, *others, **keywords))
     try:
         return _loss(LINEAR, input, others, keywords)
@@ -494,7 +497,7 @@ def kl_divergence(
 
 def _loss(kind: Kind, input: Tensor, others: Sequence[Tensor | None], options: Mapping[str, Any]) -> Tensor:
     """Return a loss of these tensors."""
-    if _is_transformed():
+    if _is_transformed(input, *others):
         return kind.formula(input, *others, **options)
     return loss_of(kind, input, others, options)
 
@@ -540,7 +543,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
         input = input.to(dtype)
     check_tensors(input=input)
     check_floating(input)
-    if _is_transformed() or not input.ndim:
+    if _is_transformed(input) or not input.ndim:
         return torch.softmax(input, dim)
     return torch_softmax.softmax(input, dim)
 
@@ -580,7 +583,7 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
         input = input.to(dtype)
     check_tensors(input=input)
     check_floating(input)
-    if _is_transformed() or not input.ndim:
+    if _is_transformed(input) or not input.ndim:
         return torch.log_softmax(input, dim)
     return torch_softmax.log_softmax(input, dim)
 
@@ -623,7 +626,7 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
     tensor([1.0007e+03, 6.9315e-01])
     """
     check_tensors(input=input)
-    if _is_transformed() or not input.ndim or not input.dtype.is_floating_point:
+    if _is_transformed(input) or not input.ndim or not input.dtype.is_floating_point:
         return torch.logsumexp(input, dim, keepdim)
     axes = range(input.ndim) if dim == () else (dim,) if isinstance(dim, int) else dim
     result = torch_softmax.logsumexp(input, tuple(axes))
@@ -633,9 +636,19 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
     return result
 
 
-def _is_transformed() -> bool:
+def _have_operators(*tensors: Tensor | None) -> bool:
+    """Tell whether one of the tensors is of a class with operators of its own, as fake tensors are."""
+    return any(type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__ for x in tensors if x is not None)
+
+
+def _is_traced(*tensors: Tensor | None) -> bool:
+    """Tell whether torch compiles, or a tracer or the tensors' class looks for operators."""
+    return _is_compiling() or _count_modes() > 0 or _have_operators(*tensors)
+
+
+def _is_transformed(*tensors: Tensor | None) -> bool:
     """Tell whether torch compiles, traces, or transforms: with ``torch.func``, or in forward mode."""
-    return _is_compiling() or _count_modes() > 0 or _are_transforms_active() or forward_ad._current_level >= 0
+    return _is_traced(*tensors) or _are_transforms_active() or forward_ad._current_level >= 0
 
 
 def _legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:

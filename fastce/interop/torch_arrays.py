@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,8 @@ _OPTIONAL = "alpha", "linear_bias", "weight"  # tensors
 Array = np.ndarray[Any, Any]
 
 _bfloat16 = torch.bfloat16
+_is_grad_enabled = torch.is_grad_enabled
+is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 
 
 @cache
@@ -59,6 +62,14 @@ def in_dtype_of(input: Tensor, loss: Tensor) -> Tensor:
     """Return a loss in the dtype of the input, or in float32 for 16 bits under autocast, as torch does."""
     check_floating(input)
     return loss if torch.is_autocast_enabled("cpu") else loss.to(input.dtype)
+
+
+def is_torchs(grad_output: Tensor) -> bool:
+    """Tell whether torch's own operations must compute a gradient.
+
+    They do if it is in the graph itself, and for a batch of upstream gradients (``is_grads_batched``, ``vectorize``).
+    """
+    return _is_grad_enabled() or is_batched(grad_output)
 
 
 def check_tensors(**tensors: Tensor | None) -> None:

@@ -146,19 +146,21 @@ def linear_cross_entropy(
 
 
 def partial_derivatives(
-    formula: Callable[..., Tensor], inputs: Sequence[Any], options: Mapping[str, Any], are_wanted: Sequence[bool]
-) -> Callable[[Tensor], list[Tensor | None]]:
-    """Return a function of the upstream gradient: the derivatives of a formula, which are in the graph themselves."""
-    # views, as one input may be made from another: the derivatives are partial
-    views = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
-    loss = formula(*views, **options)
+    grad_output: Tensor,
+    formula: Callable[..., Tensor],
+    inputs: Sequence[Any],
+    options: Mapping[str, Any],
+    are_wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the derivatives of a formula, which are in the graph themselves, if it is recorded."""
+    with torch.enable_grad():
+        # views, as one input may be made from another: the derivatives are partial
+        views = [x.view_as(x) if isinstance(x, Tensor) else x for x in inputs]
+        loss = formula(*views, **options)
     wanted = [view for view, is_wanted in zip(views, are_wanted, strict=True) if is_wanted]
-
-    def of(grad_output: Tensor) -> list[Tensor | None]:
-        gradients = iter(torch.autograd.grad(loss, wanted, grad_output.to(loss.dtype), create_graph=True))
-        return [next(gradients) if is_wanted else None for is_wanted in are_wanted]
-
-    return of
+    has_graph = torch.is_grad_enabled()
+    gradients = iter(torch.autograd.grad(loss, wanted, grad_output.to(loss.dtype), create_graph=has_graph))
+    return [next(gradients) if is_wanted else None for is_wanted in are_wanted]
 
 
 def class_axis(input: Tensor) -> int:

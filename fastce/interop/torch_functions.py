@@ -11,7 +11,7 @@ import numpy as np
 import fastce
 from fastce.interop import torch_formulas as formulas
 from fastce.interop.extras import extra
-from fastce.interop.torch_arrays import Array, array_of, array_or_none, loss_tensor, tensor_of
+from fastce.interop.torch_arrays import Array, array_of, array_or_none, is_batched, is_torchs, loss_tensor, tensor_of
 
 with extra("torch", "torch"):
     import torch
@@ -22,7 +22,7 @@ Options = Mapping[str, Any]  # of cross-entropy that are not the defaults, in fa
 PLAIN: Options = {}
 
 # bound once: to look them up takes time in a small loss
-_is_grad_enabled, _from_numpy, _asarray = torch.is_grad_enabled, torch.from_numpy, np.asarray
+_from_numpy, _asarray = torch.from_numpy, np.asarray
 _loss_and_gradient: Callable[..., tuple[Any, Array]] = fastce.cross_entropy_and_grad
 _float16, _bfloat16, _float32, _int64 = torch.float16, torch.bfloat16, torch.float32, torch.int64
 
@@ -62,7 +62,7 @@ class CrossEntropy(Function):
         """Return the gradients with respect to the logits and to class probabilities."""
         saved = ctx.saved_tensors  # which checks that they are unchanged
         gradient = vars(ctx).pop("gradient", None)  # in one step, as threads may share a graph
-        if gradient is None or grad_output.item() != 1.0 or _is_grad_enabled():
+        if gradient is None or is_torchs(grad_output) or grad_output.item() != 1.0:
             return _gradients(ctx, gradient, grad_output, *saved)
         return gradient, None, None, None
 
@@ -73,12 +73,11 @@ def _gradients(
     """Return the gradients of `CrossEntropy`; they are in the graph themselves, if it is recorded."""
     is_input, is_target, *_ = ctx.needs_input_grad
     options = ctx.options
-    if _is_grad_enabled():
-        if not is_target and not has_transform(options):
+    if is_torchs(grad_output):
+        if not is_target and not has_transform(options) and not is_batched(grad_output):
             return _differentiable_gradient(grad_output, input, target, weight, options), None, None, None
-        wanted = is_input, is_target, False
-        of = formulas.partial_derivatives(formulas.cross_entropy, (input, target, weight), options, wanted)
-        return *of(grad_output), None
+        tensors, are_wanted = (input, target, weight), (is_input, is_target, False)
+        return *formulas.partial_derivatives(grad_output, formulas.cross_entropy, tensors, options, are_wanted), None
     for_target = None
     if is_input:
         if for_input is None or input.dtype is _bfloat16:  # which would be rounded twice
@@ -109,7 +108,7 @@ class Gradient(Function):
         """Return the derivatives with respect to the upstream gradient and the logits."""
         grad_output, input, target, weight = ctx.saved_tensors
         options = ctx.options
-        if _is_grad_enabled():
+        if is_torchs(upstream):
             return *gradient_derivatives(upstream, grad_output, input, target, weight, options), None, None, None
         is_output, is_input, *_ = ctx.needs_input_grad
         for_output = for_input = None
@@ -146,13 +145,13 @@ def gradient_derivatives(
     upstream: Tensor, grad_output: Tensor, input: Tensor, target: Tensor, weight: Tensor | None, options: Options
 ) -> tuple[Tensor | None, ...]:
     """Return the derivatives of a gradient by the upstream gradient and the logits, in torch's own operations."""
-    output, logits = grad_output.view_as(grad_output), input.view_as(input)
-    loss = formulas.cross_entropy(logits, target, weight, **options)
-    (gradient,) = torch.autograd.grad(loss, logits, output, create_graph=True)
-    derivatives = iter(
-        torch.autograd.grad(gradient, [x for x in (output, logits) if x.requires_grad], upstream, create_graph=True)
-    )
-    return tuple(next(derivatives) if x.requires_grad else None for x in (output, logits))
+
+    def gradient(output: Tensor, logits: Tensor) -> Tensor:
+        loss = formulas.cross_entropy(logits, target, weight, **options)
+        return torch.autograd.grad(loss, logits, output, create_graph=True)[0]
+
+    inputs = grad_output, input
+    return tuple(formulas.partial_derivatives(upstream, gradient, inputs, {}, [x.requires_grad for x in inputs]))
 
 
 def _hessian_product(

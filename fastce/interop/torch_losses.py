@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import fastce
 from fastce.interop import torch_formulas as formulas
 from fastce.interop.extras import extra
-from fastce.interop.gradients import Gradients
-from fastce.interop.torch_arrays import array_of, array_or_none, loss_tensor, tensor_of
+from fastce.interop.gradients import come_with_the_loss, multiplied
+from fastce.interop.torch_arrays import array_of, array_or_none, is_torchs, loss_tensor, tensor_of
 
 with extra("torch", "torch"):
     import torch
@@ -63,21 +64,27 @@ class _Loss(Function):
         ctx.save_for_backward(input, *others)
         ctx.kind, ctx.options = kind, options
         arrays, constants = kind.arrays((input, *others))
-        ctx.gradients = Gradients(kind.loss, kind.loss_and_gradients, arrays, {**constants, **options})
-        return loss_tensor(ctx.gradients.loss, input)
+        if not come_with_the_loss(arrays, options):
+            return loss_tensor(kind.loss(**arrays, **constants, **options), input)
+        loss, *ctx.gradients = kind.loss_and_gradients(**arrays, **constants, **options)
+        return loss_tensor(loss, input)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         tensors = ctx.saved_tensors
+        gradients = vars(ctx).pop("gradients", None)  # in one step, as threads may share a graph
         are_wanted = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():
-            of = formulas.partial_derivatives(ctx.kind.formula, tensors, ctx.options, are_wanted)
-            return None, None, *of(grad_output)
-        upstream = array_of(grad_output)
-        gradients = (
-            tensor_of(ctx.gradients.take(n, upstream)) if is_wanted else None for n, is_wanted in enumerate(are_wanted)
-        )
-        return None, None, *gradients
+        kind, options = ctx.kind, ctx.options
+        if is_torchs(grad_output):
+            return None, None, *formulas.partial_derivatives(grad_output, kind.formula, tensors, options, are_wanted)
+        factor: Any = array_of(grad_output)
+        if gradients is None:
+            arrays, constants = kind.arrays(tensors)
+            _, *gradients = kind.loss_and_gradients(**arrays, **constants, **options, grad_output=factor)
+            factor = 1.0
+        axis = options.get("axis", -1)
+        pairs = zip_longest(gradients, are_wanted)
+        return None, None, *(tensor_of(multiplied(x, factor, axis)) if is_wanted else None for x, is_wanted in pairs)
 
 
 _apply: Callable[..., Tensor] = _Loss.apply

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import fastce
+from fastce.interop import torch_formulas as formulas
 from fastce.interop.extras import extra
-from fastce.interop.torch_arrays import array_of, tensor_of
+from fastce.interop.torch_arrays import array_of, is_torchs, tensor_of
 
 with extra("torch", "torch"):
     import torch
@@ -32,7 +33,7 @@ class Softmax(Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         """Return the gradient with respect to the input."""
         (probs,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if is_torchs(grad_output):
             products = grad_output * probs
             return products - probs * products.sum(ctx.dim, keepdim=True), None
         return tensor_of(fastce.softmax_vjp(array_of(grad_output), array_of(probs), ctx.dim)), None
@@ -53,7 +54,7 @@ class LogSoftmax(Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         """Return the gradient with respect to the input."""
         (log_p,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if is_torchs(grad_output):
             return grad_output - log_p.exp() * grad_output.sum(ctx.dim, keepdim=True), None
         return tensor_of(fastce.log_softmax_vjp(array_of(grad_output), array_of(log_p), ctx.dim)), None
 
@@ -73,11 +74,9 @@ class LogSumExp(Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         """Return the gradient with respect to the input."""
         input, lse = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            (gradient,) = torch.autograd.grad(
-                torch.logsumexp(x := input.view_as(input), ctx.dim), x, grad_output, create_graph=True
-            )
-            return gradient, None
+        if is_torchs(grad_output):
+            options = {"dim": ctx.dim}
+            return *formulas.partial_derivatives(grad_output, torch.logsumexp, (input,), options, (True,)), None
         arrays = array_of(grad_output), array_of(input), array_of(lse)
         return tensor_of(fastce.logsumexp_vjp(*arrays, ctx.dim)), None
 

@@ -170,6 +170,18 @@ def test_gradient_is_the_kernels(options, dtype, rng):
         np.testing.assert_allclose(gradient, expected.grad, rtol=20 * eps, atol=eps / 10)
 
 
+def test_layouts(rng):
+    """Views and read-only arrays have the derivatives of their values."""
+    x, target, v = logits(rng, (N, C)), labels_for(rng, (N, C)), rng.normal(size=(N, C))
+    locked = x.copy()
+    locked.flags.writeable = False
+    product, gradient = make_hvp(lambda x: fce.cross_entropy(x, target))(x)
+    for view in (np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x[::-1].copy()[::-1], locked):
+        of_view, same = make_hvp(lambda x: fce.cross_entropy(x, target))(view)
+        np.testing.assert_allclose(same, gradient, rtol=1e-14)
+        np.testing.assert_allclose(of_view(v), product(v), rtol=1e-13, atol=1e-17)
+
+
 def test_second_derivatives_keep_float32(rng):
     x, target = logits(rng, (N, C), np.float32), target_for("labels", rng)
     for options in ({}, {"z_loss": 0.1, "label_smoothing": 0.1, "sample_weight": SAMPLE_WEIGHT}):
