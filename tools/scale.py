@@ -1,0 +1,287 @@
+"""Models the vocab-parallel loss on up to 1,024 ranks: ``python -m tools.scale``; ``--write`` fills in docs/scale.md.
+
+Bytes are exact: a test counts them. Times are a line through them: steps · latency + bytes / bandwidth + merging.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.marks import replaced
+
+PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
+
+RANKS = (2, 4, 16, 64, 256, 1024)
+CLASSES = (50_257, 131_072, 1_000_000, 10_000_000)
+SAMPLES = 4096  # of the tables
+FEATURES = 1024  # of the last layer, in the tables
+
+# --- bytes, as fastce.interop.mpi sends them ------------------------------------
+
+RECORD_BYTES = 64  # of a rank: eight integers
+NUMBER_BYTES = 8  # float64
+ROWS = 4  # of the statistics with class indices; 7 with class weights or smoothing, 5 with probabilities
+LOGIT_BYTES = 4  # float32
+MAX_BYTES = 256_000_000  # of a chunk of logits: the default of the linear layer
+
+# --- seconds, measured on one thread of a Xeon with AVX-512 by the runs of docs/scale.md ---
+
+KERNEL_BYTES = 12  # of memory a float32 logit: read for the statistics, read and written for the gradient
+FUSED_BYTES = 8  # of fastce.cross_entropy_and_grad, which reads the logits once
+MERGE = 15e-9  # s a sample and part
+OPERATOR = 40e-6  # s a step: MPI calls Python, which calls a kernel
+CALL = 0.3e-3  # s a call, beside kernels and exchanges: checks, checksums, Python
+
+
+class Setting(NamedTuple):
+    """A kind of machine and network; all but the first are nominal figures of hardware, none of them measured."""
+
+    name: str
+    memory: float  # bytes/s that the kernels of a rank read and write
+    products: float  # flop/s of a rank, float32
+    latency: float  # s a step of an exchange
+    bandwidth: float  # bytes/s that reach a rank
+
+
+SETTINGS = (
+    Setting("a rank a core, one machine", 13e9, 100e9, 5e-6, 5e9),
+    Setting("a rank a server, 200 Gb/s InfiniBand", 200e9, 2e12, 3e-6, 25e9),
+    Setting("a rank a desktop, 10 Gb/s Ethernet", 40e9, 0.5e12, 40e-6, 1.25e9),
+)
+ONE_MACHINE = 64  # the most ranks of the first setting
+
+
+class Exchange(NamedTuple):
+    """A collective exchange, as a rank sees it."""
+
+    sent: int  # bytes that it hands to MPI
+    received: float  # bytes that come from other ranks
+    steps: int  # messages one after another
+    merging: float  # s
+    memory: int  # bytes of buffers, those of MPI included
+
+    def seconds(self, setting: Setting) -> float:
+        """Return the time of the exchange and of merging."""
+        return self.steps * setting.latency + self.received / setting.bandwidth + self.merging
+
+
+def doublings(ranks: int) -> int:
+    """Return how often a group doubles until it has all ranks."""
+    return math.ceil(math.log2(ranks))
+
+
+def statistics_bytes(samples: int, rows: int = ROWS) -> int:
+    """Return the size of the statistics of a shard, with a status."""
+    return NUMBER_BYTES * (rows * samples + 1)
+
+
+def record(ranks: int) -> Exchange:
+    """Model the first exchange: widths, checksums and status."""
+    return Exchange(RECORD_BYTES, RECORD_BYTES * (ranks - 1), doublings(ranks), 0.0, RECORD_BYTES * (ranks + 1))
+
+
+def gathered(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
+    """Model the Allgather of all statistics, which each rank merges: up to 64 ranks."""
+    size = statistics_bytes(samples, rows)
+    return Exchange(size, size * (ranks - 1), doublings(ranks), MERGE * ranks * samples, size * (ranks + 2))
+
+
+def reduced(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
+    """Model the Allreduce that merges on the way, by recursive doubling: beyond 64 ranks, powers of two."""
+    size, steps = statistics_bytes(samples, rows), doublings(ranks)
+    return Exchange(size, size * steps, steps, steps * (OPERATOR + 2 * MERGE * samples), 3 * size)
+
+
+def dealt(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
+    """Model what fastce does not do: an Alltoall of samples, of which each rank merges some, and an Allgather."""
+    size = statistics_bytes(samples, rows)
+    received = 2 * size * (ranks - 1) / ranks
+    return Exchange(2 * size, received, 2 * doublings(ranks), MERGE * samples, 3 * size)
+
+
+def summed(ranks: int, numbers: int, itemsize: int = LOGIT_BYTES) -> Exchange:
+    """Model the Allreduce that adds up long arrays: each rank adds one part, then all parts are gathered."""
+    size = numbers * itemsize
+    return Exchange(size, 2 * size * (ranks - 1) / ranks, 2 * doublings(ranks), 0.0, 2 * size)
+
+
+def chosen(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
+    """Model the exchange of statistics that fastce uses."""
+    return (gathered if ranks <= 64 else reduced)(ranks, samples, rows)
+
+
+# --- time ------------------------------------------------------------------------
+
+
+def kernels(setting: Setting, ranks: int, samples: int, classes: int) -> float:
+    """Return the seconds of a rank's kernels: statistics and gradient of its logits."""
+    return KERNEL_BYTES * samples * classes / ranks / setting.memory
+
+
+def exchanges(setting: Setting, ranks: int, samples: int) -> float:
+    """Return the seconds of the exchanges of a loss and gradient."""
+    return record(ranks).seconds(setting) + chosen(ranks, samples).seconds(setting)
+
+
+def speedup(setting: Setting, ranks: int, samples: int, classes: int) -> float:
+    """Return how many times as fast as one rank of fastce alone, whose kernel reads the logits once."""
+    alone = FUSED_BYTES * samples * classes / setting.memory
+    return alone / (CALL + kernels(setting, ranks, samples, classes) + exchanges(setting, ranks, samples))
+
+
+def limit(setting: Setting, classes: int, way: Callable[[int, int], Exchange]) -> int:
+    """Return the most ranks, a power of two, whose exchange takes less time than their kernels."""
+    ranks = 1
+    while way(2 * ranks, SAMPLES).seconds(setting) < kernels(setting, 2 * ranks, SAMPLES, classes):
+        ranks *= 2
+    return ranks
+
+
+def linear(setting: Setting, ranks: int, samples: int, classes: int, features: int) -> tuple[float, float, float]:
+    """Return the seconds of the linear layer's products, its statistics' exchanges, and the sum of d_hidden."""
+    shard = math.ceil(classes / ranks)
+    chunks = math.ceil(samples / max(MAX_BYTES // (shard * LOGIT_BYTES), 1))
+    products = 6 * samples * shard * features / setting.products  # three products
+    statistics = chunks * chosen(ranks, math.ceil(samples / chunks)).seconds(setting)
+    return products, statistics, summed(ranks, samples * features + 1).seconds(setting)
+
+
+def groups(ranks: int, parts: int, samples: int, classes: int, features: int) -> tuple[float, float, float]:
+    """Return the bytes that a rank receives for d_hidden and d_weight, and those of its weights and their gradient.
+
+    There are ``parts`` vocab-parallel ranks a group, and ``ranks / parts`` groups that share the samples.
+    """
+    shares = ranks // parts
+    d_hidden = summed(parts, samples // shares * features + 1).received
+    weights = math.ceil(classes / parts) * features
+    return d_hidden, summed(shares, weights).received, 2 * LOGIT_BYTES * weights
+
+
+# --- tables ------------------------------------------------------------------------
+
+
+def _table(head: list[str], lines: list[list[str]]) -> str:
+    """Return a table in Markdown whose first column is text."""
+    rows = [head, [":--", *["--:"] * (len(head) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _number(value: float) -> str:
+    """Return a number with two digits or more."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _duration(seconds: float) -> str:
+    return f"{_number(1e6 * seconds)} µs" if seconds < 1e-3 else f"{_number(1e3 * seconds)} ms"
+
+
+def _size(count: float) -> str:
+    return next(f"{_number(count / unit)} {name}" for unit, name in UNITS if count >= unit)
+
+
+UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "B"))[:3] + ((1, "B"), (-1, "B"))
+
+
+def bytes_table() -> str:
+    """Return bytes and steps by the number of ranks."""
+    lines = []
+    for ranks in RANKS:
+        line = [f"{ranks:,}"]
+        for way in (gathered, reduced, dealt):
+            exchange = way(ranks, SAMPLES)
+            line += [_number(exchange.received / SAMPLES), str(exchange.steps)]
+        line += [_size(way(ranks, SAMPLES).memory) for way in (gathered, reduced)]
+        lines.append(line)
+    head = ["ranks", "Allgather", "steps", "Allreduce", "steps", "dealt", "steps"]
+    return _table([*head, "memory, Allgather", "memory, Allreduce"], lines)
+
+
+def time_table() -> str:
+    """Return the speed and the share of exchanges, by setting, classes and ranks."""
+    lines = []
+    for setting in SETTINGS:
+        lines.append([f"**{setting.name}**", *[""] * len(RANKS)])
+        for classes in CLASSES:
+            line = [f"{classes:,}"]
+            for ranks in RANKS:
+                if setting is SETTINGS[0] and ranks > ONE_MACHINE:
+                    line.append("–")
+                    continue
+                share = exchanges(setting, ranks, SAMPLES)
+                share /= CALL + share + kernels(setting, ranks, SAMPLES, classes)
+                line.append(f"{_number(speedup(setting, ranks, SAMPLES, classes))} ({100 * share:.0f} %)")
+            lines.append(line)
+    return _table(["classes", *(f"{ranks:,} ranks" for ranks in RANKS)], lines)
+
+
+def limit_table() -> str:
+    """Return the ranks at which an exchange takes as long as kernels."""
+    ways = (gathered, reduced, dealt)
+    lines = [
+        [f"{classes:,}", *(f"{limit(setting, classes, way):,}" for setting in SETTINGS[1:] for way in ways)]
+        for classes in CLASSES
+    ]
+    names = ("InfiniBand", "Ethernet")
+    return _table(["classes", *(f"{name}, {way}" for name in names for way in WAYS)], lines)
+
+
+WAYS = ("Allgather", "Allreduce", "dealt")
+
+
+def linear_table() -> str:
+    """Return the times of the linear layer."""
+    setting, lines = SETTINGS[1], []
+    for classes in CLASSES:
+        line = [f"{classes:,}"]
+        for ranks in RANKS:
+            times = linear(setting, ranks, SAMPLES, classes, FEATURES)
+            line.append(" + ".join(_number(1e3 * seconds) for seconds in times))
+        lines.append(line)
+    return _table(["classes", *(f"{ranks:,} ranks" for ranks in RANKS)], lines)
+
+
+def groups_table() -> str:
+    """Return what 64 ranks exchange for 65,536 samples, by the size of their vocab-parallel groups."""
+    ranks, samples, lines = 64, 65_536, []
+    for parts in (1, 4, 16, 64):
+        line = [f"{parts} × {ranks // parts}"]
+        for classes in CLASSES[::2]:
+            d_hidden, d_weight, memory = groups(ranks, parts, samples, classes, FEATURES)
+            line += [f"{_size(d_hidden)} + {_size(d_weight)}", _size(memory)]
+        lines.append(line)
+    head = [text for classes in CLASSES[::2] for text in (f"{classes:,} classes", "weights")]
+    return _table(["vocab-parallel × data-parallel", *head], lines)
+
+
+TABLES = {
+    "bytes": bytes_table,
+    "times": time_table,
+    "limits": limit_table,
+    "linear": linear_table,
+    "groups": groups_table,
+}
+
+
+def written(page: str) -> str:
+    """Return the page with its tables as the model has them."""
+    for name, table in TABLES.items():
+        page = replaced(page, f"\n{table()}\n", name)
+    return page
+
+
+def main() -> None:
+    """Print the tables, or write them."""
+    parser = argparse.ArgumentParser(prog="python -m tools.scale", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/scale.md")
+    if parser.parse_args().write:
+        PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    else:
+        print(*(f"{name}\n\n{table()}\n" for name, table in TABLES.items()), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
