@@ -1,4 +1,5 @@
-"""Make the documents: the accuracy report, the README's figures, the times of first calls, the tables of options.
+"""Make the documents: the accuracy report, the README's figures, the times of first calls, the tables of options,
+the model of many ranks.
 
 ``arm64.sh`` makes a Python for 64-bit ARM, which runs under emulation.
 """

@@ -36,6 +36,13 @@ MERGE = 15e-9  # s a sample and part
 OPERATOR = 40e-6  # s a step: MPI calls Python, which calls a kernel
 CALL = 0.3e-3  # s a call, beside kernels and exchanges: checks, checksums, Python
 
+# --- Dask: nominal figures, but for the number of tasks ---------------------------
+
+DASK_TASKS = 3  # a chunk, of a loss with classes in several chunks; counted in graphs
+DASK_TASK = 0.5e-3  # s of the scheduler a task; Dask's documentation says 0.2 to 1 ms
+DASK_THREADS = 8  # of a worker
+DISK = 3e9  # bytes/s of a worker's own disk, or of its share of a common one
+
 
 class Setting(NamedTuple):
     """A kind of machine and network; all but the first are nominal figures of hardware, none of them measured."""
@@ -161,6 +168,40 @@ def groups(ranks: int, parts: int, samples: int, classes: int, features: int) ->
     return d_hidden, summed(shares, weights).received, 2 * LOGIT_BYTES * weights
 
 
+def levels(servers: int, cores: int, samples: int) -> dict[str, float]:
+    """Return the seconds of exchanging statistics between all cores of some servers, by several ways.
+
+    The cores of a server share its network, unless one rank speaks for all.
+    """
+    inside, outside = SETTINGS[0], SETTINGS[1]
+    shared = outside._replace(bandwidth=outside.bandwidth / cores)
+    spread = Exchange(0, statistics_bytes(samples), doublings(cores), 0.0, 0).seconds(inside)
+    across = reduced(servers, samples).seconds(outside)
+    return {
+        "Allgather of all ranks": gathered(servers * cores, samples).seconds(shared),
+        "Allreduce of all ranks": reduced(cores, samples).seconds(inside) + reduced(servers, samples).seconds(shared),
+        "dealt between all ranks": dealt(servers * cores, samples).seconds(shared),
+        "dealt on a server, Allreduce across servers": dealt(cores, samples).seconds(inside) + across + spread,
+        "one rank a server, threads on its cores": across,
+    }
+
+
+# --- Dask --------------------------------------------------------------------------
+
+
+def dask_seconds(samples: int, classes: int, chunk: tuple[int, int], workers: int) -> dict[str, float]:
+    """Return the seconds of a loss over logits on disks by what could bind, and of moving statistics."""
+    chunks = math.ceil(samples / chunk[0]) * math.ceil(classes / chunk[1])
+    size = LOGIT_BYTES * samples * classes
+    statistics = NUMBER_BYTES * ROWS * chunk[0] * chunks
+    return {
+        "scheduler": DASK_TASKS * DASK_TASK * chunks,
+        "disks": size / (DISK * workers),
+        "kernels": size / (SETTINGS[0].memory * DASK_THREADS * workers),
+        "statistics": statistics / (SETTINGS[2].bandwidth * workers),
+    }
+
+
 # --- tables ------------------------------------------------------------------------
 
 
@@ -180,10 +221,8 @@ def _duration(seconds: float) -> str:
 
 
 def _size(count: float) -> str:
-    return next(f"{_number(count / unit)} {name}" for unit, name in UNITS if count >= unit)
-
-
-UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (0, "B"))[:3] + ((1, "B"), (-1, "B"))
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if count >= unit), (1e3, "kB"))
+    return f"{_number(count / unit)} {name}" if count > 0 else "0"
 
 
 def bytes_table() -> str:
@@ -257,12 +296,31 @@ def groups_table() -> str:
     return _table(["vocab-parallel × data-parallel", *head], lines)
 
 
+def levels_table() -> str:
+    """Return the times of ways over 16 servers of 64 cores."""
+    return _table(
+        ["16 servers of 64 cores", "time"], [[way, _duration(time)] for way, time in levels(16, 64, SAMPLES).items()]
+    )
+
+
+def dask_table() -> str:
+    """Return what binds a loss over 500 GB, by the size of chunks."""
+    samples, classes, workers, lines = 1_000_000, 131_072, 16, []
+    for chunk in ((64, 16_384), (1024, 16_384), (1024, 131_072), (8192, 131_072)):
+        times = dask_seconds(samples, classes, chunk, workers)
+        size = f"{chunk[0]:,} × {chunk[1]:,}, {_size(LOGIT_BYTES * chunk[0] * chunk[1])}"
+        lines.append([size, *(f"{_number(seconds)} s" for seconds in times.values())])
+    return _table(["chunk", "scheduler", "disks", "kernels", "statistics"], lines)
+
+
 TABLES = {
     "bytes": bytes_table,
     "times": time_table,
     "limits": limit_table,
     "linear": linear_table,
     "groups": groups_table,
+    "levels": levels_table,
+    "dask": dask_table,
 }
 
 
