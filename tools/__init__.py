@@ -1,5 +1,4 @@
-"""Make the documents: the accuracy report, the README's figures, the times of first calls, the tables of options,
-the model of many ranks.
+"""Make the documents: the accuracy report, the README's figures, the times of first calls, the tables of options.
 
-``arm64.sh`` makes a Python for 64-bit ARM, which runs under emulation.
+``scale.py`` models many ranks; ``arm64.sh`` makes a Python for 64-bit ARM, which runs under emulation.
 """
