@@ -14,12 +14,23 @@ def test_tables():
 def test_rules_of_thumb():
     """The page's formulas are near the model."""
     core, server = scale.SETTINGS[:2]
-    for classes, ranks in ((50_257, 56), (10_000_000, 790)):
+    for classes, ranks in ((50_257, 60), (10_000_000, 843)):
         merging = scale.gathered(ranks, scale.SAMPLES).merging
-        assert merging == pytest.approx(scale.kernels(core, ranks, scale.SAMPLES, classes), rel=0.1)
+        assert merging == pytest.approx(scale.kernels(core, ranks, scale.SAMPLES, classes), rel=0.02)
     assert scale.gathered(79, 4096).received == pytest.approx(4 * 4096 * 50_257 / 79, rel=0.05)
     products, _, d_hidden = scale.linear(server, 471, 4096, 50_257, 1024)
     assert products == pytest.approx(d_hidden, rel=0.05)
+
+
+def test_fewest_ranks_of_an_allreduce():
+    """From where on it is faster than an Allgather."""
+    server = scale.SETTINGS[1]
+    for samples, fewest in ((4096, 2), (512, 16), (64, 150)):
+        times = [
+            [way(ranks, samples).seconds(server) for way in (scale.gathered, scale.reduced)]
+            for ranks in (fewest, fewest + 20)
+        ]
+        assert times[1][1] < times[1][0] and times[0][1] < 1.1 * times[0][0]
 
 
 def test_groups_with_fewest_bytes():

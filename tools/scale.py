@@ -32,8 +32,9 @@ MAX_BYTES = 256_000_000  # of a chunk of logits: the default of the linear layer
 
 KERNEL_BYTES = 12  # of memory a float32 logit: read for the statistics, read and written for the gradient
 FUSED_BYTES = 8  # of fastce.cross_entropy_and_grad, which reads the logits once
-MERGE = 15e-9  # s a sample and part
-OPERATOR = 40e-6  # s a step: MPI calls Python, which calls a kernel
+MERGE = 13e-9  # s a sample and part, of 8 to 128 parts
+OPERATOR = 20e-6  # s a step of an Allreduce: MPI calls Python, which calls a kernel
+MERGE_PAIR = 14e-9  # s a sample and step beside
 CALL = 0.3e-3  # s a call, beside kernels and exchanges: checks, checksums, Python
 
 # --- Dask: nominal figures, but for the number of tasks ---------------------------
@@ -45,7 +46,7 @@ DISK = 3e9  # bytes/s of a worker's own disk, or of its share of a common one
 
 
 class Setting(NamedTuple):
-    """A kind of machine and network; all but the first are nominal figures of hardware, none of them measured."""
+    """A kind of machine and network: the first as measured, the others by nominal figures of hardware."""
 
     name: str
     memory: float  # bytes/s that the kernels of a rank read and write
@@ -55,7 +56,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("a rank a core, one machine", 13e9, 100e9, 5e-6, 5e9),
+    Setting("a rank a core, one machine", 13e9, 110e9, 3e-6, 5e9),
     Setting("a rank a server, 200 Gb/s InfiniBand", 200e9, 2e12, 3e-6, 25e9),
     Setting("a rank a desktop, 10 Gb/s Ethernet", 40e9, 0.5e12, 40e-6, 1.25e9),
 )
@@ -100,7 +101,7 @@ def gathered(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
 def reduced(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
     """Model the Allreduce that merges on the way, by recursive doubling: beyond 64 ranks, powers of two."""
     size, steps = statistics_bytes(samples, rows), doublings(ranks)
-    return Exchange(size, size * steps, steps, steps * (OPERATOR + 2 * MERGE * samples), 3 * size)
+    return Exchange(size, size * steps, steps, steps * (OPERATOR + MERGE_PAIR * samples), 3 * size)
 
 
 def dealt(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
