@@ -1,5 +1,6 @@
 """The page of scale: its tables are the model's."""
 
+import numpy as np
 import pytest
 
 from tools import scale
@@ -39,3 +40,11 @@ def test_groups_with_fewest_bytes():
     samples, classes, ranks = 65_536, 65_536 * 4, 64
     totals = {parts: sum(scale.groups(ranks, parts, samples, classes, 16)[:2]) for parts in (1, 2, 4, 8, 16, 32, 64)}
     assert min(totals, key=totals.get) == 16
+
+
+def test_tasks_of_dask():
+    """Seen to fail: with one task a chunk."""
+    da, lazy = pytest.importorskip("dask.array"), pytest.importorskip("fastce.interop.dask")
+    loss = lazy.cross_entropy(da.zeros((16 * 100, 8 * 50), chunks=(100, 50)), np.zeros(1600, np.int64))
+    tasks = len(dict(loss.__dask_graph__())) / (16 * 8)
+    assert scale.DASK_TASKS - 1.5 < tasks < scale.DASK_TASKS + 1.5

@@ -39,7 +39,7 @@ CALL = 0.3e-3  # s a call, beside kernels and exchanges: checks, checksums, Pyth
 
 # --- Dask: nominal figures, but for the number of tasks ---------------------------
 
-DASK_TASKS = 3  # a chunk, of a loss with classes in several chunks; counted in graphs
+DASK_TASKS = 3  # a chunk, of a loss with classes in several chunks: a test counts them
 DASK_TASK = 0.5e-3  # s of the scheduler a task; Dask's documentation says 0.2 to 1 ms
 DASK_THREADS = 8  # of a worker
 DISK = 3e9  # bytes/s of a worker's own disk, or of its share of a common one
@@ -70,7 +70,7 @@ class Exchange(NamedTuple):
     received: float  # bytes that come from other ranks
     steps: int  # messages one after another
     merging: float  # s
-    memory: int  # bytes of buffers, those of MPI included
+    memory: int  # bytes of buffers, those of MPI and of merging included
 
     def seconds(self, setting: Setting) -> float:
         """Return the time of the exchange and of merging."""
@@ -95,13 +95,13 @@ def record(ranks: int) -> Exchange:
 def gathered(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
     """Model the Allgather of all statistics, which each rank merges: up to 64 ranks."""
     size = statistics_bytes(samples, rows)
-    return Exchange(size, size * (ranks - 1), doublings(ranks), MERGE * ranks * samples, size * (ranks + 2))
+    return Exchange(size, size * (ranks - 1), doublings(ranks), MERGE * ranks * samples, size * (2 * ranks + 2))
 
 
 def reduced(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
     """Model the Allreduce that merges on the way, by recursive doubling: beyond 64 ranks, powers of two."""
     size, steps = statistics_bytes(samples, rows), doublings(ranks)
-    return Exchange(size, size * steps, steps, steps * (OPERATOR + MERGE_PAIR * samples), 3 * size)
+    return Exchange(size, size * steps, steps, steps * (OPERATOR + MERGE_PAIR * samples), 6 * size)
 
 
 def dealt(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
