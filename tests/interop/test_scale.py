@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import fastce
+from fastce import shards
 from tests.helpers import finfo
 from tools import scale
 
@@ -148,9 +149,13 @@ def test_loss_and_gradient(way, dtype, rng, monkeypatch):
     y[1] = -100
     whole = fastce.cross_entropy_and_grad(x, y, reduction="none")
 
+    cuts = [shard(rank) for rank in range(RANKS)]
+    parts = [shards.statistics(x[:, cut], y, start=cut.start, classes=CLASSES) for cut in cuts]
+    stats = shards.merge(parts)  # without threads, each of which would load the kernels
+    first = shards.cross_entropy_grad(x[:, cuts[0]], y, stats, classes=CLASSES, reduction="none")
+
     def call(comm):
-        mine = x[:, shard(comm.rank)]
-        return mpi.vocab_parallel_cross_entropy_and_grad(mine, y, comm=comm, reduction="none")
+        return mpi.vocab_parallel_cross_entropy_and_grad(x[:, cuts[comm.rank]], y, comm=comm, reduction="none")
 
     results, counts = everywhere(call)
     assert_counts(counts, scale.record(RANKS), getattr(scale, way)(RANKS, SAMPLES))
@@ -161,6 +166,8 @@ def test_loss_and_gradient(way, dtype, rng, monkeypatch):
     np.testing.assert_allclose(results[0].loss, whole.loss, rtol=bound)
     assert 0 < results[0].loss[0] < 1e-18
     grad = np.concatenate([grad for _, grad in results], axis=1)
+    if way == "gathered":
+        np.testing.assert_array_equal(results[0].grad, first)
     size = np.abs(whole.grad)
     size[np.arange(SAMPLES)[y >= 0], y[y >= 0]] = 1  # a difference, whose terms are at most 1
     assert (np.abs(grad - whole.grad) <= bound * size).all()
@@ -173,10 +180,11 @@ def test_linear_layer(rng):
     y = rng.integers(0, LAYER, SAMPLES)
     whole = fastce.linear_cross_entropy_and_grad(h, w, y)
 
-    def call(comm):
+    def call(comm, labels=y):
         mine, two_chunks = w[shard(comm.rank, LAYER)], LAYER // RANKS * h.itemsize * SAMPLES // 2
-        return mpi.vocab_parallel_linear_cross_entropy_and_grad(h, mine, y, comm=comm, max_bytes=two_chunks)
+        return mpi.vocab_parallel_linear_cross_entropy_and_grad(h, mine, labels, comm=comm, max_bytes=two_chunks)
 
+    call(Rank(World(1), 0), y % shard(0, LAYER).stop)
     results, counts = everywhere(call)
     half = scale.reduced(RANKS, SAMPLES // 2)
     assert_counts(counts, scale.record(RANKS), half, half, scale.summed(RANKS, SAMPLES * FEATURES + 1))
@@ -192,6 +200,6 @@ def test_dealt_samples_have_the_bits_of_the_gathered(rng):
     """Each rank may merge some of the samples: they do not touch each other."""
     x, y = rng.standard_normal((SAMPLES, 2048), np.float32), rng.integers(0, 2048, SAMPLES)
     cuts = [shard(rank, 2048) for rank in range(RANKS)]
-    parts = [fastce.shards.statistics(x[:, cut], y, start=cut.start) for cut in cuts]
-    dealt = [fastce.shards.merge([part[:, i : i + 4] for part in parts]) for i in range(0, SAMPLES, 4)]
-    np.testing.assert_array_equal(np.concatenate(dealt, axis=1), fastce.shards.merge(parts))
+    parts = [shards.statistics(x[:, cut], y, start=cut.start) for cut in cuts]
+    dealt = [shards.merge([part[:, i : i + 4] for part in parts]) for i in range(0, SAMPLES, 4)]
+    np.testing.assert_array_equal(np.concatenate(dealt, axis=1), shards.merge(parts))
