@@ -1,5 +1,6 @@
 """Derivatives of the functions for torch: by torch's checks, in its graph, its compiler and its transforms."""
 
+import shutil
 from functools import partial
 
 import numpy as np
@@ -17,6 +18,12 @@ from fastce.interop import torch_formulas as formulas
 from fastce.interop import torch_ops
 
 REDUCTIONS = "mean", "sum", "none"
+INDUCTOR = pytest.param(
+    "inductor",
+    marks=pytest.mark.skipif(
+        not (shutil.which("g++") or shutil.which("clang++")), reason="torch's compiler needs one for C++: install g++"
+    ),
+)
 
 
 def randn(*shape, dtype=torch.float64, requires_grad=True, seed=0):
@@ -285,7 +292,7 @@ def test_tracers_see_the_operator():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")  # in torch
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("backend", ["aot_eager", INDUCTOR])
 def test_compile(backend):
     module = torch.compile(fce.CrossEntropyLoss(label_smoothing=0.1), fullgraph=True, backend=backend, dynamic=True)
     for n in 3, 8:
