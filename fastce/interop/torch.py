@@ -539,13 +539,7 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
     >>> softmax(torch.tensor([1.0, 1.0]), 0)
     tensor([0.5000, 0.5000])
     """
-    if dtype is not None:
-        input = input.to(dtype)
-    check_tensors(input=input)
-    check_floating(input)
-    if _is_transformed(input) or not input.ndim:
-        return torch.softmax(input, dim)
-    return torch_softmax.softmax(input, dim)
+    return _activation(torch_softmax.softmax, torch.softmax, input, dim, dtype)
 
 
 def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -579,13 +573,18 @@ def log_softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Te
     >>> log_softmax(torch.tensor([0.0, 0.0]), 0)
     tensor([-0.6931, -0.6931])
     """
+    return _activation(torch_softmax.log_softmax, torch.log_softmax, input, dim, dtype)
+
+
+def _activation(
+    ours: Callable[..., Tensor], torchs: Callable[..., Tensor], input: Tensor, dim: int, dtype: torch.dtype | None
+) -> Tensor:
+    """Return the softmax or its logarithm, by torch's own function where fastce has no place."""
     if dtype is not None:
         input = input.to(dtype)
     check_tensors(input=input)
     check_floating(input)
-    if _is_transformed(input) or not input.ndim:
-        return torch.log_softmax(input, dim)
-    return torch_softmax.log_softmax(input, dim)
+    return torchs(input, dim) if _is_transformed(input) or not input.ndim else ours(input, dim)
 
 
 def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) -> Tensor:

@@ -74,6 +74,11 @@ def transformed_by(input: Tensor, options: Mapping[str, Any]) -> Tensor:
     return transformed(input, **{name: options[name] for name in TRANSFORM if name in options})
 
 
+def log_probabilities(input: Tensor, options: Mapping[str, Any]) -> Tensor:
+    """Return the log-softmax of logits, scaled and capped by the options of cross-entropy."""
+    return torch.log_softmax(transformed_by(input, options), class_axis(input))
+
+
 def focal_loss(
     input: Tensor,
     target: Tensor,

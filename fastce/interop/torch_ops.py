@@ -98,7 +98,7 @@ def _gradients(ctx: Any, grad_output: Tensor, _: Any) -> tuple[Any, ...]:
         for_input = _backward(grad_output, input, target, weight, stats, *ctx.options)
     if ctx.needs_input_grad[1]:
         options = _named(ctx.options)
-        log_p = torch.log_softmax(formulas.transformed_by(input, options), formulas.class_axis(input))
+        log_p = formulas.log_probabilities(input, options)
         for_target = target_gradient(log_p, grad_output, target, weight, options)
     return for_input, for_target, None, *(None for _ in ctx.options)
 

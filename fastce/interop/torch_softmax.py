@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy.typing as npt
+
 import fastce
 from fastce.interop import torch_formulas as formulas
 from fastce.interop.extras import extra
@@ -24,10 +26,7 @@ class Softmax(Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, dim: int) -> Tensor:
         """Compute the probabilities."""
-        result = tensor_of(fastce.softmax(array_of(input), dim))
-        ctx.dim = dim
-        ctx.save_for_backward(result)
-        return result
+        return _kept(ctx, fastce.softmax(array_of(input), dim), dim)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -45,10 +44,7 @@ class LogSoftmax(Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, dim: int) -> Tensor:
         """Compute the logarithms of the probabilities."""
-        result = tensor_of(fastce.log_softmax(array_of(input), dim))
-        ctx.dim = dim
-        ctx.save_for_backward(result)
-        return result
+        return _kept(ctx, fastce.log_softmax(array_of(input), dim), dim)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -65,10 +61,7 @@ class LogSumExp(Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, dim: Dims) -> Tensor:
         """Compute the logarithms of the sums."""
-        result = tensor_of(fastce.logsumexp(array_of(input), dim))
-        ctx.dim = dim
-        ctx.save_for_backward(input, result)
-        return result
+        return _kept(ctx, fastce.logsumexp(array_of(input), dim), dim, input)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
@@ -79,6 +72,14 @@ class LogSumExp(Function):
             return *formulas.partial_derivatives(grad_output, torch.logsumexp, (input,), options, (True,)), None
         arrays = array_of(grad_output), array_of(input), array_of(lse)
         return tensor_of(fastce.logsumexp_vjp(*arrays, ctx.dim)), None
+
+
+def _kept(ctx: Any, array: npt.ArrayLike, dim: Dims, *inputs: Tensor) -> Tensor:
+    """Return a result as a tensor, and save it behind the inputs for the backward pass."""
+    result = tensor_of(array)
+    ctx.dim = dim
+    ctx.save_for_backward(*inputs, result)
+    return result
 
 
 softmax: Callable[..., Tensor] = Softmax.apply

@@ -45,7 +45,7 @@ class CrossEntropy(Function):
         if ctx.needs_input_grad[0]:
             for_input = _gradient_of_batch(grad_output, input, target, weight, options)
         if ctx.needs_input_grad[1]:
-            log_p = torch.log_softmax(formulas.transformed_by(input, options), formulas.class_axis(input))
+            log_p = formulas.log_probabilities(input, options)
             for_target = target_gradient(log_p, grad_output, target, weight, options)
         return for_input, for_target, None, None
 
