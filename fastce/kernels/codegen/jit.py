@@ -135,22 +135,24 @@ class Kernel:
             key += tuple(a.dtype.num for a in args if type(a) is np.ndarray)
         entry = self._entries.get(key)
         if entry is None:
-            entry = self._entries[key] = self._compile(parallel, args)
+            with compiling.compiler_lock:  # another thread may have compiled it meanwhile
+                entry = self._entries.get(key)
+                if entry is None:
+                    entry = self._entries[key] = self._compile(parallel, args)
         return entry  # type: ignore[no-any-return]
 
     def _compile(self, parallel: bool, args: tuple[Any, ...]) -> Any:
-        """Load a variant from the cache, or compile it."""
+        """Load a variant from the cache, or compile it; the caller holds the compiler's lock."""
         if numba.config.DISABLE_JIT:
             raise RuntimeError(
                 "fastce is compiled by Numba, which NUMBA_DISABLE_JIT turns off; unset it before Python starts"
             )
         signature = tuple(map(_numba_type, args))
-        with compiling.compiler_lock:
-            key = self._key(parallel, signature)
-            entry = _load(key)
-            if entry is None:
-                with compiling.isolated():
-                    entry = self._compile_variant(parallel, signature, key)
+        key = self._key(parallel, signature)
+        entry = _load(key)
+        if entry is None:
+            with compiling.isolated():
+                return self._compile_variant(parallel, signature, key)
         return entry
 
     def _key(self, parallel: bool, signature: tuple[types.Type, ...]) -> cache.Key | None:
