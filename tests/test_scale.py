@@ -15,7 +15,7 @@ def test_tables():
 def test_rules_of_thumb():
     """The page's formulas are near the model."""
     core, server = scale.SETTINGS[:2]
-    for classes, ranks in ((50_257, 60), (10_000_000, 843)):
+    for classes, ranks in ((50_257, 58), (10_000_000, 812)):
         merging = scale.gathered(ranks, scale.SAMPLES).merging
         assert merging == pytest.approx(scale.kernels(core, ranks, scale.SAMPLES, classes), rel=0.02)
     assert scale.gathered(79, 4096).received == pytest.approx(4 * 4096 * 50_257 / 79, rel=0.05)

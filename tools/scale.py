@@ -56,7 +56,7 @@ class Setting(NamedTuple):
 
 
 SETTINGS = (
-    Setting("a rank a core, one machine", 13e9, 110e9, 3e-6, 5e9),
+    Setting("a rank a core, one machine", 14e9, 110e9, 3e-6, 5e9),
     Setting("a rank a server, 200 Gb/s InfiniBand", 200e9, 2e12, 3e-6, 25e9),
     Setting("a rank a desktop, 10 Gb/s Ethernet", 40e9, 0.5e12, 40e-6, 1.25e9),
 )
