@@ -453,14 +453,15 @@ def run_shard_lse(summary: Array, lse: Array) -> None:
     _run_kernel(shard_results.shard_lse, (summary, lse))
 
 
-def run_shard_losses(summary: Array, *args: Any) -> None:
+def run_shard_losses(summary: Array, *args: Any, is_soft: bool, is_weighted: bool, losses: Array) -> None:
     """Write the losses of all samples; see ``kernels.ops.shard_results``."""
-    _run_kernel(shard_results.shard_losses, (summary, *args))
+    flags = static_flag(is_soft), static_flag(is_weighted)
+    _run_kernel(shard_results.shard_losses, (summary, *args, *flags, losses))
 
 
-def run_shard_terms(summary: Array, *args: Any) -> None:
+def run_shard_terms(summary: Array, *args: Any, is_weighted: bool, terms: Array) -> None:
     """Write the terms of the gradient of a shard; see ``kernels.ops.shard_results``."""
-    _run_kernel(shard_results.shard_terms, (summary, *args))
+    _run_kernel(shard_results.shard_terms, (summary, *args, static_flag(is_weighted), terms))
 
 
 def run_shard_gradient(

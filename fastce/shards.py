@@ -2,8 +2,8 @@
 
 A *shard* has some of the classes of all samples. `statistics` reads it once. The statistics of all shards, in the order
 of their classes, become one by `merge`, and all results follow from that: the loss, the log-sum-exp, and of each shard
-the softmax and the gradient. They are those of the functions of the same names in ``fastce``, to two units in the last
-place; ``docs/shards.md`` has an example, the exact bound and the costs.
+the softmax and the gradient. They agree with the functions of the same names in ``fastce``; ``docs/shards.md`` has an
+example, the bounds of the differences, and the costs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from fastce.core import shard_results
 from fastce.core.layout import Array
 from fastce.core.out import result_like
 from fastce.core.reduction import FloatArray, Reduced, Reduction, Scalar
-from fastce.core.shards import OF_PROBS, Shard
+from fastce.core.shards import Shard
 from fastce.core.shards import chunk_length as chunk_length_of
-from fastce.core.targets import as_labels
 from fastce.core.validation import as_array, as_index, shown
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def statistics(
         m_i = \max_j x_{ij}, \qquad r_i = \sum_{x_{ij} < m_i} e^{x_{ij} - m_i}, \qquad
         k_i = \left|\{j : x_{ij} = m_i\}\right|
 
-    and for a target the sums over the shard of which its loss is made.
+    and, with a target, the sums that its loss is made of.
 
     Parameters
     ----------
@@ -169,7 +168,7 @@ def merge(parts: npt.ArrayLike | Sequence[npt.ArrayLike]) -> Array:
     Notes
     -----
     The same parts in the same order give the same bits, on any machine. Another order or grouping may change
-    the last bits of float64; the statistics of no classes change none.
+    the last bits of float64. Statistics of no classes change nothing.
 
     Examples
     --------
@@ -208,9 +207,9 @@ def chunk_length(classes: int) -> int:
 
     Notes
     -----
-    Where each part that is merged is one chunk, the results have the bits of those of the whole array, for
-    any number of shards: a shard of several chunks gives `statistics` of each of them. This holds for
-    the class axis last, without label smoothing and class probabilities, and with ``classes`` given.
+    If each part that is merged is one chunk, the results have the bits of the whole array, for any number of
+    shards. A shard of several chunks then gives a part for each of them. This holds for the class axis last,
+    without label smoothing and class probabilities, and with ``classes`` given to `statistics`.
 
     Examples
     --------
@@ -241,8 +240,8 @@ def logsumexp(stats: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
     Returns
     -------
     ndarray, shape (N,)
-        In this dtype, computed as for such logits. The statistics themselves hold more digits: with
-        float64, the result is not rounded to less.
+        In this dtype, computed as for such logits. Statistics are float64: for all their digits, take the
+        default.
 
     Raises
     ------
@@ -454,20 +453,13 @@ def cross_entropy(
     """
     compute, _ = shard_results.compute_dtype(dtype)
     array = shard_results.as_stats(stats)
-    shape: tuple[int, ...] = (array.shape[1],)
-    labels = given = None
-    if target is None:
-        shard_results.as_stats(array, rows=(OF_PROBS,))
-    else:
-        given = as_array(target, "target")
-        shard_results.check_labels(given, array)
-        labels, shape = as_labels(given), given.shape
+    labels = None if target is None else as_array(target, "target")
+    shard_results.check_labels(labels, array)
     loss = shard_results.Loss(
         array,
         labels,
-        shape,
+        array.shape[1:] if labels is None else labels.shape,
         compute,
-        target=given,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,
@@ -578,10 +570,9 @@ def cross_entropy_grad(
     array = shard_results.as_stats(stats, shard.count, (shard.rows,))
     loss = shard_results.Loss(
         array,
-        shard.labels,
+        None if shard.labels is None else shard.given,
         shard.shape,
         shard.dtype,
-        target=shard.given,
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         label_smoothing=label_smoothing,

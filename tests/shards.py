@@ -94,8 +94,8 @@ def cross_entropy_and_grad(
 ):
     logits = np.asarray(logits)
     shared = {"ignore_index": ignore_index, "label_smoothing": label_smoothing}
-    bent = {"logit_scale": logit_scale, "softcap": softcap}
-    stats, calls = _merged(logits, target, stops=stops, axis=axis, weight=weight, **shared, **bent)
+    transform = {"logit_scale": logit_scale, "softcap": softcap}
+    stats, calls = _merged(logits, target, stops=stops, axis=axis, weight=weight, **shared, **transform)
     shared |= {"z_loss": z_loss, "reduction": reduction, "normalizer": normalizer}
     shape = tuple(n for i, n in enumerate(logits.shape) if i != axis % logits.ndim)
     is_soft = np.ndim(target) == logits.ndim
@@ -105,7 +105,7 @@ def cross_entropy_and_grad(
     dtype = np.float64 if logits.dtype.kind in "biu" else logits.dtype
     loss = shards.cross_entropy(stats, None if is_soft else target, dtype=dtype, sample_weight=weights, **shared)
     out = _like(logits, out)
-    shared |= {"sample_weight": sample_weight, "grad_output": grad_output, "classes": logits.shape[axis], **bent}
+    shared |= {"sample_weight": sample_weight, "grad_output": grad_output, "classes": logits.shape[axis], **transform}
     for x, given, more in calls:
         stop = more["start"] + x.shape[axis]
         shards.cross_entropy_grad(x, given, stats, out=part(out, axis, more["start"], stop), **more, **shared)

@@ -14,6 +14,7 @@ from fastce.core.out import result_like
 from fastce.core.reduction import FloatArray, Scalar, as_upstream, check_reduction, mean, reduce_losses
 from fastce.core.shards import OF_LABELS, OF_LOGITS, OF_PROBS, OF_WEIGHTED_LABELS, Shard
 from fastce.core.staging import blocks, row_blocks
+from fastce.core.targets import as_labels
 from fastce.core.validation import (
     as_array,
     as_dtype,
@@ -39,8 +40,11 @@ def as_stats(stats: npt.ArrayLike, count: int | None = None, rows: tuple[int, ..
     return np.require(array, np.float64, ["C", "A"])
 
 
-def check_labels(target: Array, stats: Array) -> None:
-    """Raise unless ``target`` has one integer for each sample of these statistics, which have to be of labels."""
+def check_labels(target: Array | None, stats: Array) -> None:
+    """Raise unless ``target`` has one integer for each sample, or is None for statistics of class probabilities."""
+    if target is None:
+        as_stats(stats, rows=(OF_PROBS,))
+        return
     as_stats(stats, rows=(OF_LABELS, OF_WEIGHTED_LABELS))
     if target.size != stats.shape[1]:
         raise ValueError(
@@ -136,16 +140,18 @@ def softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, axis: int, out: Array |
 
 
 class Loss:
-    """Merged statistics, and the options that a loss and its gradient share."""
+    """Merged statistics, and the options that a loss and its gradient share.
+
+    ``target`` has class indices; it is None for class probabilities, which are in the statistics.
+    """
 
     def __init__(
         self,
         stats: Array,
-        labels: Array | None,
+        target: Array | None,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         *,
-        target: Array | None,
         sample_weight: npt.ArrayLike | None,
         ignore_index: int | None,
         label_smoothing: float,
@@ -164,11 +170,11 @@ class Loss:
             self.sample_weight = weights.reshape(-1)
         self.is_weighted = len(stats) == OF_WEIGHTED_LABELS
         self.uniform_total = float(stats[5, 0]) if self.is_weighted and self.count else 0.0
-        if labels is not None:
+        if target is not None:
             self._check_smoothing(label_smoothing)
-        counts = self._kept(labels, target, ignore_index)
-        self.total_weight = self._total_weight(counts, labels is None)
-        self.counts = self._counts(counts)
+        kept = self._kept(target, ignore_index)
+        self.total_weight = self._total_weight(kept, target is None)
+        self.counts = self._counts(kept)
         if normalizer is not None:
             self.total_weight = as_normalizer(normalizer, reduction, dtype)
             if self.total_weight == 0.0:
@@ -183,16 +189,15 @@ class Loss:
         if self.keep != 1.0 and not self.is_weighted:
             raise ValueError(f"label_smoothing must be that of the statistics, 0.0, got {label_smoothing!r}")
 
-    def _kept(self, labels: Array | None, target: Array | None, ignore_index: int | None) -> Array:
+    def _kept(self, target: Array | None, ignore_index: int | None) -> Array:
         """Return which samples are not ignored; raise IndexError for a label that no shard has."""
         kept = np.ones(self.count, bool)
-        if labels is None:
+        if target is None:
             return kept
         if ignore_index is not None:
-            kept = labels != as_ignore_index(ignore_index)
+            kept = as_labels(target) != as_ignore_index(ignore_index)
         is_missing = kept & np.isnan(self.stats[3])
         if is_missing.any():
-            assert target is not None
             index = np.unravel_index(int(np.argmax(is_missing)), target.shape)
             where = f"target[{', '.join(str(int(i)) for i in index)}]" if index else "target"
             ignored = "" if ignore_index is None else f" or ignore_index {ignore_index}"
@@ -235,13 +240,10 @@ class Loss:
         """Return the loss."""
         losses = np.empty(self.count, self.dtype)
         if self.count:
-            static_soft = dispatch.static_flag(len(self.stats) == OF_PROBS)
-            static_weighted = dispatch.static_flag(self.is_weighted)
-            smoothing = None if static_soft else self.smoothing(1.0)
-            summary = summary_of(self.stats, self.dtype)
-            dispatch.run_shard_losses(
-                summary, self.factors(None), smoothing, self.z_loss, static_soft, static_weighted, losses
-            )
+            is_soft = len(self.stats) == OF_PROBS
+            smoothing = None if is_soft else self.smoothing(1.0)
+            args = summary_of(self.stats, self.dtype), self.factors(None), smoothing, self.z_loss
+            dispatch.run_shard_losses(*args, is_soft=is_soft, is_weighted=self.is_weighted, losses=losses)
         return reduce_losses(losses, self.shape, self.reduction, self.total_weight)
 
     def backward(self, shard: Shard, grad: Array, grad_output: npt.ArrayLike | None, out_is_new: bool) -> None:
@@ -256,9 +258,8 @@ class Loss:
         if shard.smoothing is not None:
             smoothing = shard.smoothing if shard.labels is None else self.smoothing(shard.smoothing[1])
         terms = np.empty((4 if shard.labels is None else 5, self.count), self.dtype)
-        static_weighted = dispatch.static_flag(self.is_weighted)
-        numbers = shard.start, shard.classes, factors, scale, smoothing, self.z_loss, static_weighted
-        dispatch.run_shard_terms(summary_of(self.stats, self.dtype), shard.labels, *numbers, terms)
+        args = shard.labels, shard.start, shard.classes, factors, scale, smoothing, self.z_loss
+        dispatch.run_shard_terms(summary_of(self.stats, self.dtype), *args, is_weighted=self.is_weighted, terms=terms)
         weight = shard.weight if smoothing is not None or shard.labels is None else None
         for block in shard.blocks(shard.inputs(), grad):
             probs = block.inputs[1] if shard.probs is not None else None

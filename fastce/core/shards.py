@@ -176,23 +176,25 @@ class Shard:
         result = stats
         if not stats.flags.carray or not stats.dtype.isnative:
             stats = np.empty(shape)
-        if not self.logits.size:
+        if self.logits.size:
+            self._write(stats)
+        else:
             write_neutral(stats)
-        elif self.rows == OF_WEIGHTED_LABELS:
-            stats[5:] = 0.0
-        if self.smoothing is not None and self.labels is not None:
-            stats[5] = self.smoothing[2]
-        for block in self.blocks(self.inputs(), None) if self.logits.size else ():
-            part = slice(block.start, block.stop)
-            x, probs = block.inputs[0], block.inputs[1] if self.probs is not None else None
-            labels = None if self.labels is None else self.labels[part]
-            options = self.weight, self.smoothing
-            dispatch.run_shard_stats(
-                x, labels, self.start, probs, *options, stats[:, part], self.is_chunk, self.is_whole
-            )
         if result is not stats:
             result[...] = stats
         return result
+
+    def _write(self, stats: Array) -> None:
+        """Write the statistics of at least one logit."""
+        if self.rows == OF_WEIGHTED_LABELS:
+            stats[5] = 0.0 if self.smoothing is None else self.smoothing[2]
+            stats[6] = 0.0
+        for block in self.blocks(self.inputs(), None):
+            part = slice(block.start, block.stop)
+            x, probs = block.inputs[0], block.inputs[1] if self.probs is not None else None
+            labels = None if self.labels is None else self.labels[part]
+            args = x, labels, self.start, probs, self.weight, self.smoothing, stats[:, part]
+            dispatch.run_shard_stats(*args, self.is_chunk, self.is_whole)
 
 
 def write_neutral(stats: Array) -> None:
