@@ -16,7 +16,7 @@ import numpy.typing as npt
 import fastce
 from fastce.interop.extras import extra
 from fastce.interop.mpi_linear import LinearCall
-from fastce.interop.mpi_ranks import Array, Ranks, Record, fingerprint
+from fastce.interop.mpi_ranks import Array, Ranks, Record, check_samples, fingerprint
 
 with extra("mpi", "mpi4py"):
     from mpi4py import MPI
@@ -225,14 +225,7 @@ class _Call:
         ranks = Ranks(comm)
         record = ranks.attempt(lambda: self._take(name, logits, target, start))
         self.shares = ranks.agree(record)
-        of_shard = self._options("ignore_index", "label_smoothing", "logit_scale", "softcap")
-        self.of_shard = {
-            "start": self.shares.start,
-            "classes": self.shares.classes,
-            "axis": axis,
-            "weight": weight,
-            **of_shard,
-        }
+        self.of_shard = {"axis": axis, **self.shares.arguments(weight, options)}
 
         def write(stats: Array) -> None:
             fastce.shards.statistics(self.logits, self.target, out=stats, **self.of_shard)
@@ -461,8 +454,7 @@ def _weight_of(
     )  # checks labels
     factors = np.broadcast_to(1.0, labels.shape)
     if sample_weight is not None:
-        one_class = np.zeros((*labels.shape, 1)), np.zeros(labels.shape, np.int64)
-        fastce.cross_entropy(*one_class, sample_weight=sample_weight, reduction="none")  # checks the weights
+        check_samples(labels.shape, np.dtype(np.float64), sample_weight=sample_weight)
         factors = np.asarray(sample_weight, np.float64)
     counts = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
     factors, labels = factors[counts], labels[counts]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastce
-from fastce.interop.mpi_ranks import Array, Ranks, Record, fingerprint
+from fastce.interop.mpi_ranks import Array, Ranks, Record, check_samples, fingerprint
 
 BLOCK_BYTES = 1 << 22  # of the gradient of weights that is added to at a time
 
@@ -95,7 +95,7 @@ class LinearCall:
         )
 
     def _check(self, grad_output: npt.ArrayLike | None) -> None:
-        """Have fastce check all but the shapes and the labels, by calls without rows or with one class."""
+        """Have fastce check all but the shapes and the labels, by calls without rows or without classes."""
         options = {name: value for name, value in self.options.items() if name != "sample_weight"}
         vectors: dict[str, Any] = {name: self.given.get(name) for name in ("bias", "class_weight")}
         no_rows = np.empty((0, self.given["hidden"].shape[-1]), self.given["hidden"].dtype)
@@ -103,11 +103,10 @@ class LinearCall:
             no_rows, self.given["weight"], np.empty(0, np.int64), max_bytes=self.max_bytes, **vectors, **options
         )
         self.dtype = np.asarray(loss).dtype
-        is_labels = self.target.dtype.kind in "iu"
-        fastce.cross_entropy_and_grad(
-            np.zeros((*self.shape, 1), self.dtype),
-            np.zeros_like(self.target) if is_labels else self.target,
-            ignore_index=None,
+        check_samples(
+            self.shape,
+            self.dtype,
+            self.target,
             sample_weight=self.options["sample_weight"],
             reduction=self.options["reduction"],
             grad_output=grad_output,
@@ -166,13 +165,7 @@ class LinearCall:
     def _run(self, part: slice, gradients: dict[str, Array], *, is_only: bool) -> None:
         """Compute the statistics and the gradients of some samples."""
         rows, labels = self.counted[part], self.labels[part]
-        of_shard: dict[str, Any] = {
-            "start": self.shares.start,
-            "classes": self.shares.classes,
-            "weight": self.class_weight,
-        }
-        names = ("ignore_index", "label_smoothing", "logit_scale", "softcap")
-        of_shard |= {name: self.options[name] for name in names}
+        of_shard = self.shares.arguments(self.class_weight, self.options)
         hidden = logits = np.empty(0)
 
         def write(stats: Array) -> None:

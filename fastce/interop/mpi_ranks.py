@@ -60,6 +60,15 @@ def fingerprint(*values: object) -> int:
     return number
 
 
+def check_samples(shape: tuple[int, ...], dtype: np.dtype[Any], target: Array | None = None, **options: Any) -> None:
+    """Have fastce check what samples have: a target of integers, weights, an upstream gradient; without any classes."""
+    no_classes = np.empty((*shape, 0), dtype)
+    if target is None or target.dtype.kind in "iu":
+        target = np.full(shape, -100)  # ignored
+    stats = fastce.shards.statistics(no_classes, target)
+    fastce.shards.cross_entropy_grad(no_classes, target, stats, **options)
+
+
 class Ranks:
     """The ranks of one call: its exchanges, and the first error of this rank."""
 
@@ -154,6 +163,11 @@ class Shares:
         self.start, self.classes = int(starts[rank]), int(ends[-1])
         self.stop = self.start + int(widths[rank])
         self.widest = int(widths.max())
+
+    def arguments(self, weight: Any, options: dict[str, Any]) -> dict[str, Any]:
+        """Return what the statistics and the gradient of this rank's shard both take."""
+        names = "ignore_index", "label_smoothing", "logit_scale", "softcap"
+        return {"start": self.start, "classes": self.classes, "weight": weight} | {n: options[n] for n in names}
 
 
 def _first(failed: Array) -> str | None:
