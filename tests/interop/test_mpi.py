@@ -83,7 +83,7 @@ def test_results(found):
         **found["results"]["cases"],
         **{f"{k}, reduced": v for k, v in found["results"]["merged on the way"].items()},
     }
-    assert len(cases) == 22
+    assert len(cases) == 21
     for name, errors in cases.items():
         assert errors["same"], name
         assert errors["loss"] <= 2.0, (name, errors)
