@@ -1,6 +1,6 @@
 """Models the vocab-parallel loss on up to 1,024 ranks: ``python -m tools.scale``; ``--write`` fills in docs/scale.md.
 
-Bytes are exact: a test counts them. Times are a line through them: steps · latency + bytes / bandwidth + merging.
+Bytes are exact: a test counts them. The time of an exchange is steps · latency + bytes / bandwidth + merging.
 """
 
 from __future__ import annotations
@@ -117,6 +117,9 @@ def summed(ranks: int, numbers: int, itemsize: int = LOGIT_BYTES) -> Exchange:
     return Exchange(size, 2 * size * (ranks - 1) / ranks, 2 * doublings(ranks), 0.0, 2 * size)
 
 
+WAYS = {"Allgather": gathered, "Allreduce": reduced, "dealt": dealt}
+
+
 def chosen(ranks: int, samples: int, rows: int = ROWS) -> Exchange:
     """Model the exchange of statistics that fastce uses."""
     return (gathered if ranks <= 64 else reduced)(ranks, samples, rows)
@@ -231,13 +234,13 @@ def bytes_table() -> str:
     lines = []
     for ranks in RANKS:
         line = [f"{ranks:,}"]
-        for way in (gathered, reduced, dealt):
+        for way in WAYS.values():
             exchange = way(ranks, SAMPLES)
             line += [_number(exchange.received / SAMPLES), str(exchange.steps)]
         line += [_size(way(ranks, SAMPLES).memory) for way in (gathered, reduced)]
         lines.append(line)
-    head = ["ranks", "Allgather", "steps", "Allreduce", "steps", "dealt", "steps"]
-    return _table([*head, "memory, Allgather", "memory, Allreduce"], lines)
+    head = [text for name in WAYS for text in (name, "steps")]
+    return _table(["ranks", *head, "memory, Allgather", "memory, Allreduce"], lines)
 
 
 def time_table() -> str:
@@ -260,16 +263,12 @@ def time_table() -> str:
 
 def limit_table() -> str:
     """Return the ranks at which an exchange takes as long as kernels."""
-    ways = (gathered, reduced, dealt)
     lines = [
-        [f"{classes:,}", *(f"{limit(setting, classes, way):,}" for setting in SETTINGS[1:] for way in ways)]
+        [f"{classes:,}", *(f"{limit(setting, classes, way):,}" for setting in SETTINGS[1:] for way in WAYS.values())]
         for classes in CLASSES
     ]
     names = ("InfiniBand", "Ethernet")
     return _table(["classes", *(f"{name}, {way}" for name in names for way in WAYS)], lines)
-
-
-WAYS = ("Allgather", "Allreduce", "dealt")
 
 
 def linear_table() -> str:

@@ -386,4 +386,5 @@ def evaluate(
             dtype=object,
             meta=graphs.empty(object, 0),
         )
-    return dask.delayed(blocks.result_of, pure=True)(sums.to_delayed().item())  # after fusing reads with what reads
+    # to_delayed optimizes the graph: each chunk is read in the task that uses it
+    return dask.delayed(blocks.result_of, pure=True)(sums.to_delayed().item())

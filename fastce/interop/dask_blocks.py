@@ -1,7 +1,7 @@
 """What Dask runs on blocks: fastce, with one of Numba's threads, as the threads are Dask's.
 
-All functions are at module level, so that other processes find them. Blocks along a class axis that the result has not
-come in lists of one.
+All functions are at module level, so that other processes find them. For a result without the class axis, a block comes
+in a list of one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def in_one_thread(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def only(block: Any) -> Any:
-    """Return the block that comes in lists of one."""
+    """Return the block of nested lists of one."""
     while isinstance(block, list):
         (block,) = block
     return block

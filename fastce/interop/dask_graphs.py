@@ -240,7 +240,7 @@ class LossCall:
             blocks.label_weights,
             samples,
             *(self.target.array, self.target.index),
-            *((None, None) if weight is None else (weight, (len(self.logits.index),))),
+            *optional(weight, (len(self.logits.index),)),
             *optional(sample_weight, samples),
             axis=self.logits.axis if self.target.is_one_hot else None,
             ignore_index=self.options["ignore_index"],
