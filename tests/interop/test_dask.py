@@ -97,11 +97,10 @@ def test_cross_entropy(options, kind, chunks):
 
 def test_options_as_dask_arrays():
     x = da.from_array(X, chunks=(25, 8))
-    options = {"weight": WEIGHT, "sample_weight": U}
-    lazy = {name: da.from_array(value, chunks=11) for name, value in options.items()}
+    lazy = {name: da.from_array(ALL[name], chunks=11) for name in ("weight", "sample_weight")}
     upstream = da.from_array(np.float32(2.0))
-    grad = fd.cross_entropy_and_grad(x, Y, grad_output=upstream, **lazy).grad
-    expected = fastce.cross_entropy_and_grad(X, Y, grad_output=2.0, **options).grad
+    grad = fd.cross_entropy_and_grad(x, Y, grad_output=upstream, **ALL | lazy).grad
+    expected = fastce.cross_entropy_and_grad(X, Y, grad_output=2.0, **ALL).grad
     assert_as_fastce(grad, expected, False, np.abs(expected).max(axis=1, keepdims=True))
 
 
@@ -214,7 +213,7 @@ def source(function, shape, chunks, dtype=np.float32):
 
 
 def every_function(x, target):
-    loss, grad = fd.cross_entropy_and_grad(x, target, weight=np.ones(x.shape[-1]))
+    loss, grad = fd.cross_entropy_and_grad(x, target, **ALL)
     results = [loss, grad, fd.cross_entropy(x, target), fd.softmax(x), fd.log_softmax(x), fd.logsumexp(x)]
     return [*results, fd.evaluate(x, target)] if x.numblocks[-1] == 1 else results
 
@@ -374,7 +373,8 @@ def test_processes(run, tmp_path):
     """In a process of its own, which ends in time and leaves none behind."""
     script = tmp_path / "run.py"
     script.write_text(PROCESSES.replace("{run}", run.strip()), encoding="utf-8")
-    in_new_process(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", FASTCE_TEST=str(script))
+    environment = {"FASTCE_TEST": str(script), "NUMBA_NUM_THREADS": "1"}  # warmup compiles no parallel kernels then
+    in_new_process(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')", **environment)
     assert not [
         process for process in psutil.process_iter() if environment_of(process).get("FASTCE_TEST") == str(script)
     ]
