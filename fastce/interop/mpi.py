@@ -454,7 +454,7 @@ def _weight_of(
     )  # checks labels
     factors = np.broadcast_to(1.0, labels.shape)
     if sample_weight is not None:
-        check_samples(labels.shape, np.dtype(np.float64), sample_weight=sample_weight)
+        check_samples(labels, np.dtype(np.float64), sample_weight=sample_weight)
         factors = np.asarray(sample_weight, np.float64)
     counts = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
     factors, labels = factors[counts], labels[counts]

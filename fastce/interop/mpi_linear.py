@@ -104,9 +104,8 @@ class LinearCall:
         )
         self.dtype = np.asarray(loss).dtype
         check_samples(
-            self.shape,
-            self.dtype,
             self.target,
+            self.dtype,
             sample_weight=self.options["sample_weight"],
             reduction=self.options["reduction"],
             grad_output=grad_output,

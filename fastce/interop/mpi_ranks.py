@@ -60,13 +60,12 @@ def fingerprint(*values: object) -> int:
     return number
 
 
-def check_samples(shape: tuple[int, ...], dtype: np.dtype[Any], target: Array | None = None, **options: Any) -> None:
-    """Have fastce check what samples have: a target of integers, weights, an upstream gradient; without any classes."""
-    no_classes = np.empty((*shape, 0), dtype)
-    if target is None or target.dtype.kind in "iu":
-        target = np.full(shape, -100)  # ignored
-    stats = fastce.shards.statistics(no_classes, target)
-    fastce.shards.cross_entropy_grad(no_classes, target, stats, **options)
+def check_samples(target: Array, dtype: np.dtype[Any], **options: Any) -> None:
+    """Have fastce check what samples have, but for the range of labels, by a call without classes, which is cheap."""
+    no_classes = np.empty((*target.shape, 0), dtype)
+    labels = np.zeros_like(target) if target.dtype.kind in "iu" else target
+    stats = fastce.shards.statistics(no_classes, labels, ignore_index=0)
+    fastce.shards.cross_entropy_grad(no_classes, labels, stats, ignore_index=0, **options)
 
 
 class Ranks:

@@ -255,7 +255,9 @@ def errors():
         "wrong option": lambda: loss(x, y, softcap=-1.0),
         "linear": lambda: linear(h[:, :1] if is_last else h, w, y),
         "linear, wrong weights": lambda: linear(h, w, y, class_weight=np.ones(4 if is_last else 3)),
+        "linear, upstream gradient": lambda: linear(h, w, y, grad_output=np.ones(2)),
         "normalizer": lambda: mpi.global_normalizer(y + 0.5 if is_last else y),
+        "normalizer, weights": lambda: mpi.global_normalizer(y, sample_weight=np.ones(4 if is_last else 5)),
         "function": lambda: both(x, y) if is_last else loss(x, y),
     }
     found = {name: error_of(call) for name, call in calls.items()}

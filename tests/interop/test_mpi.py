@@ -125,6 +125,7 @@ OWN = {  # errors of the last rank, which others only hear of
     "linear, wrong weights": ["ValueError", "class_weight must have shape (3,), one per class, got (4,)"],
     "linear, last gradient": ["MemoryError", "no room"],
     "linear, first gradient": ["MemoryError", "no room"],
+    "normalizer, weights": ["ValueError", "sample_weight must have shape (5,), one per sample, got (4,)"],
     "normalizer": ["TypeError", "class indices must be integers, got dtype float64; use target.astype(int)"],
 }
 
@@ -156,6 +157,7 @@ def test_errors_end_a_call_on_all_ranks(found):
         "function": ["ValueError", same.format("function and options")],
         "weights": ["ValueError", same.format("kind of target, and class weights or none")],
         "overlap": ["ValueError", f"start must put the classes of all ranks one behind another from 0 on, got {parts}"],
+        "linear, upstream gradient": ["ValueError", "grad_output must be a scalar here, got an array of shape (2,)"],
         "wrong option": ["ValueError", "softcap must be positive and finite, got -1.0"],
     }
     for name, error in of_all.items():
