@@ -7,7 +7,6 @@ statistics of `fastce.shards` are exchanged, and every rank merges them in the s
 from __future__ import annotations
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 import fastce
 from fastce.interop.extras import extra
 from fastce.interop.mpi_linear import LinearCall
-from fastce.interop.mpi_ranks import Array, Ranks, Record, check_samples, fingerprint
+from fastce.interop.mpi_ranks import Array, Ranks, Record, check_samples, fingerprint, first_class
 
 with extra("mpi", "mpi4py"):
     from mpi4py import MPI
@@ -172,8 +171,8 @@ def vocab_parallel_cross_entropy_and_grad(
     Raises
     ------
     IndexError, TypeError, ValueError, RuntimeError, numpy.exceptions.AxisError
-        As `vocab_parallel_cross_entropy`. Errors of ``grad_output`` and ``out`` come after the last exchange, so
-        they are raised on the ranks that have them.
+        As `vocab_parallel_cross_entropy`. An error of ``out`` comes after the last exchange, so it is raised on the
+        ranks that have it alone.
 
     See Also
     --------
@@ -202,8 +201,9 @@ def vocab_parallel_cross_entropy_and_grad(
         softcap=softcap,
         reduction=reduction,
         normalizer=normalizer,
+        grad_output=grad_output,
     )
-    return fastce.LossAndGrad(call.loss(), call.grad(grad_output, out))
+    return fastce.LossAndGrad(call.loss(), call.grad(out))
 
 
 class _Call:
@@ -234,7 +234,7 @@ class _Call:
 
     def _take(self, name: str, logits: npt.ArrayLike, target: npt.ArrayLike, start: int | None) -> Record:
         """Keep the arrays of this rank; return what the others have to know."""
-        self.logits, self.target = np.asarray(logits), np.asarray(target)
+        self.logits, self.target = np.asanyarray(logits), np.asanyarray(target)  # fastce refuses masked arrays
         axis = np.lib.array_utils.normalize_axis_index(self.axis, self.logits.ndim, "logits_shard")
         width = self.logits.shape[axis]
         self.shape = self.logits.shape[:axis] + self.logits.shape[axis + 1 :]
@@ -245,7 +245,7 @@ class _Call:
         is_labels = self.target.dtype.kind in "iu" and not self.is_soft
         return Record(
             width,
-            -1 if start is None else operator.index(start),
+            first_class(start, width),
             self.count,
             self.rows,
             fingerprint(self.logits.dtype.name),
@@ -271,15 +271,14 @@ class _Call:
         )
         return loss.reshape(self.shape)[()] if self.is_soft and self.options["reduction"] == "none" else loss
 
-    def grad(self, grad_output: npt.ArrayLike | None, out: Array | None) -> Array:
+    def grad(self, out: Array | None) -> Array:
         """Return the gradient of this rank's logits."""
         return fastce.shards.cross_entropy_grad(
             self.logits,
             self.target,
             self.stats,
             **self.of_shard,
-            **self._options("sample_weight", "z_loss", "reduction", "normalizer"),
-            grad_output=grad_output,
+            **self._options("sample_weight", "z_loss", "reduction", "normalizer", "grad_output"),
             out=out,
         )
 
@@ -444,10 +443,14 @@ def _weight_of(
     ignore_index: int | None,
 ) -> float:
     """Return the sum of class weight times sample weight over the samples that are not ignored."""
-    labels = np.asarray(target)
-    weights = None if weight is None else np.asarray(weight, np.float64)
-    if weights is not None and weights.ndim != 1:
-        raise ValueError(f"weight must have shape (C,), one per class, got {weights.shape}")
+    labels = np.asanyarray(target)
+    weights = None
+    if weight is not None:
+        if np.ndim(weight) != 1:
+            raise ValueError(f"weight must have shape (C,), one per class, got {np.shape(weight)}")
+        no_rows = np.empty((0, *np.shape(weight))), np.empty(0, np.int64)
+        fastce.cross_entropy(*no_rows, weight=weight, reduction="none")  # checks the weights
+        weights = np.asarray(weight, np.float64)
     classes = np.iinfo(np.int64).max if weights is None else len(weights)
     fastce.shards.statistics(
         np.empty((*labels.shape, 0)), labels, classes=classes, ignore_index=ignore_index
@@ -456,6 +459,7 @@ def _weight_of(
     if sample_weight is not None:
         check_samples(labels, np.dtype(np.float64), sample_weight=sample_weight)
         factors = np.asarray(sample_weight, np.float64)
+    labels = np.asarray(labels)
     counts = np.ones(labels.shape, bool) if ignore_index is None else labels != ignore_index
     factors, labels = factors[counts], labels[counts]
     return float(np.sum(factors if weights is None else factors * weights[labels.astype(np.int64)]))

@@ -1,14 +1,13 @@
 """The last layer with its vocabulary over ranks: chunks of rows, with one exchange of statistics each."""
 
 import math
-import operator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import fastce
-from fastce.interop.mpi_ranks import Array, Ranks, Record, check_samples, fingerprint
+from fastce.interop.mpi_ranks import Array, Ranks, Record, check_samples, fingerprint, first_class
 
 BLOCK_BYTES = 1 << 22  # of the gradient of weights that is added to at a time
 
@@ -62,8 +61,8 @@ class LinearCall:
         self, arrays: dict[str, Any], target: npt.ArrayLike, start: int | None, grad_output: npt.ArrayLike | None
     ) -> Record:
         """Check the arguments of this rank and keep them; return what the others have to know."""
-        self.given = {name: np.asarray(array) for name, array in arrays.items() if array is not None}
-        hidden, weight, self.target = self.given["hidden"], self.given["weight"], np.asarray(target)
+        given = {name: np.asanyarray(array) for name, array in arrays.items() if array is not None}
+        hidden, weight, self.target = given["hidden"], given["weight"], np.asanyarray(target)
         if hidden.ndim == 0 or weight.ndim != 2 or weight.shape[1] != hidden.shape[-1]:
             raise ValueError(
                 "weight_shard must have shape (C, D) for hidden of shape (..., D), "
@@ -74,7 +73,9 @@ class LinearCall:
             raise ValueError(
                 f"target must have a class index for each row of hidden, shape {self.shape}, got {self.target.shape}"
             )
-        self._check(grad_output)
+        self._check(given, grad_output)
+        self.given = {name: np.asarray(array) for name, array in given.items()}
+        hidden, weight = self.given["hidden"], self.given["weight"]
         count = math.prod(self.shape)
         self.hidden = hidden.reshape(count, -1 if count else hidden.shape[-1]).astype(self.dtype, copy=False)
         self.weight = weight.astype(self.dtype, copy=False)
@@ -82,11 +83,15 @@ class LinearCall:
             None if values is None else np.asarray(values).astype(self.dtype, copy=False).reshape(-1)
             for values in (arrays["bias"], arrays["class_weight"], self.options["sample_weight"])
         )
+        self.sums = np.zeros(self.hidden.size + 1, self.dtype)  # of d_hidden; the last is the status
+        self.gradients = {"hidden": self.sums[:-1].reshape(self.hidden.shape), "weight": np.zeros_like(self.weight)}
+        if self.bias is not None:
+            self.gradients["bias"] = np.zeros_like(self.bias)
         self.upstream = np.asarray(1.0 if grad_output is None else grad_output, np.float64)
         self.rows = 7 if self.class_weight is not None or self.options["label_smoothing"] else 4
         return Record(
             len(weight),
-            -1 if start is None else operator.index(start),
+            first_class(start, len(weight)),
             count,
             self.rows,
             fingerprint(self.dtype.name, hidden.dtype.name, str(hidden.shape)),
@@ -94,13 +99,13 @@ class LinearCall:
             fingerprint("linear", *self.options.values(), grad_output, self.max_bytes),
         )
 
-    def _check(self, grad_output: npt.ArrayLike | None) -> None:
+    def _check(self, given: dict[str, Any], grad_output: npt.ArrayLike | None) -> None:
         """Have fastce check all but the shapes and the labels, by calls without rows or without classes."""
         options = {name: value for name, value in self.options.items() if name != "sample_weight"}
-        vectors: dict[str, Any] = {name: self.given.get(name) for name in ("bias", "class_weight")}
-        no_rows = np.empty((0, self.given["hidden"].shape[-1]), self.given["hidden"].dtype)
+        vectors: dict[str, Any] = {name: given.get(name) for name in ("bias", "class_weight")}
+        no_rows = np.empty_like(given["hidden"], shape=(0, given["hidden"].shape[-1]))  # masked if hidden is
         loss = fastce.linear_cross_entropy(
-            no_rows, self.given["weight"], np.empty(0, np.int64), max_bytes=self.max_bytes, **vectors, **options
+            no_rows, given["weight"], np.empty(0, np.int64), max_bytes=self.max_bytes, **vectors, **options
         )
         self.dtype = np.asarray(loss).dtype
         check_samples(
@@ -116,23 +121,18 @@ class LinearCall:
     def solve(self) -> LinearCrossEntropy:
         """Return the loss and the gradients."""
         self.denominator = self._denominator()
-        count, features = self.hidden.shape
-        sums = np.zeros(count * features + 1, self.dtype)  # the last is the status
-        d_hidden = sums[:-1].reshape(count, features)
-        gradients = {"hidden": d_hidden, "weight": np.zeros_like(self.weight)}
-        if self.bias is not None:
-            gradients["bias"] = np.zeros_like(self.bias)
+        gradients = self.gradients
         with np.errstate(all="ignore"):  # infinite and NaN logits have results as well
             chunks = self._chunks()
             for part in chunks:
                 self._run(part, gradients, is_only=len(chunks) == 1)
-            self.ranks.add(sums)
+            self.ranks.add(self.sums)
             for name, gradient in gradients.items():
                 given = self.given[name]
                 dtype = self.dtype if given.dtype.kind in "iub" else given.dtype.newbyteorder("=")
                 gradients[name] = gradient.reshape(given.shape).astype(dtype, copy=False)
             result = LinearCrossEntropy(self._loss(), gradients["hidden"], gradients["weight"], gradients.get("bias"))
-        del self.given, self.hidden, self.weight  # by-products need the statistics alone
+        del self.given, self.hidden, self.weight, self.sums, self.gradients  # by-products need the statistics alone
         result.call = self
         return result
 

@@ -6,6 +6,7 @@ the call on all ranks: there with its own error, elsewhere with a RuntimeError t
 """
 
 import math
+import operator
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -22,6 +23,7 @@ with extra("mpi", "mpi4py"):
 Array = np.ndarray[Any, Any]
 Result = TypeVar("Result")
 
+INT64_MAX = np.iinfo(np.int64).max
 GATHER_RANKS = 64  # up to so many, each rank receives the statistics of all; beyond, they are merged on the way
 
 
@@ -68,10 +70,22 @@ def check_samples(target: Array, dtype: np.dtype[Any], **options: Any) -> None:
     fastce.shards.cross_entropy_grad(no_classes, labels, stats, ignore_index=0, **options)
 
 
+def first_class(start: int | None, width: int) -> int:
+    """Return the ``start`` of a record, for a shard of so many classes; raise if it is no place of one."""
+    if start is None:
+        return -1
+    first = operator.index(start)
+    if not 0 <= first <= INT64_MAX - width:
+        raise ValueError(f"start must be at least 0, and the last class fit 64 bits, got {first}")
+    return first
+
+
 class Ranks:
     """The ranks of one call: its exchanges, and the first error of this rank."""
 
     def __init__(self, comm: MPI.Intracomm | None) -> None:
+        if isinstance(comm, MPI.Intercomm):
+            raise TypeError("comm must be an intracommunicator, got an intercommunicator: see its Merge")
         self.comm: Any = MPI.COMM_WORLD if comm is None else comm
         self.error: Exception | None = None
 

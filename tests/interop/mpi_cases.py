@@ -241,6 +241,8 @@ def errors():
     loss, both = mpi.vocab_parallel_cross_entropy, mpi.vocab_parallel_cross_entropy_and_grad
     linear = mpi.vocab_parallel_linear_cross_entropy_and_grad
     h, w = np.zeros((5, 2), np.float32), np.zeros((3, 2), np.float32)
+    side = COMM.Split(is_last)
+    between = side.Create_intercomm(0, COMM, 0 if is_last else SIZE - 1)
     calls = {
         "a bad label": lambda: both(x, np.array([0, 1, 3 * SIZE, 0, 0])),
         "a bad label, linear": lambda: linear(h, w, np.array([0, 1, 3 * SIZE, 0, 0])),
@@ -248,16 +250,25 @@ def errors():
         "target": lambda: loss(x, y[::-1].copy() if is_last else y),
         "dtype": lambda: loss(x.astype(np.float64) if is_last else x, y),
         "option": lambda: loss(x, y, z_loss=0.1 if is_last else 0.0),
+        "upstream gradient": lambda: both(x, y, grad_output=2.0 if is_last else 1.0),
         "weights": lambda: loss(x, y, weight=np.ones(3) if is_last else None),
         "wrong weights": lambda: loss(x, y, weight=np.ones(4 if is_last else 3)),
         "axis": lambda: loss(x, y, axis=7 if is_last else 1),
         "overlap": lambda: loss(x, y, start=0),
+        "start": lambda: loss(x, y, start=-1 if is_last else None),
+        "masked": lambda: loss(np.ma.masked_array(x) if is_last else x, y),
         "wrong option": lambda: loss(x, y, softcap=-1.0),
         "linear": lambda: linear(h[:, :1] if is_last else h, w, y),
+        "linear, start": lambda: linear(h, w, y, start=2**63 if is_last else None),
+        "linear, masked": lambda: linear(np.ma.masked_array(h) if is_last else h, w, y),
+        "linear, room": lambda: linear(h, np.broadcast_to(w[0], (2**44, 2)) if is_last else w, y),
         "linear, wrong weights": lambda: linear(h, w, y, class_weight=np.ones(4 if is_last else 3)),
         "linear, upstream gradient": lambda: linear(h, w, y, grad_output=np.ones(2)),
         "normalizer": lambda: mpi.global_normalizer(y + 0.5 if is_last else y),
         "normalizer, weights": lambda: mpi.global_normalizer(y, sample_weight=np.ones(4 if is_last else 5)),
+        "normalizer, masked": lambda: mpi.global_normalizer(np.ma.masked_array(y) if is_last else y),
+        "normalizer, weight": lambda: mpi.global_normalizer(y, weight=np.ones(5) * (1j if is_last else 1)),
+        "intercommunicator": lambda: loss(x, y, comm=between),
         "function": lambda: both(x, y) if is_last else loss(x, y),
     }
     found = {name: error_of(call) for name, call in calls.items()}

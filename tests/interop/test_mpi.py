@@ -121,19 +121,34 @@ OWN = {  # errors of the last rank, which others only hear of
     "wrong weights": ["ValueError", "weight must have shape (3,), one per class of the shard, got (4,)"],
     "on the way": ["ValueError", "weight must have shape (3,), one per class of the shard, got (4,)"],
     "axis": ["AxisError", "logits_shard: axis 7 is out of bounds for array of dimension 2"],
+    "start": ["ValueError", "start must be at least 0, and the last class fit 64 bits, got -1"],
+    "masked": ["TypeError", "logits must not be a masked array: fill it or drop what is masked"],
+    "linear, start": ["ValueError", f"start must be at least 0, and the last class fit 64 bits, got {2**63}"],
+    "linear, masked": ["TypeError", "hidden must not be a masked array: fill it or drop what is masked"],
+    "linear, room": [
+        "MemoryError",
+        "Unable to allocate 128. TiB for an array with shape (17592186044416, 2) and data type float32",
+    ],
     "linear": ["ValueError", "weight_shard must have shape (C, D) for hidden of shape (..., D), got (3, 2) and (5, 1)"],
     "linear, wrong weights": ["ValueError", "class_weight must have shape (3,), one per class, got (4,)"],
     "linear, last gradient": ["MemoryError", "no room"],
     "linear, first gradient": ["MemoryError", "no room"],
     "normalizer, weights": ["ValueError", "sample_weight must have shape (5,), one per sample, got (4,)"],
     "normalizer": ["TypeError", "class indices must be integers, got dtype float64; use target.astype(int)"],
+    "normalizer, masked": ["TypeError", "target must not be a masked array: fill it or drop what is masked"],
+    "normalizer, weight": [
+        "TypeError",
+        "weight must hold real numbers (float16, bfloat16, float32, float64, integers or booleans), "
+        "got dtype complex128",
+    ],
 }
 
 
 def test_errors_end_a_call_on_all_ranks(found):
     """No rank is left in an exchange: each has its own error, or hears of another's.
 
-    Seen to fail: with an error that is raised before the exchange, so that those of other calls meet.
+    Seen to fail: with an error that is raised before the exchange, so that those of other calls meet, and with a start
+    that does not fit the record, gradients of weights that do not fit memory, and masks that are dropped.
     """
     errors, ranks = dict(found["errors"]), found["ranks"]
     assert errors.pop("after") == [None] * ranks
@@ -155,6 +170,11 @@ def test_errors_end_a_call_on_all_ranks(found):
         "dtype": ["ValueError", same.format("dtype")],
         "option": ["ValueError", same.format("function and options")],
         "function": ["ValueError", same.format("function and options")],
+        "upstream gradient": ["ValueError", same.format("function and options")],
+        "intercommunicator": [
+            "TypeError",
+            "comm must be an intracommunicator, got an intercommunicator: see its Merge",
+        ],
         "weights": ["ValueError", same.format("kind of target, and class weights or none")],
         "overlap": ["ValueError", f"start must put the classes of all ranks one behind another from 0 on, got {parts}"],
         "linear, upstream gradient": ["ValueError", "grad_output must be a scalar here, got an array of shape (2,)"],
