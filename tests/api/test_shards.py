@@ -38,7 +38,6 @@ SHAPES = {
     "long rows": ((3, 40_001), -1),
     "columns": ((2, 37, 19), 1),
 }
-REGIMES = pytest.mark.parametrize("regime", SHAPES)
 ALL = {"label_smoothing": 0.1, "z_loss": 0.01, "logit_scale": 0.75, "softcap": 9.0}
 # by name: whether the target is class probabilities, options, and arrays among them
 KINDS = {
@@ -49,10 +48,25 @@ KINDS = {
     "probabilities": (True, {}, ()),
     "probabilities, all": (True, ALL, ("weight", "sample_weight")),
 }
-# float32 with each of them, other dtypes with all options alone: their kernels differ in loads and stores
-KINDS_AND_DTYPES = pytest.mark.parametrize(
-    ("kind", "dtype"),
-    [(kind, dtype) for kind in KINDS for dtype in DTYPES if dtype == np.float32 or "all" in kind],
+FLOAT32 = np.dtype(np.float32)
+FEW_AND_MANY = ("tiles", "rows")  # classes; where kernels take seconds to compile, these stand for all regimes
+REGIMES_AND_DTYPES = pytest.mark.parametrize(
+    ("regime", "dtype"),
+    [(regime, dtype) for regime in SHAPES for dtype in SIZES if dtype == FLOAT32 or regime in FEW_AND_MANY],
+    ids=name_of,
+)
+
+
+def is_tried(regime, kind, dtype):
+    """Options take the same code in all dtypes, which differ in loads and stores, and much of it in all regimes."""
+    if dtype != FLOAT32:
+        return kind == "all" and regime in FEW_AND_MANY
+    return regime in FEW_AND_MANY or "all" in kind
+
+
+CASES = pytest.mark.parametrize(
+    ("regime", "kind", "dtype"),
+    [case for case in itertools.product(SHAPES, KINDS, DTYPES) if is_tried(*case)],
     ids=name_of,
 )
 
@@ -90,8 +104,7 @@ def assert_near(actual, value, size, dtype, eps, message):
 
 
 @pytest.mark.usefixtures("one_thread")
-@REGIMES
-@KINDS_AND_DTYPES
+@CASES
 def test_loss_and_gradient(regime, kind, dtype, rng):
     """As exact as the whole, and within the bound of it.
 
@@ -113,8 +126,7 @@ def test_loss_and_gradient(regime, kind, dtype, rng):
 
 
 @pytest.mark.usefixtures("one_thread")
-@REGIMES
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
+@REGIMES_AND_DTYPES
 def test_softmax_family(regime, dtype, rng):
     """Seen to fail: with a softmax from the rounded log-sum-exp, by 20 eps."""
     shape, axis = SHAPES[regime]
@@ -197,8 +209,9 @@ def chunks(classes):
     return range(shards.chunk_length(classes), classes, shards.chunk_length(classes))
 
 
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [*(("labels", dtype) for dtype in DTYPES), ("weights", np.dtype(np.float32))], ids=name_of
+    ("kind", "dtype"), [*(("labels", dtype) for dtype in SIZES), ("weights", FLOAT32)], ids=name_of
 )
 @pytest.mark.parametrize(("rows", "classes"), [(2, 40_001), (2, 140_001), (20, 70_001)], ids=str)
 def test_chunks_have_the_bits_of_the_whole(rows, classes, dtype, kind, rng):
@@ -222,6 +235,7 @@ def test_chunks_have_the_bits_of_the_whole(rows, classes, dtype, kind, rng):
         assert_same_bits(softmax(x, stops=stops), fastce.softmax(x))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_last_chunk_of_few_classes(rng):
     """It is summed as a chunk, not as a tile. Seen to fail: with tiles."""
     classes = 952_325
@@ -235,8 +249,7 @@ def test_a_last_chunk_of_few_classes(rng):
 
 
 @pytest.mark.usefixtures("one_thread")
-@REGIMES
-@pytest.mark.parametrize("dtype", SIZES, ids=name_of)
+@REGIMES_AND_DTYPES
 def test_one_shard_has_the_bits_of_the_whole(regime, dtype, rng):
     """Rows with NaN and infinities too. Seen to fail: with the sum of a chunk, whose maximum is not known before."""
     shape, axis = ((60, 2600), -1) if regime == "rows" else SHAPES[regime]
@@ -329,7 +342,7 @@ def test_special_values(shape, axis, rng):
             assert_within(call(x, axis, stops=stops), getattr(fastce, name)(x, axis), 2, message=name)
         samples = tuple(n for i, n in enumerate(shape) if i != axis % len(shape))
         for label in (0, 1, classes // 2, classes - 1) if few else (1, classes - 1):
-            for options in ({}, {"label_smoothing": 0.1}, {"z_loss": 0.1, "weight": np.arange(classes) % 2.0}):
+            for options in ({}, {"label_smoothing": 0.1, "z_loss": 0.1, "weight": np.arange(classes) % 2.0}):
                 given = {"axis": axis, "reduction": "none", **options}
                 found = cross_entropy_and_grad(x, np.full(samples, label), stops=stops, **given)
                 whole = fastce.cross_entropy_and_grad(x, np.full(samples, label), **given)
@@ -343,7 +356,7 @@ def test_special_values(shape, axis, rng):
 
 
 @pytest.mark.parametrize("kind", ["ignored", "sample_weight", "weight", "smoothed weight", "soft weight"])
-@pytest.mark.parametrize(("shape", "axis"), [((6, 10), -1), ((6, 45), -1), ((6, 2600), -1), ((10, 6), 0)], ids=str)
+@pytest.mark.parametrize(("shape", "axis"), [((6, 10), -1), ((6, 2600), -1)], ids=str)
 def test_a_factor_of_0_leaves_out(shape, axis, kind, rng):
     """Exact zeros, whatever the logits. Seen to fail: with a product of 0 and NaN."""
     x, target = logits(rng, shape, np.float32), labels_for(rng, shape, axis)
@@ -546,6 +559,7 @@ def test_mistakes(mistake):
         call(x, target, shards.statistics(x, target))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_no_copy_of_the_logits(rng):
     """Memory for a call with ``out``: some numbers a sample."""
     x, target = logits(rng, (2000, 1000), np.float32), labels_for(rng, (2000, 1000))
