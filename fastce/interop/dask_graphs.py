@@ -235,6 +235,8 @@ class LossCall:
     def denominator(self) -> Any:
         """Return the divisor of a mean: a number, or an array of no dimensions that reads the labels alone."""
         if self.normalizer is None:
+            if self.target.is_soft and self.sample_weight is None:
+                return float(math.prod(self.logits.sample_shape))
             return total(self._weights(self.weight), self.split_every)
         if self.normalizer:
             return float(self.normalizer)
@@ -246,12 +248,10 @@ class LossCall:
         """Return what each sample weighs in a mean, from the labels and weights alone."""
         samples, kind = self.logits.samples, self.logits.compute
         sample_weight = None if self.sample_weight is None else self.sample_weight.astype(kind)
+        if self.target.is_soft and sample_weight is None:
+            return da.ones(self.logits.sample_shape, chunks=self.logits.sample_chunks)
         if self.target.is_soft:
-            return (
-                da.ones(self.logits.sample_shape, chunks=self.logits.sample_chunks)
-                if sample_weight is None
-                else sample_weight
-            )
+            return sample_weight
         weight = None if class_weight is None else class_weight.astype(kind)
         return blockwise(
             blocks.label_weights,

@@ -217,7 +217,7 @@ def test_a_normalizer_of_0(target, chunks):
 
 
 def test_reads():
-    """Each chunk is read once for all that is computed together, and evaluations count as well."""
+    """Each chunk is read once for all that is computed together. Seen to fail: with a clone of the logits a call."""
     reads = []
 
     def make(shape):
