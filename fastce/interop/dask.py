@@ -144,7 +144,7 @@ def logsumexp(x: Any, axis: int = -1, *, keepdims: bool = False, split_every: in
         lse = graphs.blockwise(
             blocks.logsumexp_of_stats, logits.samples, *args, kind=logits.array.dtype, dtype=logits.result
         )
-    return da.expand_dims(lse, logits.axis) if keepdims else lse
+    return lse[(slice(None),) * logits.axis + (None,)] if keepdims else lse  # expand_dims fails for some empty chunks
 
 
 # --- losses -------------------------------------------------------------------------------------

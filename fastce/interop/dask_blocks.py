@@ -223,16 +223,19 @@ def label_weights(
     weights: Any = 1.0 if weight is None else only(weight).take(labels, mode="clip").astype(np.float64)
     if sample_weight is not None:
         weights = weights * sample_weight.astype(np.float64)
-    is_kept = np.bool_(True) if ignore_index is None else labels != ignore_index
+    is_kept = np.ones(np.shape(labels), bool) if ignore_index is None else labels != ignore_index
     return np.where(is_kept, weights, 0.0)
 
 
-def ratio(total: Any, denominator: Any, *, kind: np.dtype[Any], is_given: bool) -> Any:
-    """Return a mean; one by a given denominator of 0 is 0, where nothing counts."""
-    if is_given and denominator == 0.0:
-        if total:
-            raise ValueError("normalizer must be positive where samples count, got 0.0")
-        return kind.type(0.0)
+def divisor_of_nothing(count: Any) -> Any:
+    """Return the divisor for a normalizer of 0, which is right where no sample counts."""
+    if count:
+        raise ValueError(f"normalizer must be positive where samples count, got 0.0 for {int(count)} of them")
+    return np.float64(1.0)
+
+
+def ratio(total: Any, denominator: Any, *, kind: np.dtype[Any]) -> Any:
+    """Return a mean."""
     with np.errstate(all="ignore"):
         return kind.type(np.divide(total, denominator))
 

@@ -29,6 +29,13 @@ def _known(array: Any, name: str) -> Any:
     return array
 
 
+def _as_array(values: Any, name: str) -> Any:
+    """Return an array of Dask as it is, and others as NumPy's, which would drop a mask."""
+    if isinstance(values, np.ma.MaskedArray):
+        raise TypeError(f"{name} must not be a masked array: fill it or drop what is masked")
+    return values if isinstance(values, da.Array) else np.asarray(values)
+
+
 def empty(dtype: Any, ndim: int) -> Any:
     """Return an array of no elements, which tells Dask the dtype."""
     return np.empty((0,) * ndim, dtype)
@@ -50,12 +57,12 @@ class Logits:
         self.classes = x.shape[self.axis]
         self.class_chunks: tuple[int, ...] = x.chunks[self.axis]
         self.is_whole = len(self.class_chunks) == 1
-        self.result = x.dtype if x.dtype.kind not in "biu" else np.dtype(np.float64)
+        self.result = x.dtype.newbyteorder("=") if x.dtype.kind not in "biu" else np.dtype(np.float64)
         self.compute = np.dtype(np.float64 if self.result == np.float64 else np.float32)
 
     def of_samples(self, values: Any, name: str) -> Any:
         """Return one value a sample in the chunks of the samples."""
-        array = values if isinstance(values, da.Array) else np.asarray(values)
+        array = _as_array(values, name)
         if _known(array, name).shape != self.sample_shape:
             raise ValueError(
                 f"{name} must have the shape of logits without the class axis, {self.sample_shape}, got {array.shape}"
@@ -66,7 +73,7 @@ class Logits:
 
     def of_classes(self, values: Any, name: str, chunks: tuple[int, ...]) -> Any:
         """Return one value a class in these chunks."""
-        array = values if isinstance(values, da.Array) else np.asarray(values)
+        array = _as_array(values, name)
         if _known(array, name).shape != (self.classes,):
             raise ValueError(f"{name} must have shape ({self.classes},), one per class, got {array.shape}")
         return array.rechunk((chunks,)) if isinstance(array, da.Array) else da.from_array(array, chunks=(chunks,))
@@ -81,7 +88,7 @@ class Target:
     """A checked target in the chunks of the logits: labels, one-hot integers or class probabilities."""
 
     def __init__(self, target: Any, logits: Logits) -> None:
-        array = target if isinstance(target, da.Array) else np.asarray(target)
+        array = _as_array(target, "target")
         x = logits.array
         self.is_one_hot = self.is_soft = False
         if array.ndim != x.ndim:
@@ -227,16 +234,26 @@ class LossCall:
 
     def denominator(self) -> Any:
         """Return the divisor of a mean: a number, or an array of no dimensions that reads the labels alone."""
-        if self.normalizer is not None:
-            return float(self.normalizer)
-        samples = self.logits.samples
-        if self.target.is_soft:
-            if self.sample_weight is None:
+        if self.normalizer is None:
+            if self.target.is_soft and self.sample_weight is None:
                 return float(math.prod(self.logits.sample_shape))
-            return total(self.sample_weight.astype(self.logits.compute), self.split_every)
-        weight = None if self.weight is None else self.weight.astype(self.logits.compute)
-        sample_weight = None if self.sample_weight is None else self.sample_weight.astype(self.logits.compute)
-        weights = blockwise(
+            return total(self._weights(self.weight), self.split_every)
+        if self.normalizer:
+            return float(self.normalizer)
+        counts_by_weight = not self.options["label_smoothing"] and not self.options["z_loss"]
+        count = total(self._weights(self.weight if counts_by_weight else None) != 0.0, self.split_every)
+        return blockwise(blocks.divisor_of_nothing, (), count, (), dtype=count.dtype)
+
+    def _weights(self, class_weight: Any) -> Any:
+        """Return what each sample weighs in a mean, from the labels and weights alone."""
+        samples, kind = self.logits.samples, self.logits.compute
+        sample_weight = None if self.sample_weight is None else self.sample_weight.astype(kind)
+        if self.target.is_soft and sample_weight is None:
+            return da.ones(self.logits.sample_shape, chunks=self.logits.sample_chunks)
+        if self.target.is_soft:
+            return sample_weight
+        weight = None if class_weight is None else class_weight.astype(kind)
+        return blockwise(
             blocks.label_weights,
             samples,
             *(self.target.array, self.target.index),
@@ -246,18 +263,14 @@ class LossCall:
             ignore_index=self.options["ignore_index"],
             dtype=np.dtype(np.float64),
         )
-        return total(weights, self.split_every)
 
     def reduced(self, losses: Any) -> Any:
         """Return the loss of all samples."""
         if self.reduction == "none":
             return losses
         divisor = self.denominator() if self.reduction == "mean" else 1.0
-        options = {"is_given": self.reduction == "mean" and self.normalizer is not None, "kind": losses.dtype}
-        sum_of_losses = total(losses, self.split_every)
-        return blockwise(
-            blocks.ratio, (), sum_of_losses, (), divisor, _index_of(divisor), dtype=losses.dtype, **options
-        )
+        args = total(losses, self.split_every), (), divisor, _index_of(divisor)
+        return blockwise(blocks.ratio, (), *args, dtype=losses.dtype, kind=losses.dtype)
 
     def scale(self, grad_output: Any) -> tuple[Any, Index | None]:
         """Return the derivative of the objective by each loss, with its index: one number, or one a sample."""
@@ -268,9 +281,11 @@ class LossCall:
                 )
             return self.logits.of_samples(grad_output, "grad_output"), self.logits.samples
         divisor = self.denominator() if self.reduction == "mean" else 1.0
-        if self.normalizer == 0.0:  # nothing counts, or the loss raises
-            divisor = 1.0
         upstream = 1.0 if grad_output is None else grad_output
+        if not isinstance(upstream, da.Array):
+            fastce.cross_entropy_and_grad(
+                np.empty((0, 1)), np.empty(0, int), grad_output=upstream
+            )  # raises for no number
         if not isinstance(divisor, da.Array) and not isinstance(upstream, da.Array):
             return float(blocks.upstream_ratio(upstream, divisor)), None
         args = upstream, _index_of(upstream), divisor, _index_of(divisor)

@@ -165,6 +165,73 @@ def test_chunks_of_nothing():
     assert_as_fastce(fd.cross_entropy(x, Y), fastce.cross_entropy(X, Y), False)
 
 
+@CHUNKS
+@pytest.mark.parametrize("kind", ["labels", "one-hot", "soft"])
+def test_a_mean_of_all_samples(kind, chunks):
+    """Without an ignored label. Seen to fail: with a mean whose weights had no dimensions."""
+    if kind == "one-hot" and chunks[1] != C:
+        pytest.skip("it is refused")
+    target = {"labels": Y % C, "one-hot": ONE_HOT, "soft": SOFT}[kind]
+    x, is_whole = da.from_array(X, chunks=chunks), chunks[1] == C
+    loss, grad = fd.cross_entropy_and_grad(x, target, ignore_index=None)
+    expected = fastce.cross_entropy_and_grad(X, target, ignore_index=None)
+    assert_as_fastce(loss, expected.loss, is_whole)
+    assert_as_fastce(grad, expected.grad, is_whole, 2 * np.abs(expected.grad).max(axis=1, keepdims=True))
+
+
+@CHUNKS
+@pytest.mark.parametrize("dtype", [">f4", ">f8"])
+def test_big_endian_logits(dtype, chunks):
+    """Results have the machine's byte order. Seen to fail: with the dtype of the logits as that of results."""
+    logits, is_whole = X.astype(dtype), chunks[1] == C
+    x = da.from_array(logits, chunks=chunks)
+    expected = fastce.cross_entropy_and_grad(logits, Y.astype(">i4"))
+    for lazy, whole in zip(fd.cross_entropy_and_grad(x, Y.astype(">i4")), expected, strict=True):
+        (found,) = dask.compute(lazy)
+        assert lazy.dtype == found.dtype == whole.dtype == np.dtype(dtype).newbyteorder("=")
+        np.testing.assert_allclose(found, whole, rtol=0 if is_whole else 1e-6, atol=0 if is_whole else 1e-9)
+    assert fd.softmax(x).dtype == fd.logsumexp(x).dtype == fd.softmax(x).compute().dtype
+
+
+@pytest.mark.parametrize("chunks", [((3,), (0, 1)), ((3,), (1, 0, 0)), ((1, 2), (0, 1))])
+def test_logsumexp_keeps_dimensions_of_chunks_of_nothing(chunks):
+    """Seen to fail: with ``dask.array.expand_dims``."""
+    logits = X[:3, :1]
+    lse = fd.logsumexp(da.from_array(logits, chunks=chunks), 0, keepdims=True)
+    assert_as_fastce(lse, fastce.logsumexp(logits, 0, keepdims=True), len(chunks[0]) == 1)
+
+
+@CHUNKS
+@pytest.mark.parametrize("target", [Y, SOFT], ids=["labels", "soft"])
+def test_a_normalizer_of_0(target, chunks):
+    """The gradient alone raises too. Seen to fail: with a gradient that was divided by 1."""
+    x = da.from_array(X, chunks=chunks)
+    message = f"got 0.0 for {N - 1 if target is Y else N} of them"
+    for result in fd.cross_entropy_and_grad(x, target, normalizer=0.0):
+        with pytest.raises(ValueError, match=message):
+            result.compute()
+    loss, grad = dask.compute(*fd.cross_entropy_and_grad(x, target, normalizer=0.0, sample_weight=np.zeros(N)))
+    assert loss == 0.0 and not grad.any()
+    one_class = da.from_array(X[:, :1], chunks=(16, 1))
+    with pytest.raises(ValueError, match=f"got 0.0 for {N} of them"):
+        fd.cross_entropy(one_class, np.zeros(N, int), normalizer=0.0).compute()
+
+
+def test_reads():
+    """Each chunk is read once for all that is computed together. Seen to fail: with a clone of the logits a call."""
+    reads = []
+
+    def make(shape):
+        reads.append(shape)
+        return np.zeros(shape, np.float32)
+
+    for chunks in ((20, C), (20, 30)):
+        reads.clear()
+        x = source(make, (N, C), chunks)
+        dask.compute(every_function(x, Y))
+        assert len(reads) == x.npartitions
+
+
 def test_a_mean_of_nothing():
     x, target = da.from_array(X, chunks=(16, 8)), np.full(N, -100)
     loss, grad = dask.compute(*fd.cross_entropy_and_grad(x, target))
@@ -409,6 +476,9 @@ LABELS = da.from_array(Y, chunks=16)
         (lambda: fd.cross_entropy(LAZY, U), TypeError, "class indices must be integers, got dtype float32"),
         (lambda: fd.cross_entropy(LAZY, da.from_array(SOFT, chunks=7)), ValueError, "target must have the chunks of"),
         (lambda: fd.cross_entropy(PARTS, ONE_HOT), TypeError, "target must be class indices"),
+        (lambda: fd.cross_entropy(LAZY, np.ma.masked_equal(Y, 3)), TypeError, "target must not be a masked array"),
+        (lambda: fd.evaluate(LAZY, Y, weight=np.ma.masked_less(WEIGHT, 1)), TypeError, "weight must not be a masked"),
+        (lambda: fd.cross_entropy_and_grad(LAZY, Y, grad_output="a"), TypeError, "grad_output must be a real number"),
         (lambda: fd.cross_entropy(LAZY, Y, weight=U), ValueError, r"weight must have shape \(90,\)"),
         (lambda: fd.cross_entropy(LAZY, Y, sample_weight=WEIGHT), ValueError, "sample_weight must have the shape"),
         (lambda: fd.cross_entropy(LAZY, Y, reduction="max"), ValueError, "reduction must be"),
