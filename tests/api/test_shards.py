@@ -274,7 +274,7 @@ def test_the_statistics_of_no_classes_change_nothing(rng):
 
 @pytest.mark.parametrize(("shape", "axis"), [((36_000, 10), -1), ((60, 2700), -1), ((3, 2700, 19), 1)], ids=str)
 def test_any_number_of_threads(shape, axis, threads, rng):
-    """Each shard is large enough for several. Seen to fail: with tiles that the threads share."""
+    """Each shard is large enough for several. Seen to fail: with tiles whose maxima depend on the thread."""
     x, target = logits(rng, shape, np.float32), labels_for(rng, shape, axis)
     assert part(x, axis, *cuts(shape[axis], thirds(x, axis))[0]).size >= PARALLEL_ELEMENTS
     threads(2)
