@@ -53,9 +53,33 @@ class LinearCall:
         counts = np.ones(len(labels), bool) if ignore_index is None else labels != ignore_index
         if self.sample_weight is not None:
             counts &= self.sample_weight != 0.0
+        self._count(labels, counts)
+
+    def _count(self, labels: Array, counts: Array) -> None:
+        """Keep the samples that count, their labels and the sum of their weights, with room for their statistics."""
+        factors = counts.astype(np.float64)
+        if self.sample_weight is not None:
+            factors[counts] = self.sample_weight[counts]
+        if self.class_weight is not None:
+            of_labels, has_any = self._label_weights(labels)
+            with np.errstate(all="ignore"):
+                factors[counts] *= of_labels[counts]
+            if not self.options["z_loss"] and not (self.options["label_smoothing"] and has_any):
+                counts &= of_labels != 0.0
+        self.total_weight = float(np.sum(factors))
         self.counted = np.flatnonzero(counts)
         self.labels = labels[self.counted]
         self.stats = np.empty((self.rows, len(self.counted)))
+
+    def _label_weights(self, labels: Array) -> tuple[Array, bool]:
+        """Return the class weight of each label, of whichever rank has it, and whether any class has a weight."""
+        sums = np.zeros(len(labels) + 2)  # the last is the status
+        here = np.flatnonzero((labels >= self.shares.start) & (labels < self.shares.stop))
+        assert self.class_weight is not None
+        sums[here] = self.class_weight[labels[here] - self.shares.start]
+        sums[-2] = self.class_weight.any()
+        self.ranks.add(sums)
+        return sums[:-2], sums[-2] != 0.0
 
     def _take(
         self, arrays: dict[str, Any], target: npt.ArrayLike, start: int | None, grad_output: npt.ArrayLike | None
@@ -142,17 +166,7 @@ class LinearCall:
             return 1.0
         if self.options["normalizer"] is not None:
             return float(self.options["normalizer"])
-        weights = None if self.sample_weight is None else self.sample_weight[self.counted].astype(np.float64)
-        if self.class_weight is None:
-            return float(len(self.labels) if weights is None else np.sum(weights))
-        class_weight = self.class_weight
-        return self.ranks.total(lambda: self._own_weight(class_weight, weights))
-
-    def _own_weight(self, class_weight: Array, weights: Array | None) -> float:
-        """Return the sum of the class weights of the labels that are of this rank, times their sample weights."""
-        here = np.flatnonzero((self.labels >= self.shares.start) & (self.labels < self.shares.stop))
-        of_labels = class_weight[self.labels[here] - self.shares.start].astype(np.float64)
-        return float(np.sum(of_labels if weights is None else of_labels * weights[here]))
+        return self.total_weight
 
     def _chunks(self) -> list[slice]:
         """Cut the samples that count so that the logits of the widest shard fit; all ranks cut alike."""

@@ -102,7 +102,8 @@ def test_linear(found):
     """Loss and log-sum-exps as one process has them; the z-loss has the squares of the latter, gradients are sums in
     another order. All ranks have d_hidden.
 
-    Seen to fail: with ``d_hidden`` of the classes of each rank alone.
+    Seen to fail: with ``d_hidden`` of the classes of each rank alone, and with log-sum-exps of samples that a class
+    weight of 0 leaves out.
     """
     assert len(found["results"]["linear"]) == 8
     for name, errors in found["results"]["linear"].items():
