@@ -11,7 +11,7 @@
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
 #   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
-#   make readme                       the README's table from the committed benchmark run
+#   make readme                       the figures of the README and docs/benchmarks.md from the committed runs
 #   make lint / make types            ruff / mypy --strict
 #   make clean                        the environment, caches and raw benchmark output
 

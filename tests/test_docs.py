@@ -14,6 +14,7 @@ import pytest
 
 import fastce
 from tests.helpers import ROOT
+from tools import readme
 
 MODULES = ["fastce", *(m.name for m in pkgutil.walk_packages(fastce.__path__, "fastce.") if not m.ispkg)]
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
@@ -60,6 +61,12 @@ def test_page_of_shards():
     page = ROOT / "docs" / "shards.md"
     results = doctest.testfile(str(page), module_relative=False, encoding="utf-8")
     assert results.attempted > 8 and not results.failed
+
+
+def test_figures_are_of_the_committed_runs(monkeypatch, capsys):
+    """Seen to fail: with a figure of the README changed by hand."""
+    monkeypatch.setattr(sys, "argv", ["readme", "--check"])
+    assert readme.main() == 0, capsys.readouterr().out
 
 
 def test_there_are_examples():

@@ -1,4 +1,4 @@
-"""Times the first call of a process and writes the README's table of it: ``python -m tools.first_call``."""
+"""Times the first call of a process and writes docs/first-call.md's table of it: ``python -m tools.first_call``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def cold_and_cached(shape: tuple[int, int]) -> tuple[float, float]:
 
 
 def main() -> int:
-    """Measure all and fill in the README."""
+    """Measure all and fill in the page."""
     rows = []
     for shape in SHAPES:
         cold, cached = (f"{value:.1f} s" for value in cold_and_cached(shape))
@@ -59,8 +59,8 @@ def main() -> int:
         f"processes, on {known['cores']} cores of {known['cpu']}, {known['date']}:"
     )
     text = f"{conditions}\n\n{Table('', pd.DataFrame(rows)).markdown()}".strip()
-    readme = ROOT / "README.md"
-    readme.write_text(replaced(readme.read_text(encoding="utf-8"), text, "compile"), encoding="utf-8")
+    page = ROOT / "docs" / "first-call.md"
+    page.write_text(replaced(page.read_text(encoding="utf-8"), text, "compile"), encoding="utf-8")
     print(text)
     return 0
 

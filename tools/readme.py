@@ -1,4 +1,4 @@
-"""Writes the README's figures from the committed runs: ``make readme``; ``--check`` only compares."""
+"""Writes figures of README and docs/benchmarks.md from the committed runs: ``make readme``; ``--check`` only checks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,46 @@ import pandas as pd
 
 from bench import data, report, tables
 from bench.cases import LARGE_LAYER, LAYER, MAIN_LAYER, Op
-from bench.contenders import CONTENDERS, PRODUCTS
+from bench.contenders import CONTENDERS, LIMIT, PRODUCTS
 from bench.data import ROOT, Run
 from bench.plans import BUSY_SECONDS
 from bench.tables import LABELS, SHAPE, Table, duration, megabytes, three_digits
 from tools.marks import replaced
 
 RESULTS = ROOT / "bench" / "results"
+# what the README shows of the ordinary run: small and large batches of few, some and many classes
+SIX = ((32, 10), (65_536, 10), (256, 1_000), (4_096, 1_000), (32, 50_257), (1_024, 50_257))
+SHOWN = ("fastce-out", "numpy-stable", "torch", LIMIT)
+
+
+def six(run: Run) -> str:
+    """Return loss and gradient in six shapes, and where others are faster."""
+    frame = run.section("speed")
+    pairs = pd.Series(list(zip(frame.batch, frame.classes, strict=True)), frame.index)
+    shown = frame[(frame.op == Op.LOSS_GRAD) & pairs.isin(SIX) & frame.contender.isin(SHOWN)]
+    table = next(tables.speed_tables(Run(run.facts, shown, [])))
+    table.title = ""
+    facts = run.facts
+    return "\n".join(
+        [
+            "Loss and gradient, float32: median time of a call, and in parentheses as a multiple of fastce's.",
+            "",
+            table.markdown(),
+            f"{lost(run)} By `make bench` on {facts['cpu']} ({facts['vectors']}, {facts['threads']} threads), "
+            f"{facts['date']}.",
+        ]
+    )
+
+
+def lost(run: Run) -> str:
+    """Say where another contender is faster."""
+    rivals = tables.fastest_rivals(run.section("speed"))
+    faster = rivals[rivals.ratio < 1]
+    if faster.empty:
+        return f"No contender is faster in any of {len(rivals)} cases."
+    ops = faster.groupby(tables.shapes(faster), sort=False).op.agg(", ".join)
+    cases = "; ".join(f"{shape} ({names})" for shape, names in ops.items())
+    return f"Others are faster in {len(faster)} of {len(rivals)} cases of this run: {cases}."
 
 
 def speed(run: Run) -> str:
@@ -29,7 +62,7 @@ def speed(run: Run) -> str:
         "Loss and gradient, median time of a call, in parentheses as a multiple of `fastce out=`; bold is the fastest.",
         "",
         full.markdown(),
-        f"![loss + gradient: speed against batch size](bench/results/speed-loss-grad-{dtype}.svg)",
+        f"![loss + gradient: speed against batch size](../bench/results/speed-loss-grad-{dtype}.svg)",
         "",
         "All operations: how many times as long as fastce the fastest other contender of this run takes (named in "
         "parentheses). Bold, below 1: fastce loses.",
@@ -39,7 +72,7 @@ def speed(run: Run) -> str:
         "",
         training.markdown(),
         *busy(run),
-        "Measured by `make bench`, reported in full in [bench/results/report.md](bench/results/report.md): "
+        "Measured by `make bench`, reported in full in [bench/results/report.md](../bench/results/report.md): "
         f"{report.facts_line(run)}",
     ]
     return "\n".join(parts)
@@ -78,7 +111,7 @@ def last_layer(run: Run) -> str:
         f"At {n:,} × {d:,} × {v:,}, whose logits are {4e-9 * n * v:.1f} GB, loss and gradients take: "
         f"{', '.join(texts)}.",
         "",
-        "![time and memory over tokens and classes](bench/results/linear.svg)",
+        "![time and memory over tokens and classes](../bench/results/linear.svg)",
         "",
         f"Measured by `make bench-full`: {report.facts_line(run)}",
     ]
@@ -97,21 +130,37 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns).reindex(columns[""].index).fillna("–")
 
 
+def written(page: str, parts: dict[str, str]) -> str:
+    """Return the page with its parts as the runs have them."""
+    for name, text in parts.items():
+        page = replaced(page, text, name)
+    return page
+
+
 def main() -> int:
-    """Write or check the README."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(prog="python -m tools.readme", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the README is not up to date")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is not up to date")
     check = parser.parse_args().check
-    path = ROOT / "README.md"
-    readme = path.read_text(encoding="utf-8")
-    full = data.load(RESULTS, "full")
-    new = replaced(readme, speed(data.load(RESULTS, "report")), "speed")
-    new = replaced(replaced(new, report.headline(full), "headline"), last_layer(full), "linear")
-    if check:
-        print("README.md is up to date" if new == readme else "README.md is not up to date: run make readme")
-        return int(new != readme)
-    path.write_text(new, encoding="utf-8")
-    return 0
+    ordinary, full = data.load(RESULTS, "report"), data.load(RESULTS, "full")
+    pages = {
+        ROOT / "README.md": {"speed": six(ordinary)},
+        ROOT / "docs" / "benchmarks.md": {
+            "headline": report.headline(full),
+            "speed": speed(ordinary),
+            "linear": last_layer(full),
+        },
+    }
+    status = 0
+    for path, parts in pages.items():
+        page = path.read_text(encoding="utf-8")
+        new = written(page, parts)
+        if not check:
+            path.write_text(new, encoding="utf-8")
+        elif new != page:
+            print(f"{path.name} is not up to date: run make readme")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":
