@@ -26,7 +26,6 @@ from bench.style import (
     NUMPY,
     SMALL,
     STYLE,
-    TORCH,
     decades,
     label_ends,
     log_axis,
@@ -110,8 +109,8 @@ def speed(frame: pd.DataFrame) -> Figure:
     frame = named(frame)
     frame = frame.assign(speed=frame.batch * frame.classes / frame["median"] / 1e6)
     factors = ratios(frame)
-    spans = zip(factors, factors.min(), factors.max(), strict=True)
-    parts = [f"{short(low)}–{short(high)} × as fast as {name}" for name, low, high in spans]
+    spans = zip(factors, factors.min().map(short), factors.max().map(short), strict=True)
+    parts = [f"{'–'.join(dict.fromkeys(span))} × as fast as {name}" for name, *span in spans]
     title = f"{WHAT[frame.op.iloc[0]]}: " + (f"fastce is {', '.join(parts)}" if parts else "million logits a second")
     groups = list(frame.groupby("classes"))
     figure, axes = panels(len(groups), (900, 330), title, sharex=True, sharey=True)
@@ -182,20 +181,21 @@ def roofline(run: Run) -> tuple[Figure, str]:
     rivals = rivals.loc[rivals.groupby(CASE)["gb_per_s"].idxmax()]
     limits = frame[frame.contender == LIMIT].groupby(["pattern", "mb"]).gb_per_s.max()
     cache = run.facts["cache_bytes"] / 1e6
-    large = min(cache, ours.mb.max())  # where no array is beyond the cache: the largest
+    points = pd.concat([ours, rivals])
+    large = min(cache, points.mb.max())  # where no array is beyond the cache: the largest
     whose = {"fastce": ours, "the fastest rival": rivals}
-    shares = {name: points[points.mb >= large].share.median() for name, points in whose.items()}
+    shares = {name: cases[cases.mb >= large].share.median() for name, cases in whose.items()}
     parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0)
     title = f"Share of the memory’s speed that large arrays reach: {parts} (medians)"
-    patterns = [pattern for pattern in dict.fromkeys(PATTERNS.values()) if pattern in set(ours.pattern)]
+    patterns = [pattern for pattern in dict.fromkeys(PATTERNS.values()) if pattern in set(points.pattern)]
     figure, axes = panels(len(patterns), (900, 380), title, sharex=True, sharey=True)
     for ax, pattern in zip(axes[0], patterns, strict=True):
-        for points, color, marker in ((rivals, TORCH, "X"), (ours, FASTCE, "o")):
-            points = points[points.pattern == pattern]
-            ax.plot(points.mb, points.gb_per_s, marker, color=color, markeredgewidth=0, alpha=0.85)
+        for cases, color, marker in ((rivals, INK, "X"), (ours, FASTCE, "o")):
+            cases = cases[cases.pattern == pattern]
+            ax.plot(cases.mb, cases.gb_per_s, marker, color=color, markeredgewidth=0, alpha=0.85)
         ax.plot(limits[pattern].index, limits[pattern], **LOOKS["memory limit"])
         ax.axvline(cache, 0.35, color=INK, linewidth=1, linestyle=":")
-        ops = [op for op, kind in PATTERNS.items() if kind == pattern and op in set(ours.op)]
+        ops = [op for op, kind in PATTERNS.items() if kind == pattern and op in set(points.op)]
         ax.set_title(pattern, loc="left", pad=32)
         ax.text(0, 1.03, fill(", ".join(ops), 36), fontsize=SMALL, transform=ax.transAxes)
         log_axis(ax, "x", decades(frame.mb, 2))

@@ -21,7 +21,7 @@ from matplotlib.ticker import NullLocator
 from scipy.optimize import isotonic_regression
 
 INK = "#7c7c7c"  # text, axes and limits
-FASTCE, NUMPY, SCIPY, TORCH, JAX = "#D55E00", "#2f7fc1", "#0f966d", "#b8609a", "#997700"
+FASTCE, NUMPY, SCIPY, TORCH, JAX = "#D55E00", "#2f7fc1", "#1f9e5a", "#b8609a", "#8a3ffc"
 LOOKS: dict[str, dict[str, Any]] = {
     "fastce": {"color": FASTCE, "marker": "o", "linewidth": 2.8, "zorder": 3},
     "NumPy": {"color": NUMPY, "marker": "s"},
