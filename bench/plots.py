@@ -119,7 +119,7 @@ def speed(frame: pd.DataFrame) -> Figure:
         last = factors.loc[classes].iloc[-1].dropna()
         note = ", ".join(f"{short(factor)} × {name}" for name, factor in last.items())
         ax.set_title(f"{classes:,} classes", loc="left", pad=24)
-        ax.text(0, 1.03, note, color=FASTCE, transform=ax.transAxes)
+        ax.text(0, 1.03, note, color=FASTCE, fontsize=11.5, fontweight="bold", transform=ax.transAxes)
         log_axis(ax, "x", decades(frame.batch, 2))
         log_axis(ax, "y", decades(frame.speed))
     label_ends(axes[0, -1], names)
