@@ -12,6 +12,7 @@
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
 #   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
 #   make readme                       the figures of the README and docs/benchmarks.md from the committed runs
+#   make pictures                     the reports and pictures from the committed runs
 #   make lint / make types            ruff / mypy --strict
 #   make clean                        the environment, caches and raw benchmark output
 
@@ -31,7 +32,7 @@ PIP = "pip>=25.1"
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
 .PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke
-.PHONY: readme lint types clean
+.PHONY: readme pictures lint types clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -105,6 +106,10 @@ bench-smoke: $(READY)
 
 readme: $(READY)
 	$(BIN)/python -m tools.readme
+
+pictures: $(READY)
+	$(BIN)/python -m bench.report
+	$(BIN)/python -m tools.accuracy_plot
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ the runner gives the workers the turn. A finished run is a table with one record
 are made. Imports go one way, each module imports only modules before it:
 
     cases -> formulas -> inputs -> contenders -> oracle -> network -> worker -> process -> neighbours -> data -> runner
-    -> plans -> tables -> bars -> plots -> report -> busy -> __main__
+    -> plans -> tables -> bars -> style -> plots -> report -> busy -> __main__
 
 The modules in ``contenders`` have the calls of one library each; only the process that makes these calls imports them.
 """

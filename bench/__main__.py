@@ -27,7 +27,7 @@ BATCHES = (1, 32, 256, 1024, 4096, 16384, 65536)
 CLASSES = (10, 1000, 50257)
 FEATURES = 512
 MAX_ELEMENTS = 67_000_000
-NOT_TIMING = ("__main__", "bars", "busy", "plots", "report", "tables")  # modules that cannot change a figure
+NOT_TIMING = ("__main__", "bars", "busy", "plots", "report", "style", "tables")  # modules that cannot change a figure
 SAME = ("cpu", "vectors", "cores", "threads", "cache_bytes", "memory_gb", "python", "versions")
 
 

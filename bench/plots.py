@@ -1,4 +1,4 @@
-"""The plots, by seaborn.
+"""The pictures of a run, each titled by what it shows.
 
 The ordinary run: speed against batch size, a roofline, the training step. The full run: a heat map of fastce against
 its fastest rival, the roofline, and the last layer over growing sizes.
@@ -6,172 +6,205 @@ its fastest rival, the roofline, and the last layer over growing sizes.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from textwrap import fill
 
-import matplotlib
-
-matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from bench import tables
 from bench.cases import OPS, PATTERNS, VJPS, Op
 from bench.contenders import LIMIT, PRODUCTS, REFERENCE, RIVALS
 from bench.data import CASE, Run, nbytes
+from bench.style import (
+    FASTCE,
+    INK,
+    LOOKS,
+    NUMPY,
+    SMALL,
+    STYLE,
+    decades,
+    label_ends,
+    log_axis,
+    panels,
+    write_figure,
+)
 from bench.tables import LABELS, three_digits
 
-# Okabe-Ito: tells the lines apart for colour-blind readers too.
-LOOK = {
-    "fastce-out": ("#D55E00", "o"),
-    "fastce": ("#E69F00", "s"),
-    "numpy": ("#56B4E9", "^"),
-    "numpy-stable": ("#0072B2", "v"),
-    "scipy": ("#009E73", "D"),
-    "torch": ("#CC79A7", "P"),
-    "torch-chunked": ("#8C4A73", "X"),
-    "jax": ("#000000", "p"),
-    LIMIT: ("#999999", "."),
-    PRODUCTS: ("#999999", "."),
+# The lines of the pictures. Of two contenders of one name the faster in a case counts, but for fastce, where it is the
+# one that all are compared with.
+NAMES = {
+    **dict.fromkeys(REFERENCE, "fastce"),
+    **{"numpy": "NumPy", "numpy-stable": "NumPy", "scipy": "SciPy", "torch": "PyTorch", "jax": "JAX"},
+    **{"torch-chunked": "PyTorch, chunks", LIMIT: "memory limit", PRODUCTS: "bare products"},
 }
-STYLE = {
-    **{"svg.fonttype": "none", "svg.hashsalt": "fastce", "font.size": 9},
-    "font.sans-serif": ["DejaVu Sans"],  # an SVG repeats the list with every text
-    **{"axes.grid": True, "grid.alpha": 0.3, "axes.axisbelow": True},
+WHAT = {
+    **{Op.LOSS: "Loss", Op.LOSS_GRAD: "Loss and gradient", Op.INPLACE: "Loss and gradient in place"},
+    **{Op.SOFTMAX: "Softmax", Op.LOG_SOFTMAX: "Log-softmax", Op.LSE: "Log-sum-exp"},
+    **{Op.SOFTMAX_VJP: "Softmax backward", Op.LOG_SOFTMAX_VJP: "Log-softmax backward"},
+    **{Op.LSE_VJP: "Log-sum-exp backward"},
 }
+ON_FIELDS = "#151515"  # text on the fields of the heat map
+Figures = Iterator[tuple[str, Figure, str]]  # name, figure, description
 
 
-def draw(run: Run, folder: Path, suffix: str) -> list[Path]:
-    """Draw the plots of a run; return the files."""
+def draw(run: Run, folder: Path, suffix: str) -> dict[Path, str]:
+    """Draw the pictures of a run; return the files, each with its title."""
     with plt.rc_context(STYLE):
-        figures = dict(full_figures(run) if run.facts["full"] else ordinary_figures(run))
-        return [write_figure(figure, folder / f"{name}.{suffix}") for name, figure in figures.items()]
+        figures = full_figures(run) if run.facts["full"] else ordinary_figures(run)
+        return dict(write_figure(figure, folder / f"{name}.{suffix}", text) for name, figure, text in figures)
 
 
-def ordinary_figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Yield each plot that an ordinary run has figures for, after its name."""
+def ordinary_figures(run: Run) -> Figures:
+    """Yield each picture that an ordinary run has figures for."""
     for (op, dtype), group in tables.contests(run):
-        yield f"speed-{op.replace('+', '-')}-{dtype}", speed(group)
+        text = "Million logits a second against the batch size, a line a library, both axes logarithmic."
+        yield f"speed-{op.replace('+', '-')}-{dtype}", speed(group), text
     if (run.section("speed").contender == LIMIT).any():
-        yield "memory-limit", roofline(run)
+        yield "memory-limit", *roofline(run)
     if len(run.section("training")):
-        yield "training", training(run.section("training"))
+        yield "training", training(run.section("training")), "Bars: the time of a step, and the loss's part of it."
 
 
-def full_figures(run: Run) -> Iterator[tuple[str, Figure]]:
-    """Yield each plot of a full run after its name."""
-    yield "heatmap", heat_map(run)
-    yield "roofline", roofline(run)
-    if len(panels := growing(run.section("layer"))):
-        yield "linear", layer(panels)
+def full_figures(run: Run) -> Figures:
+    """Yield each picture of a full run."""
+    yield "heatmap", heat_map(run), "A field a case: the time of the fastest rival divided by fastce's; its name."
+    yield "roofline", *roofline(run)
+    if len(growth := growing(run.section("layer"))):
+        yield "linear", layer(growth), "Seconds and memory against tokens and against classes, all axes logarithmic."
 
 
-def write_figure(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
-    return path
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the record that counts of each name in each case."""
+    frame = frame.assign(name=frame.contender.map(NAMES)).dropna(subset="name")
+    frame = frame.assign(rank=frame["median"].where(frame.contender != REFERENCE[0], 0))
+    return frame.loc[frame.groupby([*CASE, "name"], sort=False)["rank"].idxmin()]
 
 
-def lines(frame: pd.DataFrame, x: str, y: str, **facets: Any) -> sns.FacetGrid:
-    """Draw a line a contender in each facet, on logarithmic scales."""
-    names = [name for name in LOOK if name in set(frame.contender)]
-    frame = frame[frame.contender.isin(names)]
-    frame = frame.assign(label=frame.contender.map(LABELS))
-    palette, markers = ({LABELS[name]: LOOK[name][i] for name in names} for i in (0, 1))
-    looks = {"palette": palette, "markers": markers, "dashes": False, "errorbar": None, "hue_order": list(palette)}
-    grid = sns.relplot(frame, kind="line", x=x, y=y, hue="label", style="label", **looks, **facets)
-    for ax in grid.axes.flat:
-        sizes = np.unique(np.concatenate([line.get_xdata() for line in ax.get_lines()]))
-        sizes = sizes[np.append(True, np.diff(np.log(sizes)) > 0.1)]  # else their numbers overlap
-        ax.set(xscale="log", yscale="log")
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_xticks(sizes, [f"{size:,.0f}" for size in sizes], rotation=45)
-    return grid
+def draw_lines(ax: Axes, frame: pd.DataFrame, x: str, y: str) -> list[str]:
+    """Draw a line a name; return the names."""
+    names = [name for name in LOOKS if name in set(frame.name)]
+    for name in names:
+        line = frame[frame.name == name].sort_values(x)
+        ax.plot(line[x], line[y], markeredgewidth=0, **LOOKS[name])
+    return names
 
 
-def finished(grid: sns.FacetGrid, title: str) -> Figure:
-    """Put the legend under the panels and the title above them."""
-    figure, legend = grid.figure, grid.legend
-    figure.set_layout_engine("constrained")
-    if legend:
-        texts = [text.get_text() for text in legend.get_texts()]
-        figure.legend(legend.legend_handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)
-        legend.remove()
-    figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-    return figure
+def ratios(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return how many times as long as fastce PyTorch and NumPy take, a column each, by classes and batch."""
+    times = frame.pivot(index=["classes", "batch"], columns="name", values="median")
+    rivals = times[[name for name in ("PyTorch", "NumPy") if name in times and "fastce" in times]]
+    return rivals.div(times["fastce"], axis=0) if len(rivals.columns) else rivals
+
+
+def short(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.5 else f"{value:.1f}"
 
 
 def speed(frame: pd.DataFrame) -> Figure:
-    """Draw million logits a second against batch size, one panel a class count, one line a contender."""
+    """Draw million logits a second against batch size, a panel a class count, a line a library."""
+    frame = named(frame)
     frame = frame.assign(speed=frame.batch * frame.classes / frame["median"] / 1e6)
-    grid = lines(frame, "batch", "speed", col="classes", height=4, aspect=0.9, facet_kws={"sharex": False})
-    grid.set_titles("{col_name:,} classes").set_axis_labels("batch", "million logits a second")
-    return finished(grid, f"{frame.op.iloc[0]}, {frame.dtype.iloc[0]} (higher is faster)")
+    factors = ratios(frame)
+    spans = zip(factors, factors.min().map(short), factors.max().map(short), strict=True)
+    parts = [f"{'–'.join(dict.fromkeys(span))} × as fast as {name}" for name, *span in spans]
+    title = f"{WHAT[frame.op.iloc[0]]}: " + (f"fastce is {', '.join(parts)}" if parts else "million logits a second")
+    groups = list(frame.groupby("classes"))
+    figure, axes = panels(len(groups), (900, 330), title, sharex=True, sharey=True)
+    for ax, (classes, group) in zip(axes[0], groups, strict=True):
+        names = draw_lines(ax, group, "batch", "speed")
+        last = factors.loc[classes].iloc[-1].dropna()
+        note = ", ".join(f"{short(factor)} × {name}" for name, factor in last.items())
+        ax.set_title(f"{classes:,} classes", loc="left", pad=24)
+        ax.text(0, 1.03, note, color=FASTCE, fontsize=11.5, fontweight="bold", transform=ax.transAxes)
+        log_axis(ax, "x", decades(frame.batch, 2))
+        log_axis(ax, "y", decades(frame.speed))
+    label_ends(axes[0, -1], names)
+    figure.supxlabel(f"batch size ({frame.dtype.iloc[0]}; factors: at the largest batch)", fontsize=10.5)
+    axes[0, 0].set_ylabel("million logits a second\n(higher is faster)")
+    return figure
 
 
 def training(frame: pd.DataFrame) -> Figure:
     """Draw a training step, split into the loss and the rest of the network."""
-    steps = pd.DataFrame(
-        {"loss and its gradient": frame.loss_seconds, "all else": frame["median"] - frame.loss_seconds}
-    )
-    steps.index = frame.contender.map(LABELS) + ", batch " + frame.batch.map(str)
-    colors = [LOOK["fastce-out"][0], "#cccccc"]
-    ax = (1e6 * steps).plot.barh(stacked=True, color=colors, figsize=(7, 0.9 + 0.4 * len(frame)), ylabel="")
-    ax.set(xlabel="µs a training step")
+    frame = named(frame).sort_values(["batch", "median"])
+    frame = frame.assign(share=frame.loss_seconds / frame["median"])
+    first = frame[frame.batch == frame.batch.min()].set_index("name")
+    parts = [f"{share:.0%} with {name}" for name, share in first.share.items()]
+    title = f"Of a small network’s training step (batch {first.batch.iloc[0]}) the loss takes {', '.join(parts)}"
+    figure, ((ax,),) = panels(1, (900, 70 + 36 * len(frame)), title)
+    names = frame.name + ", batch " + frame.batch.map(str)
+    ax.barh(names, 1e6 * frame.loss_seconds, color=[LOOKS[name]["color"] for name in frame.name])
+    rest = 1e6 * (frame["median"] - frame.loss_seconds)
+    ax.barh(names, rest, left=1e6 * frame.loss_seconds, color=INK, alpha=0.3)
+    ax.set_xlabel("µs a step: the loss and its gradient in colour, all else in grey")
+    ax.grid(visible=False, axis="y")
     ax.invert_yaxis()
-    ax.figure.tight_layout()
-    return ax.figure
-
-
-def heat_map(run: Run) -> Figure:
-    """Show fastce's time as a share of that of its fastest rival, named in each field; below 1 fastce is faster."""
-    rivals = tables.fastest_rivals(run.section("speed"))
-    rivals = rivals.assign(line=tables.shapes(rivals) + "  " + rivals.dtype, share=1 / rivals.ratio)
-    shares = rivals.share.map(lambda value: f"{value:.3f}" if value < 0.0995 else three_digits(value))
-    rivals = rivals.assign(text=shares + "\n" + rivals.contender.map(LABELS), log=np.log2(rivals.share))
-    ops = [op for op in (*OPS, *VJPS) if op in set(rivals.op)]
-    table = rivals.pivot(index="line", columns="op").loc[rivals.line.unique()]
-    fields, texts = table["log"][ops], table["text"][ops]
-    span = max(2.0, fields.abs().max().max())
-    ticks = np.arange(-np.floor(span), np.floor(span) + 1)
-    figure, ax = plt.subplots(figsize=(3.2 + 1.35 * len(ops), 1.6 + 0.42 * len(fields)), layout="constrained")
-    looks = {"cmap": "RdBu_r", "vmin": -span, "vmax": span, "annot_kws": {"fontsize": 7.5}}
-    sns.heatmap(fields, annot=texts.fillna(""), fmt="", ax=ax, cbar_kws={"ticks": ticks, "shrink": 0.6}, **looks)
-    bar = ax.collections[0].colorbar
-    bar.set_ticks(ticks, labels=[f"{2**t:g}" if t >= 0 else f"1/{2**-t:g}" for t in ticks])
-    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
-    ax.set(xlabel="", ylabel="")
-    ax.grid(False)
-    figure.suptitle("fastce's time ÷ that of its fastest rival (blue, below 1: fastce is faster)", fontweight="bold")
     return figure
 
 
-def roofline(run: Run) -> Figure:
+def heat_map(run: Run) -> Figure:
+    """Show how many times as long as fastce its fastest rival takes, and who that is; above 1 fastce is faster."""
+    rivals = tables.fastest_rivals(run.section("speed"))
+    rivals = rivals.assign(line=tables.shapes(rivals) + "  " + rivals.dtype, log=np.log2(rivals.ratio))
+    ops = [op for op in (*OPS, *VJPS) if op in set(rivals.op)]
+    table = rivals.pivot(index="line", columns="op").loc[rivals.line.unique()]
+    fields, factors, names = (table[column][ops].to_numpy() for column in ("log", "ratio", "contender"))
+    won = f"in {(rivals.ratio > 1).sum()} of {len(rivals)} cases"
+    title = f"How many times as fast as the best other library: above 1, fastce leads, {won}"
+    figure, ((ax,),) = panels(1, (1000, 90 + 38 * len(fields)), title)
+    colors = LinearSegmentedColormap.from_list("", [NUMPY, "#f6f2ee", FASTCE])
+    scale = TwoSlopeNorm(0, min(-1.0, np.nanmin(fields)), max(1.0, np.nanmax(fields)))
+    ax.pcolormesh(fields, cmap=colors, norm=scale, edgecolors="white", linewidth=1)
+    for place in np.argwhere(~np.isnan(fields)):
+        (row, column), look = place, {"ha": "center", "color": ON_FIELDS}
+        ax.text(column + 0.5, row + 0.47, three_digits(factors[row, column]), fontweight="bold", **look)
+        ax.text(column + 0.5, row + 0.83, LABELS[names[row, column]].split()[0], fontsize=SMALL - 0.5, **look)
+    ax.set_xticks(np.arange(len(ops)) + 0.5, [op.replace("_vjp", "\n_vjp") for op in ops])
+    ax.set_yticks(np.arange(len(fields)) + 0.5, table.index)
+    ax.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    ax.spines[:].set_visible(False)
+    ax.invert_yaxis()
+    ax.grid(visible=False)
+    return figure
+
+
+def roofline(run: Run) -> tuple[Figure, str]:
     """Draw GB/s moved, against the logits' size, under what reading, copying and adding reach at best."""
     frame = run.section("speed")
     frame = frame.assign(mb=nbytes(frame) / 1e6, pattern=frame.op.map(PATTERNS))
     ours = pd.concat([frame[frame.contender == name] for name in REFERENCE]).drop_duplicates(CASE)
     rivals = frame[frame.contender.isin(RIVALS)]
     rivals = rivals.loc[rivals.groupby(CASE)["gb_per_s"].idxmax()]
-    points = pd.concat([rivals.assign(who="the fastest rival"), ours.assign(who="fastce")])
     limits = frame[frame.contender == LIMIT].groupby(["pattern", "mb"]).gb_per_s.max()
-    colors = {"the fastest rival": LOOK["torch"][0], "fastce": LOOK["fastce-out"][0]}
+    cache = run.facts["cache_bytes"] / 1e6
+    points = pd.concat([ours, rivals])
+    large = min(cache, points.mb.max())  # where no array is beyond the cache: the largest
+    whose = {"fastce": ours, "the fastest rival": rivals}
+    shares = {name: cases[cases.mb >= large].share.median() for name, cases in whose.items()}
+    parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share > 0)
+    title = f"Share of the memory’s speed that large arrays reach: {parts} (medians)"
     patterns = [pattern for pattern in dict.fromkeys(PATTERNS.values()) if pattern in set(points.pattern)]
-    looks = {"palette": colors, "hue": "who", "hue_kws": {"marker": ["o", "X"]}}
-    grid = sns.FacetGrid(points, col="pattern", col_order=patterns, height=5, aspect=0.95, **looks)
-    # markers of a line plot, of which an SVG holds the shape once; a scatter plot would hold it for every point
-    grid.map(plt.plot, "mb", "gb_per_s", linestyle="none", alpha=0.8, markeredgewidth=0).add_legend(title="")
-    for pattern, ax in grid.axes_dict.items():
-        ax.plot(limits[pattern].index, limits[pattern], "--", color=LOOK[LIMIT][0], zorder=0)
-        ax.axvline(run.facts["cache_bytes"] / 1e6, color=LOOK[LIMIT][0], linewidth=0.8, linestyle=":")
+    figure, axes = panels(len(patterns), (900, 380), title, sharex=True, sharey=True)
+    for ax, pattern in zip(axes[0], patterns, strict=True):
+        for cases, color, marker in ((rivals, INK, "X"), (ours, FASTCE, "o")):
+            cases = cases[cases.pattern == pattern]
+            ax.plot(cases.mb, cases.gb_per_s, marker, color=color, markeredgewidth=0, alpha=0.85)
+        ax.plot(limits[pattern].index, limits[pattern], **LOOKS["memory limit"])
+        ax.axvline(cache, 0.35, color=INK, linewidth=1, linestyle=":")
         ops = [op for op, kind in PATTERNS.items() if kind == pattern and op in set(points.op)]
-        ax.set(xscale="log", yscale="log", title=f"{pattern}: {', '.join(ops)}")
-        ax.minorticks_off()
-    grid.set_axis_labels("MB of logits (dotted: the last-level cache)", "GB/s, counting only the bytes that must move")
-    return finished(grid, "How near to the memory's limit (each point a case; dashed: the measured limit)")
+        ax.set_title(pattern, loc="left", pad=32)
+        ax.text(0, 1.03, fill(", ".join(ops), 36), fontsize=SMALL, transform=ax.transAxes)
+        log_axis(ax, "x", decades(frame.mb, 2))
+        log_axis(ax, "y", decades(frame.gb_per_s))
+    figure.supxlabel("MB of logits (dotted: the last-level cache)", fontsize=10.5)
+    axes[0, 0].set_ylabel("GB/s of the bytes that must move")
+    handles = dict(zip(("the fastest rival", "fastce", "memory limit"), axes[0, 0].get_lines(), strict=False))
+    axes[0, -1].legend(handles.values(), handles, loc="lower right")
+    return figure, "A point a case: bytes moved a second against the size of the logits; the measured limit as a line."
 
 
 def growing(frame: pd.DataFrame) -> pd.DataFrame:
@@ -180,19 +213,36 @@ def growing(frame: pd.DataFrame) -> pd.DataFrame:
     for axis, fixed in (("batch", ["features", "classes"]), ("classes", ["batch", "features"])):
         for values, group in frame[frame.op == Op.LAYER_GRADS].groupby(fixed, sort=False):
             if group[axis].nunique() > 2:
-                sizes = " and ".join(f"{value:,} {name}" for name, value in zip(fixed, values, strict=True))
-                title = f"{axis}, at {sizes}".replace("batch", "tokens")
+                sizes = ", ".join(f"{value:,} {name}" for name, value in zip(fixed, values, strict=True))
+                title = f"{axis} ({sizes})".replace("batch", "tokens")
                 parts.append(group.assign(panel=title, size=group[axis]))
     return pd.concat(parts)
 
 
 def layer(frame: pd.DataFrame) -> Figure:
     """Draw time and memory of the last layer over tokens and over classes."""
-    frame = frame.assign(seconds=frame["median"], megabytes=frame.bytes.where(frame.bytes > 0) / 1e6)
-    figures = frame.melt(["panel", "size", "contender"], ["seconds", "megabytes"]).dropna()
-    facets = {"sharex": "col", "sharey": "row"}
-    grid = lines(figures, "size", "value", row="variable", col="panel", height=3.8, aspect=1.5, facet_kws=facets)
-    grid.set_titles("{col_name}").set_axis_labels("", "")
-    grid.axes[0, 0].set_ylabel("seconds")
-    grid.axes[1, 0].set_ylabel("peak extra memory, MB")
-    return finished(grid, "The last layer and its loss: loss and gradients, float32")
+    # one line a name; the shapes of the two ways of growing overlap
+    frame = pd.concat([named(group).assign(panel=panel) for panel, group in frame.groupby("panel", sort=False)])
+    frame = frame.assign(megabytes=frame.bytes.where(frame.bytes > 0).astype(float) / 1e6)
+    last = frame[frame.panel == frame.panel.iloc[0]]
+    last = last[last["size"] == last["size"].max()].set_index("name")
+    title = f"The last layer, loss and gradients at {last.batch.iloc[0]:,} × {last.classes.iloc[0]:,}"
+    if {"fastce", "PyTorch"} <= set(last.index):
+        speed, memory = (last[column]["PyTorch"] / last[column]["fastce"] for column in ("median", "megabytes"))
+        title += f": {short(speed)} × PyTorch’s speed" + (f" in 1/{memory:.0f} of its memory" if memory > 1 else "")
+    names = list(frame.panel.unique())
+    figure, axes = panels(len(names), (900, 600), title, rows=2, sharex="col", sharey="row")
+    for column, panel in enumerate(names):
+        group = frame[frame.panel == panel]
+        for row, y in enumerate(("median", "megabytes")):
+            ax = axes[row, column]
+            drawn = draw_lines(ax, group.dropna(subset=y), "size", y)
+            sizes = np.unique(group["size"])
+            log_axis(ax, "x", sizes[np.append(True, np.diff(np.log(sizes)) > 0.1)][::2])
+            log_axis(ax, "y", decades(frame[y].dropna()))
+            if column == len(names) - 1:
+                label_ends(ax, drawn)
+        axes[1, column].set_xlabel(panel)
+    axes[0, 0].set_ylabel("seconds")
+    axes[1, 0].set_ylabel("extra memory, MB")
+    return figure

@@ -1,4 +1,7 @@
-"""Presents a run: a Markdown report for the terminal and a folder, with the data and the plots."""
+"""Presents a run: a Markdown report for the terminal and a folder, with the data and the plots.
+
+``python -m bench.report`` makes reports and plots anew from the data of the committed runs.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from bench import bars, data, plots, tables
-from bench.data import Run
+from bench.data import ROOT, Run
 from bench.tables import Table, three_digits
 
 METHOD = """\
@@ -82,13 +85,13 @@ def full_tables(run: Run) -> Iterator[Table]:
     yield tables.memory_table(run, "layer")
 
 
-def markdown(run: Run, drawn: list[Path] | None = None) -> str:
+def markdown(run: Run, drawn: dict[Path, str] | None = None) -> str:
     """Return the report with these plots; without any the short one, for the terminal."""
     full = run.facts["full"]
     method = METHOD.format(rounds="5 to 21" if full else "3 to 15") + BACKWARD * full
     summary = [table.markdown() for table in (full_tables if full else ordinary_tables)(run) if len(table.frame)]
     missing = [f"- {line}" for line in tables.missing_lines(run)]
-    images = [f"![{path.stem}]({path.name})\n" for path in drawn or []]
+    images = [f"![{title}]({path.name})\n" for path, title in (drawn or {}).items()]
     return "\n".join(
         [
             f"# fastce: {'full ' * full}benchmark",
@@ -126,3 +129,9 @@ def write(run: Run, folder: Path, suffix: str = "svg") -> list[Path]:
     text = folder / f"{name}.md"
     text.write_text(markdown(run, drawn).rstrip() + "\n", encoding="utf-8")
     return [*data.save(run, folder, name), text, *drawn]
+
+
+if __name__ == "__main__":
+    for name in ("report", "full"):
+        results = ROOT / "bench" / "results"
+        write(data.load(results, name), results)

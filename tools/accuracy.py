@@ -15,11 +15,10 @@ from typing import Any
 import ml_dtypes
 import mpmath
 import numpy as np
-from matplotlib import pyplot as plt
 from rich.progress import track
 
 import fastce
-from bench.plots import LOOK, STYLE, write_figure
+from tools import accuracy_plot
 from tools.accuracy_contenders import contenders
 from tools.exact import Batch, Exact, Value
 
@@ -76,7 +75,7 @@ TITLES = {
     "binary from probabilities": "Binary cross-entropy from probabilities",
     "gradient from probabilities": "Gradient of binary cross-entropy from probabilities",
 }
-MAIN = ("log-sum-exp", "softmax", "log-softmax", "cross-entropy", "its gradient")  # of many classes, and in the plot
+MAIN = ("log-sum-exp", "softmax", "log-softmax", "cross-entropy", "its gradient")  # of many classes
 PROMISED = {"log-sum-exp": 4, "cross-entropy": 4, "softmax": 5, "its gradient": 5}  # eps beyond the unavoidable
 MANY = 2000  # classes; more, and only the main quantities are computed
 
@@ -182,30 +181,6 @@ def _number(error: float) -> str:
     return f"{error:.2g}" if error < 1e4 else f"{error:.0e}" if np.isfinite(error) else "inf"
 
 
-def draw(rows: list[Row], path: Path) -> None:
-    """Draw the errors in float32, a panel a quantity."""
-    names = list(dict.fromkeys(row["name"] for row in rows))
-    looks = dict(zip(names, (LOOK["fastce-out"], LOOK["torch"], LOOK["scipy"], LOOK["numpy-stable"]), strict=False))
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(MAIN), figsize=(15, 4), sharey=True, sharex=True)
-        for ax, quantity in zip(axes, MAIN, strict=True):
-            chosen = [row for row in rows if row["quantity"] == quantity and row["dtype"] == "float32"]
-            places = {regime: -i for i, regime in enumerate(dict.fromkeys(row["regime"] for row in chosen))}
-            for i, name in enumerate(names):
-                lower = 0.18 * (i - (len(names) - 1) / 2)  # else markers would hide each other
-                points = [(max(r["error"], 0.1), places[r["regime"]] - lower) for r in chosen if r["name"] == name]
-                look = dict(zip(("color", "marker"), looks[name], strict=True))
-                ax.scatter(*zip(*points, strict=True), label=name, **look, zorder=3, alpha=0.9)
-            ax.set(xscale="log", title=TITLES.get(quantity, quantity).lower(), xlabel="error in eps")
-            ax.set_yticks(list(places.values()), list(places))
-            ax.axvline(5, color="#999999", linestyle="--", linewidth=1)
-        axes[0].legend(loc="lower right", fontsize=8)
-        title = "float32: worst error against exact arithmetic (further left is better; dashed: 5 eps)"
-        figure.suptitle(title, x=0.01, ha="left")
-        figure.tight_layout()
-        write_figure(figure, path)
-
-
 def main() -> None:
     """Measure all, write docs/accuracy.md and its plot."""
     with mpmath.workprec(BITS):
@@ -216,7 +191,7 @@ def main() -> None:
         title = TITLES.get(quantity, quantity)
         lines += ["", f"## {title[0].upper()}{title[1:]}", "", *table(rows, quantity)]
     (DOCS / "accuracy.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw(rows, DOCS / "accuracy.svg")
+    accuracy_plot.main()
 
 
 NOTES = (
