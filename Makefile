@@ -12,6 +12,8 @@
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
 #   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
 #   make readme                       the README's table from the committed benchmark run
+#   make docs                         the documentation's site: build/docs/index.html
+#   make test-docs                    that, and its test in a browser; needs Chromium
 #   make lint / make types            ruff / mypy --strict
 #   make clean                        the environment, caches and raw benchmark output
 
@@ -25,13 +27,14 @@ OLDEST = .venv-oldest
 WHEEL = .venv-wheel
 SDIST = .venv-sdist
 ARM = .venv-arm64
+DOCS = .venv-docs
 # dependency groups need pip 25.1
 INSTALL = -m pip install --quiet --disable-pip-version-check
 PIP = "pip>=25.1"
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
 .PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke
-.PHONY: readme lint types clean
+.PHONY: readme docs test-docs lint types clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -106,6 +109,21 @@ bench-smoke: $(READY)
 readme: $(READY)
 	$(BIN)/python -m tools.readme
 
+# an environment of its own: Sphinx needs neither PyTorch nor the other rivals
+$(DOCS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/$(SCRIPTS)/python $(INSTALL) $(PIP)
+	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --editable . --group docs
+	touch $@
+
+docs: $(DOCS)/.ready
+	$(DOCS)/$(SCRIPTS)/python -m sphinx -W --keep-going -q -j 2 -d build/doctrees docs build/docs
+	@echo build/docs/index.html
+
+test-docs: docs
+	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --group docs-test
+	$(DOCS)/$(SCRIPTS)/python -m pytest tests/docs $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -114,5 +132,5 @@ types: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) $(ARM) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
+	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) $(ARM) $(DOCS) build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
