@@ -117,7 +117,8 @@ $(DOCS)/.ready: pyproject.toml
 	touch $@
 
 docs: $(DOCS)/.ready
-	$(DOCS)/$(SCRIPTS)/python -m sphinx -W --keep-going -q -j 2 -d build/doctrees docs build/docs
+	rm -rf build/docs docs/generated
+	$(DOCS)/$(SCRIPTS)/python -m sphinx -E -W --keep-going -q -j 2 -d build/doctrees docs build/docs
 	@echo build/docs/index.html
 
 test-docs: docs

@@ -60,6 +60,7 @@ numpydoc_show_class_members = False  # a template has them
 html_theme = "pydata_sphinx_theme"
 html_title = "fastce"
 html_static_path = ["_static"]
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 html_css_files = ["site.css"]
 html_favicon = html_logo = "_static/logo.svg"
 html_copy_source = False
