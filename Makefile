@@ -13,6 +13,8 @@
 #   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
 #   make readme                       the figures of the README and docs/benchmarks.md from the committed runs
 #   make pictures                     the reports and pictures from the committed runs
+#   make docs                         the documentation's site: build/docs/index.html
+#   make test-docs                    that, and its test in a browser; needs Chromium
 #   make lint / make types            ruff / mypy --strict
 #   make clean                        the environment, caches and raw benchmark output
 
@@ -26,13 +28,14 @@ OLDEST = .venv-oldest
 WHEEL = .venv-wheel
 SDIST = .venv-sdist
 ARM = .venv-arm64
+DOCS = .venv-docs
 # dependency groups need pip 25.1
 INSTALL = -m pip install --quiet --disable-pip-version-check
 PIP = "pip>=25.1"
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
 .PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke
-.PHONY: readme pictures lint types clean
+.PHONY: readme pictures docs test-docs lint types clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -111,6 +114,22 @@ pictures: $(READY)
 	$(BIN)/python -m bench.report
 	$(BIN)/python -m tools.accuracy_plot
 
+# an environment of its own: Sphinx needs neither PyTorch nor the other rivals
+$(DOCS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/$(SCRIPTS)/python $(INSTALL) $(PIP)
+	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --editable . --group docs
+	touch $@
+
+docs: $(DOCS)/.ready
+	rm -rf build/docs docs/generated
+	$(DOCS)/$(SCRIPTS)/python -m sphinx -E -W --keep-going -q -j 2 -d build/doctrees docs build/docs
+	@echo build/docs/index.html
+
+test-docs: docs
+	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --group docs-test
+	$(DOCS)/$(SCRIPTS)/python -m pytest tests/docs $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -119,5 +138,5 @@ types: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) $(ARM) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
+	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) $(ARM) $(DOCS) build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -202,7 +202,7 @@ def jensen_shannon_and_grad(
         A named tuple ``(loss, grad)``: the loss as from `jensen_shannon`, the gradient in the
         shape and dtype of ``logits`` (float64 for integers). Its error is a few units in the
         last place of the terms p G, beside the error of p itself, which grows with
-        |x - max(x)| / T; equal logits give exactly 0.
+        ``|x - max(x)| / T``; equal logits give exactly 0.
 
     Raises
     ------

@@ -193,7 +193,7 @@ def kl_divergence_and_grad(
         A named tuple ``(loss, grad)``: the loss as from `kl_divergence`, the gradient in the
         shape and dtype of ``logits`` (float64 for integers). Its error is a few units in the
         last place of q, with ``reverse`` of the terms p t, beside the error of p itself, which
-        grows with |x - max(x)| / T; equal logits give exactly 0. With
+        grows with ``|x - max(x)| / T``; equal logits give exactly 0. With
         ``reverse``, samples whose loss is inf have NaN.
 
     Raises

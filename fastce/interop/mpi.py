@@ -49,7 +49,7 @@ def vocab_parallel_cross_entropy(
 
     With the logits :math:`x^{(r)}` of rank r, it is `fastce.cross_entropy` of all of them side by side,
 
-    .. math:: x = \left[x^{(0)}, x^{(1)}, \dots, x^{(P - 1)}\right]
+    .. math:: x = \left[x^{(0)}, x^{(1)}, \ldots, x^{(P - 1)}\right]
 
     Parameters
     ----------
@@ -307,7 +307,7 @@ def vocab_parallel_linear_cross_entropy_and_grad(
 
     With the weights :math:`W^{(r)}` of rank r, it is `fastce.linear_cross_entropy_and_grad` of all of them,
 
-    .. math:: W = \left[W^{(0)}; W^{(1)}; \dots; W^{(P - 1)}\right]
+    .. math:: W = \left[W^{(0)}; W^{(1)}; \ldots; W^{(P - 1)}\right]
 
     Parameters
     ----------

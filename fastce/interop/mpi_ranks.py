@@ -5,6 +5,8 @@ same samples and options. All others carry a status along. So an error of one ra
 the call on all ranks: there with its own error, elsewhere with a RuntimeError that names the rank.
 """
 
+from __future__ import annotations
+
 import math
 import operator
 import zlib
@@ -119,7 +121,7 @@ class Ranks:
         self.check(_first(received[:, 0] == 0.0))
         return float(np.sum(received[:, 1]))
 
-    def agree(self, record: Record | None) -> "Shares":
+    def agree(self, record: Record | None) -> Shares:
         """Exchange the records, None of a rank that failed, and check that they fit."""
         sent = np.zeros(1 + len(Record._fields), np.int64)
         if record is not None:
@@ -134,7 +136,7 @@ class Ranks:
                 raise ValueError(f"every rank must have the same {text}, but ranks 0 and {rank} differ{values}")
         return Shares(np.asarray(table.width), np.asarray(table.start), self.comm.rank)
 
-    def merge(self, write: Callable[[Array], object], shape: tuple[int, int], shares: "Shares") -> Array:
+    def merge(self, write: Callable[[Array], object], shape: tuple[int, int], shares: Shares) -> Array:
         """Return the merged statistics of all ranks, in one exchange; ``write`` puts those of this rank in an array."""
         sent = np.zeros(math.prod(shape) + 1)
         part = sent[:-1].reshape(shape)

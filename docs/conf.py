@@ -1,0 +1,108 @@
+"""The documentation's site: ``make docs`` builds it into ``build/docs/``. It loads nothing from other hosts."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import download_reference, pending_xref
+from sphinx.ext.autodoc.mock import mock
+from sphinx.util import logging
+
+import fastce
+
+INCLUDED = {  # files outside this folder, and the pages that include them
+    "README": "index",
+    "CHANGELOG": "changelog",
+    "CONTRIBUTING": "contributing",
+    "SECURITY": "security",
+    "bench/results/full": "benchmarks/full",
+    "bench/results/report": "benchmarks/report",
+}
+REPOSITORY = ""  # the URL of a folder of files, such as https://…/blob/main, once they are public
+
+# libraries that are too large to install for the names of their classes
+missing = [name for name in ("torch", "mpi4py") if find_spec(name) is None]
+with mock(missing):
+    if "torch" in missing:
+        import_module("torch.autograd").Function = type("Function", (type("", (), {"apply": None}),), {})
+        import_module("torch.nn").CrossEntropyLoss = type("CrossEntropyLoss", (), {})
+    import_module("fastce.interop.mpi")
+    import_module("fastce.interop.torch")
+
+project = "fastce"
+version = release = fastce.__version__
+copyright = "the fastce developers"
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+]
+nitpicky = True
+default_role = "py:obj"
+exclude_patterns = ["_templates"]
+templates_path = ["_templates"]
+
+autodoc_typehints = "none"  # numpydoc's sections have the types
+autosummary_generate = True
+copybutton_prompt_text = ">>> |\\.\\.\\. "
+copybutton_prompt_is_regexp = True
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 4
+suppress_warnings = ["myst.header"]  # the reports of the benchmark have no second level
+numpydoc_show_class_members = False  # a template has them
+
+html_theme = "pydata_sphinx_theme"
+html_title = "fastce"
+html_static_path = ["_static"]
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
+html_css_files = ["site.css"]
+html_favicon = html_logo = "_static/logo.svg"
+html_copy_source = False
+html_math_renderer = "mathml"
+html_theme_options = {
+    "footer_end": [],
+    "footer_start": ["copyright"],
+    "header_links_before_dropdown": 5,
+    "logo": {"text": "fastce"},
+    "navbar_align": "left",
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": True,
+}
+
+
+def render_math(writer, node):
+    """Write a formula as MathML, which browsers render without a script."""
+    try:
+        formula = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+    except MathError as error:
+        logging.getLogger(__name__).warning("no MathML for %r: %s", node.astext(), error, location=node)
+        formula = writer.encode(node.astext())
+    writer.body.append(f'<div class="math">{formula}</div>' if isinstance(node, nodes.math_block) else formula)
+    raise nodes.SkipNode
+
+
+def link_outside(app, document):
+    """Make links to files outside this folder lead to the pages that include them, or to the repository.
+
+    Without a repository, the site has copies of other files to download.
+    """
+    docs = Path(app.srcdir)
+    for link in document.findall(pending_xref):
+        if link["refdomain"] == "doc" and Path(link["reftarget"]).is_absolute():
+            link["reftarget"] = INCLUDED[Path(link["reftarget"]).relative_to(docs.parent).as_posix()]
+    for link in list(document.findall(download_reference)) if REPOSITORY else ():
+        file = (docs / app.env.docname).parent.joinpath(link["reftarget"]).resolve()
+        target = f"{REPOSITORY}/{file.relative_to(docs.parent).as_posix()}"
+        link.replace_self(nodes.reference("", "", *link.children, refuri=target))
+
+
+def setup(app):
+    """Connect the two functions above."""
+    app.add_html_math_renderer("mathml", (render_math, None), (render_math, None))
+    app.connect("doctree-read", link_outside, priority=400)  # earlier than files are gathered for download
