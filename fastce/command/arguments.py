@@ -157,6 +157,8 @@ def as_integers(values: list[str], name: str) -> tuple[int, ...]:
     """Return the integers of an argument, or raise ValueError."""
     words = as_words(values)
     try:
+        if values and not words:
+            raise ValueError
         return tuple(int(word) for word in words)
     except ValueError:
         raise ValueError(f"{name} must be integers such as 1,5, got {' '.join(values)!r}") from None

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,12 @@ def run(options: argparse.Namespace) -> None:
         )
     settings |= {"weight": weight, "progress": shows_progress(options.progress, logits.nbytes >= LONG)}
     if options.probs:
-        result = fastce.evaluate(_LogProbs(logits, labels, sample_weight, options.axis), **settings)
+        blocks = _LogProbs(logits, labels, sample_weight, options.axis)
+        try:
+            result = fastce.evaluate(blocks, **settings)
+        except (IndexError, TypeError, ValueError) as error:
+            error.__notes__ = [f"in the block that starts at index {blocks.start}, where the message counts from"]
+            raise
     else:
         result = fastce.evaluate(logits, labels, axis=options.axis, sample_weight=sample_weight, **settings)
         if _look_like_probabilities(logits, options.axis):
@@ -58,37 +63,43 @@ def run(options: argparse.Namespace) -> None:
 
 
 def load(path: str, of_logits: bool = False) -> Array:
-    """Return the array of a file as a memory map; raise OSError or ValueError in one line that names the file."""
+    """Return the array of a .npy file as a memory map; raise OSError or ValueError with the file's name."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path}: no regular file, which a memory map needs; save the array with numpy.save")
     try:
-        if not os.path.isdir(path) and os.path.exists(path) and not os.path.isfile(path):
-            raise ValueError("not a regular file, which only can be memory-mapped")
-        array: Any = np.load(path, mmap_mode="r", allow_pickle=False)
+        with open(path, "rb") as file:
+            magic = file.read(6)
+        if magic[:4] == b"PK\x03\x04":
+            raise ValueError("an archive; save each of its arrays with numpy.save")
+        if magic != b"\x93NUMPY":
+            raise ValueError("no .npy file; save the array with numpy.save")
+        array = _memory_map(path)
+        return _as_bfloat16(array) if of_logits and array.dtype == np.dtype("V2") else array
     except OSError as error:
         raise OSError(f"{path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _memory_map(path: str) -> Array:
+    """Return a memory map, or raise ValueError."""
+    try:
+        return np.lib.format.open_memmap(path, "r")
+    except OSError:
+        raise
     except Exception as error:  # of a broken header, NumPy's parsers raise what they like
-        raise ValueError(f"{path}: {_reason(path, error)}") from None
-    if not isinstance(array, np.ndarray):
-        names = ", ".join(array.files)
-        array.close()
-        raise ValueError(f"{path}: an archive of arrays ({names}); save each with numpy.save")
-    if of_logits and array.dtype == np.dtype("V2"):  # as numpy.save writes bfloat16
-        try:
-            import ml_dtypes
-        except ImportError:
-            raise ValueError(f"{path}: seems to hold bfloat16, which needs ml_dtypes: pip install ml_dtypes") from None
-        array = array.view(ml_dtypes.bfloat16)
-    return array
+        if "Python objects" in str(error):
+            raise ValueError("holds Python objects, which are never unpickled; save an array of numbers") from None
+        raise ValueError(f"damaged or cut short: {error}") from None
 
 
-def _reason(path: str, error: Exception) -> str:
-    """Return why a file cannot be read, with a way out."""
-    with open(path, "rb") as file:
-        is_npy = file.read(6) == b"\x93NUMPY"
-    if not is_npy:
-        return "no .npy file; save the array with numpy.save"
-    if "object" in str(error).lower():
-        return "holds Python objects, which are never unpickled; save an array of numbers"
-    return f"damaged or cut short: {error}"
+def _as_bfloat16(array: Array) -> Array:
+    """Return a view of what numpy.save writes of bfloat16: two bytes without a meaning."""
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ValueError("seems to hold bfloat16, which needs ml_dtypes: pip install ml_dtypes") from None
+    return cast(Array, array.view(ml_dtypes.bfloat16))
 
 
 class _LogProbs:
@@ -109,6 +120,7 @@ class _LogProbs:
         if probs.ndim == 1:
             self._probs, self._labels = self._probs[None], self._labels[None]
             self._weights = None if sample_weight is None else sample_weight[None]
+        self.start = 0  # of the last block that was taken
         self._step = max(BLOCK * len(self._probs) // max(probs.size, 1), 1)
 
     def __len__(self) -> int:
@@ -116,6 +128,7 @@ class _LogProbs:
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(self._probs), self._step):
+            self.start = start
             part = slice(start, start + self._step)
             weights = () if self._weights is None else (self._weights[part],)
             yield _log(self._probs[part]), self._labels[part], *weights
@@ -174,8 +187,8 @@ def _lines(result: Any, logits: Array, samples: int, top_k: tuple[int, ...]) -> 
         ("samples", f"{result.count}" + (f", and {left_out} left out" if left_out else "")),
         ("loss", f"{result.loss:.6g} nats"),
         ("perplexity", f"{result.perplexity:.6g}"),
-        ("accuracy", f"{result.accuracy:.4%}"),
-        *((f"top-{k} accuracy", f"{share:.4%}") for k, share in zip(top_k, result.top_k_accuracy, strict=True)),
+        ("accuracy", f"{100 * result.accuracy:.6g} %"),
+        *((f"top-{k} accuracy", f"{100 * share:.6g} %") for k, share in zip(top_k, result.top_k_accuracy, strict=True)),
         ("entropy", f"{result.entropy:.6g} nats"),
     ]
     width = max(len(name) for name, _ in named) + 2

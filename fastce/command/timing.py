@@ -62,8 +62,8 @@ def run(options: argparse.Namespace) -> None:
         axis = options.axis + (len(shape) if options.axis < 0 else 0)
         if not 0 <= axis < len(shape):
             raise ValueError(f"--axis {options.axis} is no axis of {shape}")
-    _warn_if_busy()
     problem = make_problem(options.op, shape, options.dtype, axis)
+    _warn_if_busy()
     copies = copying(problem.moved())
     seconds = measure({**contenders(problem), **copies}, options.seconds)
     limit = min(seconds.pop(name) for name in copies)
@@ -79,9 +79,8 @@ def make_problem(op: str, shape: tuple[int, ...], dtype: str, axis: int) -> Prob
     kind = np.dtype(_bfloat16()) if dtype == "bfloat16" else np.dtype(dtype)
     needed, there = ARRAYS * math.prod(shape) * max(kind.itemsize, 4), _physical_memory()
     if needed > there:
-        raise MemoryError(
-            f"this takes about {needed / 1e9:,.0f} GB, and the machine has {there / 1e9:,.0f}: fewer rows"
-        )
+        sizes = f"{needed / 1e9:,.0f} GB, and the machine has {there / 1e9:,.0f} GB"
+        raise MemoryError(f"to time this shape takes {sizes}; give fewer samples")
     rng = np.random.default_rng(0)
     logits = rng.standard_normal(shape, np.float32).astype(kind, copy=False)
     return Problem(op, logits, rng.integers(0, shape[axis], shape[:axis] + shape[axis + 1 :]), axis)

@@ -15,7 +15,7 @@ from fastce.command.progress import shows_progress
 def run(options: argparse.Namespace) -> None:
     """Compile or load the kernels, and tell how long it took."""
     with usage_errors():
-        classes = as_integers(options.classes, "classes")
+        classes = as_integers(options.classes, "--classes")
     pairs: Iterable[tuple[str, int]] = list(itertools.product(as_words(options.dtypes), classes))
     if shows_progress(options.progress):
         from rich.console import Console
