@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,10 +15,11 @@ import pytest
 
 import fastce
 from fastce.command import evaluate, timing
-from fastce.command.arguments import OPS
+from fastce.command.arguments import OPS, make_parser
 from fastce.command.main import CLOSED_PIPE, INTERRUPTED, main
-from fastce.command.progress import shows_progress
 from fastce.command.shapes import parse_shape
+from fastce.command.terminal import shows_progress
+from tests.helpers import ROOT
 
 COMMAND = [sys.executable, "-m", "fastce"]
 
@@ -99,21 +101,26 @@ def test_wrong_arguments(capsys, arguments, message):
     fails(capsys, arguments, 2, message)
 
 
-def test_closed_pipe(capsys):
-    """Seen to fail: without the code that drops the output, as the interpreter then complains and returns 120."""
+def run_into(output):
+    """Return the exit code and the errors of the command, whose output is buffered and goes to this file."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    arguments = [*COMMAND, "config"]
+    run = subprocess.run(arguments, env=environment, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+    return run.returncode, run.stderr
+
+
+def test_closed_pipe():
+    """Seen to fail: where the output is not dropped, as the interpreter then complains and returns 120."""
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as closed:
-        run = subprocess.run([*COMMAND, "config"], stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
-    assert (run.returncode, run.stderr) == (CLOSED_PIPE, "")
+        assert run_into(closed) == (CLOSED_PIPE, "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no /dev/full")
 def test_full_disk():
     with open("/dev/full", "w") as full:
-        run = subprocess.run([*COMMAND, "config"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.count("\n") == 1 and "No space left" in run.stderr
+        assert run_into(full) == (1, "fastce: error: No space left on device\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C reaches a whole console there")
@@ -135,6 +142,17 @@ def test_interrupted_in_the_middle(capsys, monkeypatch):
     monkeypatch.setattr(fastce, "show_config", interrupt)
     assert main(["config"]) == INTERRUPTED
     assert capsys.readouterr() == ("", "")
+
+
+def test_closed_streams(capsys, files, monkeypatch):
+    """A process may start without them. What belongs to the standard error never goes to the output."""
+    files(x=fastce.softmax(np.load("x.npy")))
+    monkeypatch.setattr(sys, "stderr", None)
+    assert as_json(capsys, "evaluate", "x.npy", "y.npy")["samples"] == 50
+    assert main(["evaluate", "none.npy", "y.npy"]) == 1
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["config"]) == 0
 
 
 def test_defects_are_not_hidden(monkeypatch):
@@ -223,6 +241,22 @@ def test_evaluate_prints_what_the_function_returns(capsys, files):
     assert f"{expected.loss:.6g} nats" in lines.values()
 
 
+def test_page(capsys, tmp_path, monkeypatch):
+    """The page of the command: its first block runs, and its command prints what the page shows."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "command.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page, re.M | re.S)
+    [program] = [text for kind, text in blocks if kind == "python"]
+    [session] = [text for kind, text in blocks if kind == "console"]
+    exec(program, {})
+    command, output = session.removeprefix("$ fastce ").split("\n", 1)
+    assert main(command.split()) == 0
+    assert capsys.readouterr().out == output
+    [more] = [text for kind, text in blocks if not kind]
+    for line in more.splitlines():
+        make_parser({name: print for name in ("config", "warmup", "evaluate", "time")}).parse_args(line.split()[1:])
+
+
 def test_evaluate_options(capsys, files, rng):
     weight, sample_weight = rng.random(10), rng.random((4, 7))
     x, y = rng.normal(size=(4, 10, 7)), rng.integers(0, 10, (4, 7))
@@ -302,7 +336,7 @@ def test_evaluate_tells_probabilities_from_logits(capsys, files):
     )
     for name, is_told in (("p", True), ("x", False), ("half", False), ("hot", False)):
         assert main(["evaluate", f"{name}.npy", "y.npy"]) == 0
-        assert ("if they are probabilities, add --probs" in capsys.readouterr().err) == is_told
+        assert ("for probabilities, add --probs" in capsys.readouterr().err) == is_told
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 import fastce
 from fastce.command.arguments import as_integers, usage_errors
-from fastce.command.progress import shows_progress
+from fastce.command.terminal import shows_progress, tell
 
 Array = npt.NDArray[Any]
 
@@ -50,11 +49,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         result = fastce.evaluate(logits, labels, axis=options.axis, sample_weight=sample_weight, **settings)
         if _look_like_probabilities(logits, options.axis):
-            print(
-                "fastce evaluate: note: these logits are from 0 to 1 with sums of 1; "
-                "if they are probabilities, add --probs",
-                file=sys.stderr,
-            )
+            tell("fastce evaluate: note: all rows are from 0 to 1 with sums of 1; for probabilities, add --probs")
     samples = logits.size // max(logits.shape[options.axis], 1)
     if options.json:
         print(json.dumps(_as_json(result, logits, samples, top_k), allow_nan=False))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from fastce.command.arguments import UsageError, as_shape, make_parser, usage_errors
+from fastce.command.terminal import tell
 
 CLOSED_PIPE, INTERRUPTED = 141, 130  # as shells say it: 128 and the number of the signal
 
@@ -54,9 +55,9 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _complain(prog: str, error: Exception) -> None:
     """Print an error and its notes in one line."""
-    text = "not enough memory" if isinstance(error, MemoryError) and not str(error) else str(error)
+    text = str(getattr(error, "strerror", None) or error) or "not enough memory"  # which may come without a text
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    print(f"{prog}: error: {' '.join(f'{text}{notes}'.split())}", file=sys.stderr)
+    tell(f"{prog}: error: {text}{notes}")
 
 
 def _drop_output() -> None:

@@ -8,7 +8,6 @@ import itertools
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 import fastce
 from fastce.command.arguments import as_shape, usage_errors
+from fastce.command.terminal import tell
 
 Array = npt.NDArray[Any]
 Call = Callable[[], Any]
@@ -90,7 +90,7 @@ def _warn_if_busy() -> None:
     """Tell on standard error that other programs use the cores, where the system knows."""
     load, cores = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count() or 1
     if load > cores / 2:
-        print(f"fastce time: note: the machine is busy, with a load of {load:.1f} on {cores} cores", file=sys.stderr)
+        tell(f"fastce time: note: the machine is busy, with a load of {load:.1f} on {cores} cores")
 
 
 def _bfloat16() -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import fastce
 from fastce.command.arguments import as_integers, as_words, usage_errors
-from fastce.command.progress import shows_progress
+from fastce.command.terminal import shows_progress
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,9 +1,15 @@
-"""Whether long work shows a progress bar."""
+"""Standard error: lines on it, and whether long work shows a progress bar."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+
+
+def tell(text: str) -> None:
+    """Print a text in one line on standard error, if there is one: a parent process may have closed it."""
+    if sys.stderr is not None:
+        print(" ".join(text.split()), file=sys.stderr)
 
 
 def shows_progress(choice: bool | None, is_long: bool = True) -> bool:
