@@ -21,6 +21,7 @@ FLOORS = [  # from the ground up
     "linear",
     "api",
     "shards",
+    "public",
     "__init__",
     "command",
     "__main__",
