@@ -21,7 +21,9 @@ FLOORS = [  # from the ground up
     "linear",
     "api",
     "shards",
+    "public",
     "__init__",
+    "command",
     "__main__",
     "interop",
 ]
@@ -62,13 +64,14 @@ def test_no_circles():
         below = {module: names for module, names in below.items() if module not in leaves}
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("interop/")])
-def test_adapters_use_public_names(module):
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(("command/", "interop/"))])
+def test_the_command_and_adapters_use_public_names(module):
     """They import `fastce`, and modules of their own folder.
 
     Seen to fail: with an import of ``fastce.core.layout`` in an adapter.
     """
-    assert all(name.startswith("interop.") for _, name in own_imports(module))
+    folder = module.partition("/")[0]
+    assert all(name.startswith(f"{folder}.") for _, name in own_imports(module))
 
 
 def test_folders_hold_no_code():

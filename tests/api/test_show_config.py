@@ -1,13 +1,9 @@
-"""What show_config and ``python -m fastce`` tell."""
-
-import subprocess
-import sys
+"""What show_config tells."""
 
 import numpy as np
 import pytest
 
 import fastce
-from fastce import __main__ as command
 from tests.helpers import in_new_process
 
 
@@ -43,27 +39,6 @@ def test_regime(capsys, shape, dtype, axis, regime, run):
     assert ("converted" in lines["arranged"]) == (dtype == "int32")
 
 
-def test_command():
-    run = subprocess.run([sys.executable, "-m", "fastce", "65536x10"], capture_output=True, text=True, check=True)
-    assert "tiles" in run.stdout
-    bad = subprocess.run([sys.executable, "-m", "fastce", "2xa"], capture_output=True, text=True, check=False)
-    assert bad.returncode == 2
-    assert "such as 65536x10, got '2xa'" in bad.stderr
-
-
-def test_command_line(monkeypatch, capsys):
-    for arguments in ([], ["65536x10"], ["5x40x7", "--axis", "1", "--dtype", "bfloat16"]):
-        monkeypatch.setattr("sys.argv", ["fastce", *arguments])
-        command.main()
-        assert capsys.readouterr().out.startswith("fastce ")
-    for arguments in (["5xten"], ["5x10", "--dtype", "complex"], ["5x10", "--axis", "7"]):
-        monkeypatch.setattr("sys.argv", ["fastce", *arguments])
-        with pytest.raises(SystemExit) as caught:
-            command.main()
-        assert caught.value.code == 2
-        assert "error" in capsys.readouterr().err
-
-
 def test_wrong_arguments():
     with pytest.raises(TypeError, match="logits must hold real numbers"):
         fastce.show_config((3, 4), "complex64")
@@ -81,8 +56,6 @@ def test_asking_compiles_nothing_and_starts_no_thread():
 import numba
 from numba.core import event
 import fastce
-from fastce import __main__ as command
-from tests.helpers import in_new_process
 
 with event.install_recorder("numba:compile") as compiled:
     fastce.show_config((65536, 1000))
