@@ -1,27 +1,68 @@
 """Fast, exact cross-entropy, softmax and log-sum-exp, with gradients, on NumPy arrays."""
 
-import importlib
-import os
-import sys
-import typing
+from fastce import shards as shards
+from fastce.api.binary import binary_cross_entropy_with_logits, binary_cross_entropy_with_logits_and_grad
+from fastce.api.binary_from_probs import binary_cross_entropy_from_probs, binary_cross_entropy_from_probs_and_grad
+from fastce.api.config import show_config
+from fastce.api.cross_entropy import LossAndGrad, cross_entropy, cross_entropy_and_grad
+from fastce.api.cross_entropy_forward import Forward, cross_entropy_backward, cross_entropy_forward
+from fastce.api.cross_entropy_loss import CrossEntropyLoss, LossParts
+from fastce.api.evaluate import evaluate
+from fastce.api.evaluation_sums import Evaluation, EvaluationSums
+from fastce.api.focal import focal_loss, focal_loss_and_grad
+from fastce.api.from_probs import cross_entropy_from_probs, cross_entropy_from_probs_and_grad
+from fastce.api.hessian import GradAndHessian, cross_entropy_grad_and_hessian, cross_entropy_hvp
+from fastce.api.jensen_shannon import jensen_shannon, jensen_shannon_and_grad
+from fastce.api.kl_divergence import kl_divergence, kl_divergence_and_grad
+from fastce.api.linear import LinearCrossEntropy, linear_cross_entropy, linear_cross_entropy_and_grad
+from fastce.api.score import Score, score
+from fastce.api.sigmoid_focal import sigmoid_focal_loss, sigmoid_focal_loss_and_grad
+from fastce.api.softmax import log_softmax, logsumexp, softmax
+from fastce.api.softmax_vjp import log_softmax_vjp, logsumexp_vjp, softmax_vjp
+from fastce.api.warmup import warmup
+
+__all__ = [
+    "CrossEntropyLoss",
+    "Evaluation",
+    "EvaluationSums",
+    "Forward",
+    "GradAndHessian",
+    "LinearCrossEntropy",
+    "LossAndGrad",
+    "LossParts",
+    "Score",
+    "binary_cross_entropy_from_probs",
+    "binary_cross_entropy_from_probs_and_grad",
+    "binary_cross_entropy_with_logits",
+    "binary_cross_entropy_with_logits_and_grad",
+    "cross_entropy",
+    "cross_entropy_and_grad",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "cross_entropy_from_probs",
+    "cross_entropy_from_probs_and_grad",
+    "cross_entropy_grad_and_hessian",
+    "cross_entropy_hvp",
+    "evaluate",
+    "focal_loss",
+    "focal_loss_and_grad",
+    "jensen_shannon",
+    "jensen_shannon_and_grad",
+    "kl_divergence",
+    "kl_divergence_and_grad",
+    "linear_cross_entropy",
+    "linear_cross_entropy_and_grad",
+    "log_softmax",
+    "log_softmax_vjp",
+    "logsumexp",
+    "logsumexp_vjp",
+    "score",
+    "show_config",
+    "sigmoid_focal_loss",
+    "sigmoid_focal_loss_and_grad",
+    "softmax",
+    "softmax_vjp",
+    "warmup",
+]
 
 __version__ = "0.1.0"
-
-# Numba takes most of a second to import. A program imports everything at once, before it forks or starts to measure.
-# The command imports the public names on first use, and so shows help and errors at once. ("-m": see `sys.argv`.)
-_started_as = os.path.splitext(os.path.basename((getattr(sys, "argv", None) or [""])[0]))[0]
-
-if typing.TYPE_CHECKING or _started_as not in ("fastce", "-m"):
-    from fastce.public import *  # noqa: F403
-    from fastce.public import __all__ as __all__
-    from fastce.public import shards as shards
-else:
-
-    def __getattr__(name: str) -> typing.Any:
-        """Return a public name, and import all when the first is used."""
-        if name.startswith("__") and name != "__all__":
-            raise AttributeError(f"module 'fastce' has no attribute {name!r}")
-        # While this import runs, the module lacks submodules that it asks for here: Python then imports them.
-        value = getattr(importlib.import_module("fastce.public"), name)
-        globals()[name] = value
-        return value

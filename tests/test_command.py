@@ -19,7 +19,7 @@ from fastce.command.arguments import OPS, make_parser
 from fastce.command.main import CLOSED_PIPE, INTERRUPTED, main
 from fastce.command.shapes import parse_shape
 from fastce.command.terminal import shows_progress
-from tests.helpers import ROOT, in_new_process
+from tests.helpers import ROOT
 
 COMMAND = [sys.executable, "-m", "fastce"]
 
@@ -64,48 +64,6 @@ def test_version_and_help(capsys):
     ):
         assert main(arguments) == 0
         assert capsys.readouterr().out.startswith(start)
-
-
-QUICK = """
-import sys
-sys.argv = ["fastce"]
-from fastce.command.main import main
-for arguments in (["--version"], ["--help"], ["evaluate", "--help"], [], ["time", "5xten"], ["evaluate"]):
-    main(arguments)
-    assert "numpy" not in sys.modules, arguments
-assert main(["config", "5x10"]) == 0
-assert "numba" in sys.modules
-"""
-
-
-def test_help_takes_no_time():
-    """Seen to fail: with an import of NumPy in ``arguments.py``."""
-    in_new_process(QUICK)
-
-
-ON_FIRST_USE = """
-import sys, threading
-sys.argv = ["fastce"]  # a program of this name may use all that others may
-import fastce
-assert "numba" not in sys.modules
-assert not hasattr(fastce, "__wrapped__") and "numba" not in sys.modules
-results = []
-threads = [threading.Thread(target=lambda: results.append(fastce.softmax([0.0, 0.0])[0])) for _ in range(8)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-assert results == [0.5] * 8
-assert fastce.shards.statistics and fastce.dispatch and not hasattr(fastce, "nothing")
-from fastce import *
-assert evaluate is fastce.evaluate and set(fastce.__all__) <= set(globals())
-"""
-
-
-def test_public_names_on_first_use():
-    """Seen to fail: where an import of ``fastce.public`` by another thread is not waited for."""
-    in_new_process(ON_FIRST_USE)
-    in_new_process("import sys\nsys.argv = ['fastce']\nfrom fastce import dispatch\nfrom fastce import softmax")
 
 
 def test_narrow_help(capsys, monkeypatch):

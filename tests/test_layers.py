@@ -21,7 +21,6 @@ FLOORS = [  # from the ground up
     "linear",
     "api",
     "shards",
-    "public",
     "__init__",
     "command",
     "__main__",
