@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fastce.command.arguments import UsageError, as_shape, make_parser, usage_errors
+from fastce.command.arguments import UsageError, make_parser, usage_errors
 from fastce.command.terminal import tell
 
 CLOSED_PIPE, INTERRUPTED = 141, 130  # as shells say it: 128 and the number of the signal
@@ -70,7 +70,7 @@ def _config(options: argparse.Namespace) -> None:
     from fastce import show_config
 
     with usage_errors():
-        show_config(as_shape(options.shape) if options.shape else None, options.dtype, options.axis)
+        show_config(options.shape, options.dtype, options.axis)
 
 
 def _warmup(options: argparse.Namespace) -> None:
