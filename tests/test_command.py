@@ -4,10 +4,8 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 
 import ml_dtypes
 import numpy as np
@@ -123,16 +121,19 @@ def test_full_disk():
         assert run_into(full) == (1, "fastce: error: No space left on device\n")
 
 
+INTERRUPTED_LATER = """
+import os, signal, sys, threading
+from fastce.command.main import main
+threading.Timer(2, os.kill, (os.getpid(), signal.SIGINT)).start()
+sys.exit(main(["time", "300x300", "--seconds", "600", "--op", "logsumexp"]))
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C reaches a whole console there")
 def test_interrupt():
-    """After it has begun to time: signals during the start of Python are Python's own matter."""
-    arguments = [*COMMAND, "time", "300x300", "--seconds", "600", "--op", "logsumexp"]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        time.sleep(5)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == INTERRUPTED
-    assert not out and "Traceback" not in err
+    run = subprocess.run([sys.executable, "-c", INTERRUPTED_LATER], capture_output=True, text=True, timeout=120)
+    assert run.returncode == INTERRUPTED
+    assert not run.stdout and "Traceback" not in run.stderr
 
 
 def test_interrupted_in_the_middle(capsys, monkeypatch):

@@ -1,11 +1,11 @@
-"""The command's arguments. Nothing is imported here that takes time: help and version are shown at once."""
+"""The command's arguments."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from fastce import __version__
@@ -39,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
-def make_parser(runs: dict[str, Callable[[argparse.Namespace], None]]) -> Parser:
+def make_parser(runs: Mapping[str, Callable[[argparse.Namespace], None]]) -> Parser:
     """Return the parser of the command; ``runs`` has what runs each subcommand, by its name."""
     parser = Parser(
         prog="fastce",
