@@ -27,11 +27,13 @@ FLAGS = [
 PAGES = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if "_static" not in path.parts)
 LINKS = "elements => elements.map(element => element.href)"
 IDS = "elements => elements.map(element => element.id)"
+# what of a page reaches over the edge, and is in no element that scrolls for itself
 WIDER = """() => {
-    const width = document.documentElement.clientWidth;
-    if (document.documentElement.scrollWidth <= width) return [];
-    return [...document.querySelectorAll("main *")].filter(e => e.getBoundingClientRect().right > width + 1)
-        .slice(0, 5).map(e => e.outerHTML.slice(0, 100));
+    const edge = document.documentElement.clientWidth + 1;
+    const scrolls = e => /auto|scroll/.test(getComputedStyle(e).overflowX);
+    const inside = e => e && (scrolls(e) || inside(e.parentElement.closest("article *")));
+    const wider = e => e.getBoundingClientRect().right > edge && !inside(e);
+    return [...document.querySelectorAll("article *")].filter(wider).slice(0, 5).map(e => e.outerHTML.slice(0, 100));
 }"""
 
 
@@ -99,7 +101,7 @@ def found(tab, origin):
             "ids": set(tab.eval_on_selector_all("[id]", IDS)),
             "links": tab.eval_on_selector_all("a[href]", LINKS),
             "formulas": tab.eval_on_selector_all("math", "all => all.map(m => m.getBoundingClientRect().height)"),
-            "raw": tab.evaluate("() => document.querySelector('main')?.innerText.match(/\\\\\\\\(frac|sum|log)/g)"),
+            "raw": tab.evaluate(r"() => document.querySelector('main')?.innerText.match(/\\(frac|sum|log)/g)"),
             "wider": tab.evaluate(WIDER),
         }
     return seen
