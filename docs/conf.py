@@ -74,7 +74,7 @@ html_theme_options = {
     "header_links_before_dropdown": 5,
     "logo": {"text": "fastce"},
     "navbar_align": "left",
-    "secondary_sidebar_items": {"**": ["page-toc"], "generated/*": []},
+    "secondary_sidebar_items": ["page-toc"],
 }
 
 

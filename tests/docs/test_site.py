@@ -3,16 +3,19 @@
 import functools
 import http.server
 import re
+import runpy
 import shutil
 import threading
+import types
+from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
 
-from tests.docs.paths import SITE
-
 sync_api = pytest.importorskip("playwright.sync_api", reason="`make test-docs` installs Playwright")
 
+ROOT = Path(__file__).parent.parent.parent
+SITE = ROOT / "build" / "docs"
 PHONE = {"width": 390, "height": 844}
 FLAGS = [
     "--no-sandbox",  # of which root has none
@@ -169,3 +172,17 @@ def test_dark(tab, origin):
     )
     background, text = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert text - background > 300
+
+
+def test_links_to_the_repository():
+    """Once there is its URL, files outside docs/ are linked there. Seen to fail: with another folder's name."""
+    nodes, utils = pytest.importorskip("docutils.nodes"), pytest.importorskip("docutils.utils")
+    download = pytest.importorskip("sphinx.addnodes").download_reference
+    conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    conf["link_outside"].__globals__["REPOSITORY"] = "https://example.org/blob/main"
+    document = utils.new_document("guide/first-loss.md")
+    document += nodes.paragraph("", "", download("", "a file", reftarget="../../examples/train_digits.py"))
+    app = types.SimpleNamespace(srcdir=ROOT / "docs", env=types.SimpleNamespace(docname="guide/first-loss"))
+    conf["link_outside"](app, document)
+    (link,) = document.findall(nodes.reference)
+    assert link["refuri"] == "https://example.org/blob/main/examples/train_digits.py" and link.astext() == "a file"
