@@ -124,7 +124,7 @@ def test_pages_load_without_faults(found):
 
 
 def test_formulas(found):
-    """They are MathML of some height. Seen to fail: without the renderer."""
+    """They are MathML of some height. Seen to fail: with TeX that is left in the text."""
     assert sum(len(entry["formulas"]) for entry in found.values()) > 100
     assert not {page for page, entry in found.items() if any(height < 5 for height in entry["formulas"])}
     assert not problems({page: entry for page, entry in found.items() if not page.startswith("_modules")}, "raw")
@@ -148,7 +148,7 @@ def test_links_and_anchors(found, origin):
 
 
 def test_phone(found):
-    """No page scrolls sideways. Seen to fail: without the style sheet."""
+    """No page is wider than the screen. Seen to fail: with long names that do not break."""
     assert not problems(found, "wider")
 
 
