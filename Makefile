@@ -128,7 +128,7 @@ docs: $(DOCS)/.ready
 
 test-docs: docs
 	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --group docs-test
-	$(DOCS)/$(SCRIPTS)/python -m pytest tests/docs $(ARGS)
+	$(DOCS)/$(SCRIPTS)/python -m pytest --noconftest tests/docs/test_site.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
