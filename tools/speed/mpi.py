@@ -109,7 +109,7 @@ def parts(quick: bool) -> Parts:
     found = measured(quick)
     text = (
         "Loss and gradient, float32, one thread a rank; *exchange* is the exchanges alone. They take turns, and the "
-        f"second rank sleeps while one rank works alone: {METHOD}."
+        f"second rank sleeps while one rank works alone: {METHOD}. {found['library']}."
     )
     return {
         "interop/mpi.md#speed": f"{text}\n\n{ranks_table(found)}",

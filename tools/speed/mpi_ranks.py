@@ -179,6 +179,7 @@ def main() -> None:
     small = np.zeros((1, 8), np.float32)
     logits, layers = (QUICK_LOGITS, QUICK_LAYERS) if QUICK else (LOGITS, LAYERS)
     found = {
+        "library": " ".join(MPI.Get_library_version().splitlines()[0].replace("Version:", "").split()),
         "logits": {"×".join(map(str, shape)): of_logits(*shape) for shape in logits},
         "layers": {"×".join(map(str, shape)): of_layer(*shape) for shape in layers},
         "bandwidth": [bandwidth(*shape) for shape in logits],
