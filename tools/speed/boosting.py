@@ -15,15 +15,14 @@ SHAPES = ((50_000, 5), (20_000, 100))
 FEATURES = 10
 ROUNDS = 3  # of a call
 XGBOOST, LIGHTGBM = "XGBoost", "LightGBM"
-BUILT_IN, OURS, SOFT, REPEATED = "built-in", "ours", "soft targets", "a row for each class"
-LABELS = {
-    (XGBOOST, BUILT_IN): "`multi:softprob`",
-    (XGBOOST, OURS): "`XGBSoftmax()`",
-    (XGBOOST, SOFT): "`XGBSoftmax(soft_targets=)`",
-    (XGBOOST, REPEATED): "`multi:softprob`, a row for each class",
-    (LIGHTGBM, BUILT_IN): "`multiclass`",
-    (LIGHTGBM, OURS): "`LGBMSoftmax()`",
-    (LIGHTGBM, SOFT): "`LGBMSoftmax(soft_targets=)`",
+LABELS = {  # by the library and the table
+    (XGBOOST, "BUILT_IN"): "`multi:softprob`",
+    (XGBOOST, "OURS"): "`XGBSoftmax()`",
+    (XGBOOST, "SOFT"): "`XGBSoftmax(soft_targets=)`",
+    (XGBOOST, "REPEATED"): "`multi:softprob`, a row for each class",
+    (LIGHTGBM, "BUILT_IN"): "`multiclass`",
+    (LIGHTGBM, "OURS"): "`LGBMSoftmax()`",
+    (LIGHTGBM, "SOFT"): "`LGBMSoftmax(soft_targets=)`",
 }
 
 
@@ -41,12 +40,12 @@ def _xgboost(kind: str, i: Any) -> Call:
 
     (features, soft), classes, labels = _data(i), i.logits.shape[1], i.target
     weight = None
-    if kind == REPEATED:
+    if kind == "REPEATED":
         features, labels = np.repeat(features, classes, 0), np.tile(np.arange(classes), len(labels))
         weight = soft.ravel()
     data = xgboost.DMatrix(features, labels, weight=weight)
     params = {"objective": "multi:softprob", "num_class": classes, "max_depth": 4, "nthread": 1, "base_score": 0.0}
-    objective = {OURS: XGBSoftmax(), SOFT: XGBSoftmax(soft_targets=soft)}.get(kind)
+    objective = {"OURS": XGBSoftmax(), "SOFT": XGBSoftmax(soft_targets=soft)}.get(kind)
     return partial(xgboost.train, params, data, ROUNDS, obj=objective)
 
 
@@ -59,34 +58,31 @@ def _lightgbm(kind: str, i: Any) -> Call:
     features, soft = _data(i)
     data = lightgbm.Dataset(features, i.target, free_raw_data=False).construct()
     built_in = {"objective": "multiclass", "boost_from_average": False}
-    objective = {OURS: {"objective": LGBMSoftmax()}, SOFT: {"objective": LGBMSoftmax(soft_targets=soft)}}
+    objective = {"OURS": {"objective": LGBMSoftmax()}, "SOFT": {"objective": LGBMSoftmax(soft_targets=soft)}}
     params = {"num_class": i.logits.shape[1], "num_threads": 1, "verbose": -1, "num_leaves": 15}
     return partial(lightgbm.train, params | objective.get(kind, built_in), data, ROUNDS)
 
 
-def _calls(kind: str) -> Calls:
-    return {XGBOOST: partial(_xgboost, kind), LIGHTGBM: partial(_lightgbm, kind)}
-
-
-A, B, C, D = _calls(BUILT_IN), _calls(OURS), _calls(SOFT), {XGBOOST: partial(_xgboost, REPEATED)}
-KINDS = dict(zip((f"tools.speed.boosting:{name}" for name in "ABCD"), (BUILT_IN, OURS, SOFT, REPEATED), strict=True))
+BUILT_IN, OURS, SOFT = (
+    {XGBOOST: partial(_xgboost, kind), LIGHTGBM: partial(_lightgbm, kind)} for kind in ("BUILT_IN", "OURS", "SOFT")
+)
+REPEATED: Calls = {XGBOOST: partial(_xgboost, "REPEATED")}
 
 
 def parts(quick: bool) -> Parts:
     """Return the section of the page."""
-    shapes = ((500, 5),) if quick else SHAPES
     times, cells = {}, {}
-    for shape in shapes:
-        # rows for each of 100 classes would take 2 million rows
-        names = list(KINDS)[: 4 if shape[1] < 10 else 3]
-        found = contest(names, [Case(library, *shape) for library in (XGBOOST, LIGHTGBM)], 1, quick)
+    for shape in ((500, 5),) if quick else SHAPES:
+        kinds = ["BUILT_IN", "OURS", "SOFT"] + ["REPEATED"] * (shape[1] < 10)  # of 100 classes it has 2 million rows
+        cases = [Case(library, *shape) for library in (XGBOOST, LIGHTGBM)]
+        found = contest([f"tools.speed.boosting:{kind}" for kind in kinds], cases, 1, quick)
         column = f"{shape[0]:,} rows, {shape[1]} classes"
-        times |= {(case.op, KINDS[name], column): seconds / ROUNDS for (name, case), seconds in found.items()}
+        times |= {(case.op, name.split(":")[1], column): time / ROUNDS for (name, case), time in found.items()}
     for (library, kind), label in LABELS.items():
         for column in dict.fromkeys(column for *_, column in times):
-            seconds, built_in = times.get((library, kind, column)), times[library, BUILT_IN, column]
+            seconds, built_in = times.get((library, kind, column)), times[library, "BUILT_IN", column]
             if seconds:
-                cells[label, column] = duration(seconds) if kind == BUILT_IN else f"{seconds / built_in:.2f} ×"
+                cells[label, column] = duration(seconds) if kind == "BUILT_IN" else f"{seconds / built_in:.2f} ×"
     text = (
         f"Time of a round, with {FEATURES} features, depth 4 or 15 leaves, and one thread, in full for the built-in "
         f"objective and as its multiple for the others. Each has a process of its own, and they take turns: {METHOD}."

@@ -58,7 +58,7 @@ def parts(quick: bool) -> Parts:
     """Return the section of the page."""
     times: Times = {}
     shapes = SHAPES[: 1 if quick else None]
-    for threads, ops in ((1, (LOSS, FOCAL, SOFTMAX, LOG_SOFTMAX)), (2, (LOSS,))):
+    for threads, ops in ((1, (LOSS, FOCAL, SOFTMAX, LOG_SOFTMAX)), (2, (LOSS,)))[: 1 if quick else None]:
         cases = [Case(op, *shape) for op in ops for shape in shapes if op == LOSS or shape != SHAPES[-1]]
         found = contest(NAMES, cases, threads, quick)
         for case in cases:

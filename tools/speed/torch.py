@@ -10,7 +10,7 @@ from bench.inputs import Call, Calls
 from bench.tables import megabytes
 from tools.speed.turns import BOLD, METHOD, Figures, Parts, Times, contest, main, peaks, table
 
-SHAPES = ((32, 10), (256, 10), (65536, 10), (1024, 1000), (1024, 50257))
+SHAPES = ((32, 10), (65536, 10), (1024, 1000), (1024, 50257))
 LAYER, SMALL_LAYER = Case(Op.LAYER_GRADS, 1024, 16000, features=256), Case(Op.LAYER_GRADS, 64, 100, features=16)
 LARGE = Case(Op.LOSS_GRAD, 1024, 50257)
 

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from bench.__main__ import available_cores
 from bench.cases import Case, Plan
 from bench.data import ROOT, failures, machine_facts
+from bench.neighbours import cores
 from bench.runner import run_plan
 from bench.tables import Table, duration
 from bench.worker import stamps
@@ -115,7 +115,7 @@ def table(times: Times, groups: Iterable[Sequence[str]] = (), text: Callable[[fl
 
 def conditions(command: str, packages: Iterable[str], busy: float = 0.0) -> str:
     """Return the line below a table: the command that made it, and on what; ``busy`` percent of the cores were."""
-    facts = machine_facts(available_cores())
+    facts = machine_facts(len(cores()))
     names = dict.fromkeys(("fastce", "numpy", "numba", *packages))
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     load = f" Other programs used {busy:.0f} % of the cores before the run: do not trust it." if busy > 5 else ""
