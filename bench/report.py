@@ -58,7 +58,8 @@ def headline(run: Run) -> str:
     )
     eager = run.section("speed").query("contender == 'torch' and op == 'loss+grad' and dtype == 'float32'")
     eager = eager.drop_duplicates(["batch", "classes"]).set_index(["batch", "classes"]).ratio
-    parts = [f"{three_digits(eager[n, c])} times as long at {n:,} × {c:,}" for n, c in HEADLINE_SHAPES if (n, c) in eager]
+    shown = [(n, c) for n, c in HEADLINE_SHAPES if (n, c) in eager]
+    parts = [f"{three_digits(eager[n, c])} times as long at {n:,} × {c:,}" for n, c in shown]
     return f"{text} PyTorch's eager loss and gradient take {', and '.join(parts)}." if parts else text
 
 

@@ -31,7 +31,7 @@ def six(run: Run) -> str:
     facts = run.facts
     return "\n".join(
         [
-            "Loss and gradient in float32: the median time of a call and, in parentheses, its multiple of fastce's time.",
+            "Loss and gradient, float32: the median time of a call and, in parentheses, its multiple of fastce's time.",
             "",
             table.markdown(),
             f"{lost(run)} Measured by `make bench` on {facts['cpu']} ({facts['vectors']}, {facts['threads']} threads), "
@@ -86,8 +86,8 @@ def busy(run: Run) -> list[str]:
     texts = frame["mean"].map(duration) + frame.times.map(lambda times: f" ({three_digits(times)})")
     frame = frame.assign(text=tables.bold(texts, frame.index.isin(frame.groupby("shape")["mean"].idxmin())))
     sentence = (
-        f"Loss and gradient beside a busy process a core: the mean time of calls over {BUSY_SECONDS} s, stalls included. "
-        "In parentheses, its multiple of the mean on the quiet machine:"
+        f"Loss and gradient beside a busy process a core: the mean time of calls over {BUSY_SECONDS} s, stalls "
+        "included. In parentheses, its multiple of the mean on the quiet machine:"
     )
     return [sentence, "", Table("", tables.pivoted(frame, "shape", "contender", SHAPE)).markdown()]
 
