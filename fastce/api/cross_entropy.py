@@ -94,9 +94,9 @@ def cross_entropy(
     softcap : float, optional
         Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of
-        class weight times sample weight over the samples that are not ignored; for class
-        probabilities by the sum of the sample weights.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total weight
+        of the samples that are not ignored: class weight times sample weight, or for class
+        probabilities the sample weight alone.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
         one. The mean of nothing is then 0. The divisor may be 0 where no sample counts. With

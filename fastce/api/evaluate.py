@@ -100,8 +100,9 @@ def evaluate(
     -------
     Evaluation
         A named tuple ``(count, loss, perplexity, accuracy, top_k_accuracy, entropy)`` of an int and
-        floats, ``loss`` and ``entropy`` in nats; ``top_k_accuracy`` is a tuple of floats if ``top_k``
-        is a sequence. Its method ``asdict`` returns a dict for JSON. Means of nothing are NaN.
+        floats. ``loss`` and ``entropy`` are in nats. ``top_k_accuracy`` is a tuple of floats if
+        ``top_k`` is a sequence. Its method ``asdict`` returns a dict for JSON. Means of nothing are
+        NaN.
 
     Raises
     ------

@@ -80,9 +80,9 @@ def focal_loss(
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
-        weight at the label times sample weight over the samples that are not ignored; for class
-        probabilities, by the sum of the sample weights.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total weight
+        of the samples that are not ignored: class weight at the label times sample weight, or for
+        class probabilities the sample weight alone.
 
     Returns
     -------

@@ -79,8 +79,8 @@ def kl_divergence(
     -------
     scalar, or ndarray in the shape of ``logits`` without the class axis for "none"
         float64 for float64 and integer logits, else float32. Never negative. Samples with NaN, +inf
-        or nothing but -inf in either array give NaN; ``logits`` of -inf where the target is not 0
-        give inf; with ``reverse`` they add nothing. "mean" of nothing is NaN.
+        or nothing but -inf in either array give NaN. ``logits`` of -inf where the target is not 0
+        give inf, or add nothing with ``reverse``. "mean" of nothing is NaN.
 
     Raises
     ------

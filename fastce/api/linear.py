@@ -158,8 +158,8 @@ def linear_cross_entropy(
     softcap : float, optional
         Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
-        weight at the label times sample weight, over the samples that are not ignored.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total weight
+        of the samples that are not ignored: class weight at the label times sample weight.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
         one. The mean of nothing is then 0. The divisor may be 0 where no sample counts. With

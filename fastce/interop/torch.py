@@ -78,8 +78,8 @@ def cross_entropy(
     ignore_index : int, default -100
         Samples with this class index are ignored. With class probabilities, only -100 is allowed.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class weights at the
-        labels of the samples that are not ignored; for class probabilities, by the number of samples.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total class weight at the
+        labels that are not ignored; for class probabilities, by the number of samples.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     z_loss : float, default 0.0
