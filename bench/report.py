@@ -15,17 +15,18 @@ from bench.data import ROOT, Run
 from bench.tables import Table, three_digits
 
 METHOD = """\
-Each contender runs in a process of its own, with the same number of threads, and they take turns: one round of the
-first, one of the second, and so on, then the next round, so that drift of the machine hits all alike. Before its round
-a contender makes untimed calls for some milliseconds. A result is compared with a float64 oracle before anything is
-timed. Times are medians over the rounds ({rounds}) of a call, in parentheses as a multiple of fastce's with `out=` (of
-plain fastce for the loss, which has no array result); **bold** is the fastest. The time of a new result includes giving
-its memory back. Inputs are standard normal × 3. NumPy and SciPy run these operations on one thread, whatever they are
-given. OpenMP's threads are bound to cores, and the training loop's matrix products run on one thread: pools that
-compete for the same cores would slow torch most."""
+Each contender runs in a process of its own, with the same number of threads. They take turns: one round of the first,
+one of the second and so on, then the next round. So drift of the machine hits all alike. Before its round a contender
+makes untimed calls for some milliseconds. A result is compared with a float64 oracle before anything is timed.
+
+A time is the median of a call over {rounds} rounds. In parentheses, it is a multiple of the time of fastce with `out=`;
+for the loss, which has no array result, of plain fastce. **Bold** is the fastest. Where a call makes a new array, the
+time includes freeing it. Inputs are standard normal × 3. NumPy and SciPy always run these operations on one thread.
+OpenMP's threads are bound to cores. The training loop's matrix products run on one thread: pools that compete for the
+same cores would slow torch most."""
 BACKWARD = """
-Backward passes (vjp) begin with the saved results of the forward pass. *torch eager* is then autograd's backward pass
-alone, *torch eager out=* the kernel beneath it, which PyTorch keeps to itself."""
+Backward passes (vjp) begin with the saved results of the forward pass. There, *torch eager* is autograd's backward pass
+alone, and *torch eager out=* is PyTorch's private kernel beneath it."""
 HEADLINE_SHAPES = ((65536, 10), (1024, 50257))
 
 
@@ -48,17 +49,18 @@ def warnings(run: Run) -> list[str]:
 
 
 def headline(run: Run) -> str:
-    """Return the sentences that the README begins with."""
+    """Return the main figures of the full run in sentences."""
     ratios = tables.fastest_rivals(run.section("speed")).ratio
     text = (
-        f"In {(ratios > 1).sum()} of {len(ratios)} cases of the full benchmark (operations, shapes, dtypes and "
-        f"layouts) fastce is the fastest of all on {run.facts['cpu']} ({run.facts['vectors']}); its best rival takes "
-        f"{three_digits(np.exp(np.log(ratios).mean()))} times as long, in the geometric mean."
+        f"The full benchmark has {len(ratios)} cases: operations, shapes, dtypes and layouts. On {run.facts['cpu']} "
+        f"({run.facts['vectors']}), fastce is the fastest in {(ratios > 1).sum()} of them. In the geometric mean, the "
+        f"fastest other contender takes {three_digits(np.exp(np.log(ratios).mean()))} times as long."
     )
     eager = run.section("speed").query("contender == 'torch' and op == 'loss+grad' and dtype == 'float32'")
     eager = eager.drop_duplicates(["batch", "classes"]).set_index(["batch", "classes"]).ratio
-    parts = [f"{three_digits(eager[n, c])} times at {n:,} × {c:,}" for n, c in HEADLINE_SHAPES if (n, c) in eager]
-    return f"{text} PyTorch's eager loss and gradient take {' and '.join(parts)}." if parts else text
+    shown = [(n, c) for n, c in HEADLINE_SHAPES if (n, c) in eager]
+    parts = [f"{three_digits(eager[n, c])} times as long at {n:,} × {c:,}" for n, c in shown]
+    return f"{text} PyTorch's eager loss and gradient take {', and '.join(parts)}." if parts else text
 
 
 def ordinary_tables(run: Run) -> Iterator[Table]:
@@ -75,7 +77,7 @@ def ordinary_tables(run: Run) -> Iterator[Table]:
 def full_tables(run: Run) -> Iterator[Table]:
     """Yield the tables of the full run but for all times."""
     yield bars.table(run)
-    title = "{}: time of the fastest rival as a multiple of fastce's; bold, below 1: fastce loses"
+    title = "{}: time of the fastest rival as a multiple of fastce's; bold, below 1: fastce is slower"
     for dtype in run.section("speed").dtype.unique():
         yield tables.rivals_table(run, dtype, title.format(dtype))
     yield tables.memory_table(run, "speed")

@@ -118,7 +118,7 @@ def memory_table(run: Run, section: str) -> Table:
         return NOTHING
     multiples = (frame.bytes / nbytes(frame)).map(" ({:.2f})".format)
     frame = frame.assign(text=frame.bytes.map(megabytes) + multiples, name=frame.op + " " + shapes(frame))
-    note = "Beyond the arguments and arrays given as out=; a new result counts."
+    note = "The arguments and arrays given as out= do not count; a new result does."
     table = pivoted(frame, "name", "contender")
     return Table("Peak extra memory, in parentheses as a multiple of the logits", table, note)
 
@@ -134,8 +134,8 @@ def share_table(run: Run) -> Table:
     frame = frame.assign(text=bold(texts, best(frame)), name=frame.op + " " + shapes(frame) + " " + frame.dtype)
     note = (
         "The limit is the fastest round of reading the logits (loss, logsumexp), copying them, or adding two arrays "
-        "(vjps of array results), measured in turn with the contenders. The data have the share for every case; it "
-        "means little within the caches."
+        "(vjps of array results), measured in turn with the contenders. The data have this share for every case, but "
+        "it means little within the caches."
     )
     return Table("Share of the memory limit, logits larger than the caches", pivoted(frame, "name", "contender"), note)
 
@@ -171,7 +171,7 @@ def training_table(run: Run) -> Table:
 
 
 def rivals_table(run: Run, dtype: str, title: str = "") -> Table:
-    """Show the time of the fastest rival as a multiple of fastce's, for every operation: below 1, fastce loses."""
+    """Show the time of the fastest rival as a multiple of fastce's, for every operation: below 1, fastce is slower."""
     frame = run.section("speed")
     frame = frame[(frame.dtype == dtype) & ~frame.op.isin((Op.INPLACE, Op.SCALE))]
     rivals = fastest_rivals(frame.assign(shape=shapes(frame)))
@@ -203,7 +203,7 @@ def growth_table(run: Run) -> Table:
                 slope = np.polyfit(np.log(group[axis]), np.log(group["median"]), 1)[0]
                 parts.append({"contender": name, "growth": text, "text": f"{slope:.2f}"})
     table = pivoted(pd.DataFrame(parts, columns=["contender", "growth", "text"]), "growth", "contender")
-    note = "Slope of the logarithms, from within the caches to beyond them where the sizes are so large."
+    note = "Slope of the logarithm of the time over that of the size, within the caches and, for large sizes, beyond."
     return Table(f"Growth of the time of {Op.LOSS_GRAD}: exponent (1 is proportional)", table, note)
 
 
@@ -228,8 +228,8 @@ def busy_table(run: Run) -> Table:
         "busy, 99 %": frame.p99.map(duration),
     }
     note = (
-        "Means over all calls of a span, so that stalls count; the last column is the 99th percentile. One busy "
-        "process a core leaves half of the time. Threads are not bound to cores here, as few programs bind them."
+        "Means are over all calls of a time span, so they include stalls; the last column is the 99th percentile. "
+        "One busy process a core leaves half of the time. Threads are not bound to cores, as in most programs."
     )
     return Table(f"{Op.LOSS_GRAD} beside a busy process a core", pd.DataFrame(columns), note)
 

@@ -1,9 +1,9 @@
 """Cross-entropy whose classes are in several arrays, processes or machines: statistics, merging them, results.
 
-A *shard* has some of the classes of all samples. `statistics` reads it once. The statistics of all shards, in the order
-of their classes, become one by `merge`, and all results follow from that: the loss, the log-sum-exp, and of each shard
-the softmax and the gradient. They agree with the functions of the same names in ``fastce``; ``docs/shards.md`` has an
-example, the bounds of the differences, and the costs.
+A *shard* has some of the classes of all samples. `statistics` reads it once. `merge` combines the statistics of all
+shards, in the order of their classes. All results follow from the merged statistics: the loss, the log-sum-exp, and the
+softmax and the gradient of each shard. The results agree with the functions of the same names in ``fastce``.
+``docs/shards.md`` has an example, the bounds of the differences, and the costs.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ def statistics(
     start : int, default 0
         The first class of the shard: the number of classes in the shards before it.
     classes : int, optional
-        The number of classes of all shards. With it, a class index outside of all shards is
-        found here, and a shard that is a chunk of `chunk_length`, or has all classes, gets the bits
-        of the whole. ``label_smoothing`` needs it.
+        The number of classes of all shards. With it, a class index outside all shards is found here. A shard
+        then also has the bits of the whole if it is one chunk of `chunk_length` or has all classes.
+        ``label_smoothing`` needs it.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
@@ -93,9 +93,9 @@ def statistics(
     Returns
     -------
     ndarray, shape (S, N)
-        float64 for the N samples in C order; ``out`` if given. S is 3 without a target, 4 for class
-        indices, 7 for class indices with ``weight`` or ``label_smoothing``, and 5 for class probabilities.
-        The rows are private: only `merge` and the results below read them.
+        float64 for the N samples in C order; ``out`` if given. S is 3 without a target, 4 for class indices,
+        7 for class indices with ``weight`` or ``label_smoothing``, and 5 for class probabilities. The rows
+        are private: only functions of this module read them.
 
     Raises
     ------
@@ -192,7 +192,8 @@ def chunk_length(classes: int) -> int:
     Returns
     -------
     int
-        The classes of all chunks but the last, which may have fewer. A row of up to 32,768 classes is one chunk.
+        The number of classes in each chunk but the last, which may have fewer. A row of up to 32,768 classes is
+        one chunk.
 
     Raises
     ------
@@ -240,8 +241,8 @@ def logsumexp(stats: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
     Returns
     -------
     ndarray, shape (N,)
-        In this dtype, computed as for such logits. Statistics are float64: for all their digits, take the
-        default.
+        In ``dtype``, computed as for logits of this dtype. Statistics are float64: for all their digits, take
+        the default.
 
     Raises
     ------
@@ -261,7 +262,7 @@ def logsumexp(stats: npt.ArrayLike, dtype: npt.DTypeLike = np.float64) -> Array:
 
 
 def softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
-    r"""Compute the softmax over all classes, of those of one shard.
+    r"""Compute the softmax over all classes, for the classes of one shard.
 
     With m, r and k of the merged `statistics`,
 
@@ -312,7 +313,7 @@ def softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, *, axis: int = -1, out:
 
 
 def log_softmax(logits: npt.ArrayLike, stats: npt.ArrayLike, *, axis: int = -1, out: Array | None = None) -> Array:
-    r"""Compute the logarithm of the softmax over all classes, of those of one shard.
+    r"""Compute the logarithm of the softmax over all classes, for the classes of one shard.
 
     With m, r and k of the merged `statistics`,
 
@@ -541,7 +542,7 @@ def cross_entropy_grad(
 
     Notes
     -----
-    Give it the options of `statistics` and of `cross_entropy`. A mean divides by the weight of all samples,
+    Give the same options as to `statistics` and `cross_entropy`. A mean divides by the weight of all samples,
     whose class weights are in the statistics.
 
     Examples

@@ -1,9 +1,10 @@
 """The accuracy report, ``make accuracy``: errors against exact arithmetic, fastce beside PyTorch, SciPy and JAX.
 
-An error is |result - exact| / (eps |exact|), with the eps of the logits' dtype, and the worst over all elements counts.
-Where the terms of a result cancel, errors are measured by the sum of their magnitudes instead: in all vjps, the Hessian
-times a vector, and the gradients of divergences, binary cross-entropy and focal loss with class probabilities. Exact
-values come from mpmath with 300 bits. Exact values below the smallest normal number may come out as 0.
+An error is |result - exact| / (eps |exact|), with the eps of the logits' dtype. The worst over all elements counts.
+Where the terms of a result cancel, the error is divided by the sum of their magnitudes instead. This holds for all
+vjps, the Hessian times a vector, and the gradients of divergences, binary cross-entropy and focal loss with class
+probabilities. Exact values come from mpmath with 300 bits. Exact values below the smallest normal number may come out
+as 0.
 """
 
 from __future__ import annotations
@@ -197,13 +198,13 @@ def main() -> None:
 
 NOTES = (
     "",
-    "No method can avoid the rounding of x - max(x), which changes a small probability by |x - max(x)| eps. Hence the",
-    "errors of tails and wide logits. An exponential of float32 adds |x - max(x)| / 40 eps. A log-softmax near 0 is",
-    "exact here, because the greatest exponential stays out of the sum; other libraries round it to 0. The gradient",
+    "No method can avoid the rounding of x - max(x), which changes a small probability by |x - max(x)| eps. It causes",
+    "the errors of tails and wide logits. An exponential of float32 adds |x - max(x)| / 40 eps. A log-softmax near 0",
+    "is exact here, because the greatest exponential stays out of the sum; other libraries round it to 0. The gradient",
     "at the label of a confident sample is minus the sum of the other probabilities, not p - 1. The vjp of",
     "log-sum-exp gets a log-sum-exp that is already rounded; its last place counts where logits are offset. A",
-    "divergence near eps squared, as of one pair of two classes here, consists of the last places of the logits. An",
-    "error is inf where the result is not finite, or where it is not 0 and the exact value is.",
+    "divergence near eps squared, as of one pair of two classes here, depends on the last digits of the logits. An",
+    "error is inf where the result is not finite, or where the exact value is 0 and the result is not.",
 )
 
 if __name__ == "__main__":

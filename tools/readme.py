@@ -31,10 +31,10 @@ def six(run: Run) -> str:
     facts = run.facts
     return "\n".join(
         [
-            "Loss and gradient, float32: median time of a call, and in parentheses as a multiple of fastce's.",
+            "Loss and gradient, float32: the median time of a call and, in parentheses, its multiple of fastce's time.",
             "",
             table.markdown(),
-            f"{lost(run)} By `make bench` on {facts['cpu']} ({facts['vectors']}, {facts['threads']} threads), "
+            f"{lost(run)} Measured by `make bench` on {facts['cpu']} ({facts['vectors']}, {facts['threads']} threads), "
             f"{facts['date']}.",
         ]
     )
@@ -59,21 +59,21 @@ def speed(run: Run) -> str:
     full.title = training.title = ""
     dtype = run.section("speed").dtype.iloc[0]
     parts = [
-        "Loss and gradient, median time of a call, in parentheses as a multiple of `fastce out=`; bold is the fastest.",
+        "Loss and gradient: the median time of a call and, in parentheses, its multiple of the time of `fastce out=`. "
+        "Bold is the fastest.",
         "",
         full.markdown(),
         f"![loss + gradient: speed against batch size](../bench/results/speed-loss-grad-{dtype}.svg)",
         "",
-        "All operations: how many times as long as fastce the fastest other contender of this run takes (named in "
-        "parentheses). Bold, below 1: fastce loses.",
+        "All operations: the time of the fastest other contender, named in parentheses, as a multiple of fastce's. "
+        "Bold, below 1: fastce is slower.",
         "",
         tables.rivals_table(run, dtype).markdown(),
         "A two-layer NumPy network on scikit-learn's digits, trained with each loss:",
         "",
         training.markdown(),
         *busy(run),
-        "Measured by `make bench`, reported in full in [bench/results/report.md](../bench/results/report.md): "
-        f"{report.facts_line(run)}",
+        f"Measured by `make bench` ([full report](../bench/results/report.md)) on {report.facts_line(run)}",
     ]
     return "\n".join(parts)
 
@@ -86,8 +86,8 @@ def busy(run: Run) -> list[str]:
     texts = frame["mean"].map(duration) + frame.times.map(lambda times: f" ({three_digits(times)})")
     frame = frame.assign(text=tables.bold(texts, frame.index.isin(frame.groupby("shape")["mean"].idxmin())))
     sentence = (
-        f"Loss and gradient beside a busy process a core: mean over {BUSY_SECONDS} s of calls, stalls included, in "
-        "parentheses as a multiple of the same on the quiet machine:"
+        f"Loss and gradient beside a busy process a core: the mean time of calls over {BUSY_SECONDS} s, stalls "
+        "included. In parentheses, its multiple of the mean on the quiet machine:"
     )
     return [sentence, "", Table("", tables.pivoted(frame, "shape", "contender", SHAPE)).markdown()]
 
@@ -104,16 +104,17 @@ def last_layer(run: Run) -> str:
     tokens, features, classes = MAIN_LAYER
     n, d, v = LARGE_LAYER
     parts = [
-        f"Hidden states {tokens:,} × {features:,}, {classes:,} classes, float32, in parentheses as a "
-        "multiple of the bare matrix products, one for the loss and three for all; memory beyond the arguments.",
+        f"Hidden states of {tokens:,} × {features:,}, {classes:,} classes, float32. In parentheses, the time as a "
+        "multiple of the bare matrix products: one for the loss, three for loss and gradients. Memory is counted "
+        "beyond the arguments.",
         "",
         Table("", summary(main)).markdown(),
-        f"At {n:,} × {d:,} × {v:,}, whose logits are {4e-9 * n * v:.1f} GB, loss and gradients take: "
-        f"{', '.join(texts)}.",
+        f"At {n:,} × {d:,} × {v:,} the logits alone are {4e-9 * n * v:.1f} GB. Loss and gradients take this memory: "
+        f"{'; '.join(texts)}.",
         "",
         "![time and memory over tokens and classes](../bench/results/linear.svg)",
         "",
-        f"Measured by `make bench-full`: {report.facts_line(run)}",
+        f"Measured by `make bench-full` on {report.facts_line(run)}",
     ]
     return "\n".join(parts)
 

@@ -60,8 +60,9 @@ def binary_cross_entropy_with_logits(
     pos_weight : array_like, broadcast to the shape of ``logits``, optional
         Factor of the term of positive targets.
     ignore_index : number, optional
-        Elements with this target are ignored: they add nothing to the result, and are not counted by
-        the mean. It is compared in the precision of the computation; NaN ignores targets that are NaN.
+        Elements with this target are ignored: they add nothing to the result, and the mean does not
+        count them. Targets are compared with it in the precision of the computation. NaN ignores
+        targets that are NaN.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is replaced by 1/2.
     reduction : {"mean", "sum", "none"}, default "mean"

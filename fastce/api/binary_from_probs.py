@@ -69,8 +69,8 @@ def binary_cross_entropy_from_probs(
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If an argument has a wrong shape or value; if a probability of weight other than 0 is outside 0
-        to 1 or NaN.
+        If an argument has a wrong shape or value, or if a probability whose weight is not 0 is NaN or
+        outside 0 to 1.
 
     See Also
     --------
@@ -79,9 +79,8 @@ def binary_cross_entropy_from_probs(
     Notes
     -----
     A probability of 0 or 1 gives 0 where it agrees with the target, else +inf.
-    ``torch.nn.functional.binary_cross_entropy`` [1]_ gives 100 there, as it takes no logarithm to be
-    below -100, and Keras clips probabilities to 1e-7 from 0 and 1. Losses of targets 0 and 1 are within
-    4 ulp.
+    ``torch.nn.functional.binary_cross_entropy`` [1]_ gives 100 there, as it clamps logarithms at -100.
+    Keras clips probabilities to 1e-7 from 0 and 1. Losses of targets 0 and 1 are within 4 ulp.
 
     References
     ----------
@@ -132,7 +131,7 @@ def binary_cross_entropy_from_probs_and_grad(
     .. math:: \frac{\partial \ell}{\partial p} = w \left[\frac{1 - t}{1 - p} - \frac{\pi\, t}{p}\right]
 
     in the notation of `binary_cross_entropy_from_probs`, times ``grad_output``, and divided by the number
-    of elements for "mean". A term whose factor 1 - t or :math:`\pi t` is 0 is 0.
+    of elements for "mean". A term is 0 if its factor, 1 - t or :math:`\pi t`, is 0.
 
     Parameters
     ----------

@@ -72,10 +72,9 @@ def cross_entropy(
     logits : array_like, shape (..., C, ...)
         Unnormalised log-probabilities; integers and booleans are taken as float64.
     target : array_like
-        Class indices of any integer dtype, in the shape of ``logits`` without the class axis.
-        Or an array in the shape of ``logits``: floats are class probabilities; integers and
-        booleans are one-hot, a single 1 a sample and 0 elsewhere, and give the same results as
-        the class indices.
+        Class indices of any integer dtype, in the shape of ``logits`` without the class axis. Or an
+        array in the shape of ``logits``. Floats are class probabilities. Integers and booleans are
+        one-hot, a single 1 a sample and 0 elsewhere, and give the same results as class indices.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
@@ -95,17 +94,17 @@ def cross_entropy(
     softcap : float, optional
         Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of
-        class weight times sample weight over the samples that are not ignored; for class
-        probabilities by the sum of the sample weights.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total weight
+        of the samples that are not ignored: class weight times sample weight, or for class
+        probabilities the sample weight alone.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
-        one. The mean of nothing is then 0. It may be 0 where no sample counts; with another
-        reduction it is refused.
+        one. The mean of nothing is then 0. The divisor may be 0 where no sample counts. With
+        another reduction it is refused.
     where : array_like of bool, broadcast to the shape of ``logits``, optional
-        Classes where it is False are left out: their logits count as -inf, smoothing spreads
-        over the other classes, and the gradient is 0. A label there costs +inf. Samples all of
-        whose classes are left out are ignored.
+        Classes where it is False are left out: their logits count as -inf, smoothing spreads over
+        the other classes, and the gradient is 0. A label there costs +inf. A sample without any
+        class left is ignored.
 
     Returns
     -------
@@ -119,9 +118,9 @@ def cross_entropy(
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If an argument has a wrong shape or value, an integer target that is not one-hot included.
-        If an option is not 0, and its size is outside the range of the dtype computed in, float32
-        unless the loss is float64. Of weights, the range includes subnormal numbers.
+        If an argument has a wrong shape or value, or an integer target is not one-hot. If an option
+        other than 0 is too large or too small for the dtype of the computation: float32 unless the
+        loss is float64. Weights may be subnormal numbers.
     numpy.exceptions.AxisError
         If ``logits`` has no such axis.
 
@@ -137,7 +136,7 @@ def cross_entropy(
 
     The options of ``torch.nn.functional.cross_entropy`` [1]_ mean the same here. The class axis
     differs: PyTorch's is the second, here it is the last by default. Pass ``axis=1`` for images of
-    shape (N, C, H, W). ``z_loss`` is the one of [2]_.
+    shape (N, C, H, W). ``z_loss`` is from [2]_.
 
     References
     ----------

@@ -26,9 +26,9 @@ class Forward(NamedTuple, Generic[Loss]):
     loss : scalar or ndarray
         The result of `cross_entropy`.
     stats : ndarray, shape (2, N)
-        For N samples, in C order and in the dtype of the loss, the greatest logit m and the sum of exp(x - m)
-        over all classes but one that has it: the log-sum-exp is m + log(1 + sum). Both are NaN for
-        samples that are ignored or have weight 0.
+        For each of N samples in C order, the greatest logit m, and the sum of exp(x - m) over all classes but
+        one that has m. The log-sum-exp is m + log(1 + sum). The dtype is that of the loss. Both numbers are
+        NaN for samples that are ignored or have weight 0.
     """
 
     loss: Loss
@@ -88,8 +88,8 @@ def cross_entropy_forward(
     -------
     Forward
         A named tuple ``(loss, stats)``: the loss as from `cross_entropy`, and m and r of the N
-        samples in C order, of shape (2, N) and the dtype of the loss. Both are NaN for samples
-        that are ignored or have weight 0.
+        samples in C order. ``stats`` has the shape (2, N) and the dtype of the loss, and is NaN for
+        samples that are ignored or have weight 0.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def cross_entropy_backward(
     Raises
     ------
     TypeError
-        If an argument has a wrong type or dtype, ``stats`` in another dtype than the loss included.
+        If an argument has a wrong type or dtype, or ``stats`` has another dtype than the loss.
     ValueError
         If an argument has a wrong shape or value.
     IndexError, numpy.exceptions.AxisError
@@ -208,12 +208,12 @@ def cross_entropy_backward(
 
     Notes
     -----
-    Give both passes the same options: others change the gradient without an error. For parts of a batch,
-    pass the count of samples of the whole batch as ``normalizer`` to both passes.
+    Give both passes the same options: other options change the gradient without an error. For parts of a
+    batch, give both passes the number of samples of the whole batch as ``normalizer``.
 
-    The logits are read once, and each exponential is computed once. The pass is exact for any
-    ``stats``, not checked to be those of these logits: with the statistics of more classes than ``logits`` has,
-    the softmax is over all of those.
+    The logits are read once, and each exponential is computed once. ``stats`` is not checked to belong to these
+    logits, and the pass is exact for any. With statistics of more classes than ``logits`` has, the softmax is
+    over all of those classes.
 
     Examples
     --------

@@ -62,8 +62,8 @@ class CrossEntropyLoss(Generic[Loss]):
     Parameters
     ----------
     axis, weight, ignore_index, label_smoothing, z_loss, logit_scale, softcap, reduction
-        As in `cross_entropy`. Each is an attribute that can be read, not set: other options take a new
-        object. ``weight`` is copied.
+        As in `cross_entropy`. Each is an attribute that can be read but not set: make a new object for
+        other options. ``weight`` is copied.
 
     See Also
     --------
@@ -72,8 +72,8 @@ class CrossEntropyLoss(Generic[Loss]):
 
     Notes
     -----
-    What changes from batch to batch is given with the batch: ``sample_weight``, ``where`` and ``normalizer``
-    are arguments of the call.
+    ``sample_weight``, ``where`` and ``normalizer`` change from batch to batch, so they are arguments of the
+    call.
 
     Several threads may use one object at once. Each thread has its own last step and its own buffer, so
     `backward` belongs to the last call in the same thread. Pickles and copies hold the options alone.

@@ -73,9 +73,9 @@ def evaluate(
     Parameters
     ----------
     logits : array_like, shape (..., C, ...), or iterable of (logits, target)
-        Unnormalised log-probabilities; integers and booleans are taken as float64. They are read
-        a block of samples at a time: memory maps may be larger than memory. Or batches, one after
-        the other, of two arrays or of three with ``sample_weight``.
+        Unnormalised log-probabilities; integers and booleans are taken as float64. They are read a
+        block of samples at a time: memory maps may be larger than memory. Or an iterable of
+        batches: each has two arrays, or three with ``sample_weight``.
     target : array_like, shape of ``logits`` without the class axis, optional
         Class indices of any integer dtype. Or an array in the shape of ``logits``: one-hot
         integers or booleans. None if ``logits`` is an iterable of batches.
@@ -100,8 +100,9 @@ def evaluate(
     -------
     Evaluation
         A named tuple ``(count, loss, perplexity, accuracy, top_k_accuracy, entropy)`` of an int and
-        floats, ``loss`` and ``entropy`` in nats; ``top_k_accuracy`` is a tuple of floats if ``top_k``
-        is a sequence. Its method ``asdict`` returns a dict for JSON. Means of nothing are NaN.
+        floats. ``loss`` and ``entropy`` are in nats. ``top_k_accuracy`` is a tuple of floats if
+        ``top_k`` is a sequence. Its method ``asdict`` returns a dict for JSON. Means of nothing are
+        NaN.
 
     Raises
     ------
@@ -113,13 +114,13 @@ def evaluate(
 
     See Also
     --------
-    EvaluationSums : what evaluations in several processes are merged by.
+    EvaluationSums : merges the evaluations of several processes.
     score : the results of each sample.
 
     Notes
     -----
-    The loss is the one that `cross_entropy` returns with these options for all samples at once, but for
-    rounding: sums here are exact, see `EvaluationSums`. ``weight`` and ``label_smoothing`` act on the
+    The loss is the result of `cross_entropy` with these options for all samples at once, except for
+    rounding: here sums are exact, see `EvaluationSums`. ``weight`` and ``label_smoothing`` act on the
     loss alone, ``sample_weight`` on all means; samples of weight 0 are left out.
 
     A sample of a language model is a token: the perplexity is per token [1]_. Rows with NaN make the

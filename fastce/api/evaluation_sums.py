@@ -82,7 +82,7 @@ class Evaluation(NamedTuple, Generic[TopK]):
 
 
 class EvaluationSums(Generic[TopK]):
-    """The sums that `evaluate` divides, of batches so far; sums of different batches are merged by ``+``.
+    """The sums behind the means of `evaluate`, over the batches so far; ``+`` merges the sums of different batches.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ class EvaluationSums(Generic[TopK]):
     -----
     The terms of each sample are added without rounding, and the means are rounded once. So the
     result has the same bits however the samples are split into batches, and in whatever order
-    batches are added and sums are merged. The sums are small: pickle them to merge those of several
-    processes or machines. ``sum(parts)`` merges several. Two are equal if their options and sums
-    are. One object must not be used by two threads at a time.
+    batches are added and sums are merged. The sums are small: pickle them to merge the sums of
+    several processes or machines. ``sum(parts)`` merges several. Two objects are equal if their
+    options and sums are. Two threads must not use one object at a time.
 
     Examples
     --------
@@ -179,7 +179,7 @@ class EvaluationSums(Generic[TopK]):
         self._count += batch.count
 
     def result(self) -> Evaluation[TopK]:
-        """Return what `evaluate` returns for the batches so far; means of nothing are NaN."""
+        """Return the result of `evaluate` for the batches so far; means of nothing are NaN."""
         loss, loss_weight, entropy, weight, correct, *found = self._sums
         mean_loss = loss.over(loss_weight)
         with np.errstate(all="ignore"):

@@ -66,7 +66,7 @@ def focal_loss(
         Class indices of any integer dtype. Or an array in the shape of ``logits``: one-hot
         integers or booleans, or class probabilities as floats.
     gamma : float
-        At least 0: the greater, the less confident samples count. 2 is usual.
+        At least 0. The greater it is, the less weight confident samples have. 2 is usual.
     alpha : float or array_like, shape (C,), optional
         One weight per class; or a number, which multiplies the loss and does not change the denominator
         of a mean.
@@ -80,9 +80,9 @@ def focal_loss(
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
-        weight at the label times sample weight over the samples that are not ignored; for class
-        probabilities, by the sum of the sample weights.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total weight
+        of the samples that are not ignored: class weight at the label times sample weight, or for
+        class probabilities the sample weight alone.
 
     Returns
     -------
@@ -104,13 +104,13 @@ def focal_loss(
     --------
     focal_loss_and_grad : the gradient as well.
     sigmoid_focal_loss : over sigmoid probabilities, element by element.
-    cross_entropy : the same bits as with ``gamma=0``, if ``weight`` is ``alpha``.
+    cross_entropy : the same bits as ``gamma=0``, with ``alpha`` as ``weight``.
 
     Notes
     -----
     In [1]_ the probability is a sigmoid, here it is a softmax. ``1 - p`` is never computed as this
-    difference, and keeps its digits however confident the sample. The logits of ignored samples have no
-    effect, NaN included.
+    difference, so it keeps its digits however confident the sample. The logits of ignored samples have
+    no effect, NaN included.
 
     References
     ----------

@@ -55,9 +55,9 @@ def cross_entropy_from_probs(
     Parameters
     ----------
     probs : array_like, shape (..., C, ...)
-        Probabilities p. What is read is checked to be from 0 to 1, with four times the machine
-        epsilon of the dtype to spare: for class indices without smoothing, the probability at the
-        label, else all of a sample. Sums are not checked.
+        Probabilities p. Each one that is read has to be from 0 to 1, within four times the machine
+        epsilon of the dtype. For class indices without smoothing, only the probability at the label
+        is read, else all of a sample. Sums are not checked.
     target : array_like
         Class indices, one-hot or not, or class probabilities, as in `cross_entropy`.
     axis : int, default -1
@@ -84,8 +84,8 @@ def cross_entropy_from_probs(
     ------
     IndexError, TypeError, ValueError, numpy.exceptions.AxisError
         As `cross_entropy`. ValueError also if a probability that is read is NaN, negative or greater
-        than 1, unless its sample is ignored or has weight 0; and if the arguments are in Keras's
-        order, with a one-hot target first.
+        than 1, unless its sample is ignored or has weight 0. ValueError also for arguments in
+        Keras's order, with a one-hot target first.
 
     Examples
     --------

@@ -80,9 +80,9 @@ def cross_entropy_grad_and_hessian(
     Returns
     -------
     GradAndHessian
-        A named tuple ``(grad, hessian)``, both in the shape and dtype of ``logits`` (float64
-        for integers) and exact to a few units in the last place however confident a sample. Samples
-        that are ignored or have weight 0 give 0, whatever their logits.
+        A named tuple ``(grad, hessian)``, both in the shape and dtype of ``logits`` (float64 for
+        integers). They are exact to a few units in the last place however confident a sample.
+        Samples that are ignored or have weight 0 give 0, whatever their logits.
 
     Raises
     ------
@@ -102,10 +102,10 @@ def cross_entropy_grad_and_hessian(
 
     Notes
     -----
-    Gradient boosting libraries take one gradient and one second derivative per sample and class,
-    from raw predictions: these are the logits. ``sklearn._loss.HalfMultinomialLoss`` returns the same
-    from its method ``gradient_hessian``. Class probabilities have to sum to 1, which is not checked: the
-    Hessian takes a to be 1 where there is no ``weight``.
+    Gradient boosting libraries take one gradient and one second derivative per sample and class. Their
+    raw predictions are the logits. ``sklearn._loss.HalfMultinomialLoss`` returns the same from its
+    method ``gradient_hessian``. Class probabilities have to sum to 1, which is not checked: the Hessian
+    takes a to be 1 where there is no ``weight``.
 
     Examples
     --------
@@ -225,7 +225,7 @@ def cross_entropy_hvp(
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> Array:
-    r"""Multiply the Hessian of cross-entropy, with respect to the logits, with a vector.
+    r"""Multiply the Hessian of cross-entropy with respect to the logits by a vector.
 
     With :math:`p_i = \operatorname{softmax}(\mathrm{logits}_i)`, the vector v, t and u of
     `cross_entropy`, :math:`a_i = \sum_j t_{ij}`, the denominator D of the reduction (1 for "sum" and

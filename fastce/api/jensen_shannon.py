@@ -60,9 +60,9 @@ def jensen_shannon(
         + (1 - \beta) \sum_j p_{ij} \left(\log p_{ij} - \log m_{ij}\right)
 
     This is a loss of knowledge distillation [1]_ with the student's logits first and the teacher's
-    second. It is finite for all finite logits, at most
-    :math:`-\beta \log \beta - (1 - \beta) \log (1 - \beta)`, and symmetric for ``beta=0.5``, where
-    it is the square of a metric [2]_.
+    second. It is finite for all finite logits, and at most
+    :math:`-\beta \log \beta - (1 - \beta) \log (1 - \beta)`. For ``beta=0.5`` it is symmetric, and
+    the square of a metric [2]_.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def jensen_shannon(
         The axis of the classes.
     beta : float, default 0.5
         Share of the target in the mixture, from 0 to 1. As in Liger [3]_, 0 stands for
-        `kl_divergence` and 1 for `kl_divergence` with ``reverse=True``. These are the limits of
-        the divergence divided by ``beta * (1 - beta)``; that of the divergence itself is 0.
+        `kl_divergence` and 1 for `kl_divergence` with ``reverse=True``. These are the limits of the
+        divergence divided by ``beta * (1 - beta)``; the limit of the divergence itself is 0.
     temperature : float, default 1.0
         Divisor T of both arrays of logits, greater than 0.
     reduction : {"mean", "sum", "none"}, default "mean"
@@ -105,13 +105,13 @@ def jensen_shannon(
 
     Notes
     -----
-    The loss of a class is computed from :math:`t = \log p - \log q`, where p is near q by its
-    series in t. So nothing cancels: the relative error is below 10 machine epsilons, however
-    small the divergence and whatever ``beta`` is. Equal logits give exactly 0. ``target_logits``
-    are rounded to the dtype in which ``logits`` are computed.
+    The loss of a class is computed from :math:`t = \log p - \log q` or, where p is near q, from its
+    series in t. So nothing cancels: the relative error is below 10 machine epsilons, however small
+    the divergence and whatever ``beta`` is. Equal logits give exactly 0. ``target_logits`` are
+    rounded to the dtype in which ``logits`` are computed.
 
-    Two passes over a row's logits give the loss, four the gradient; all but the first usually
-    read a cache.
+    The loss takes two passes over a row's logits, the gradient four. All but the first usually read
+    from a cache.
 
     References
     ----------
@@ -199,10 +199,10 @@ def jensen_shannon_and_grad(
     Returns
     -------
     LossAndGrad
-        A named tuple ``(loss, grad)``: the loss as from `jensen_shannon`, the gradient in the
-        shape and dtype of ``logits`` (float64 for integers). Its error is a few units in the
-        last place of the terms p G, beside the error of p itself, which grows with
-        ``|x - max(x)| / T``; equal logits give exactly 0.
+        A named tuple ``(loss, grad)``: the loss as from `jensen_shannon`, the gradient in the shape
+        and dtype of ``logits`` (float64 for integers). Its error is a few units in the last place
+        of the terms p G. The error of p itself comes on top, and grows with ``|x - max(x)| / T``.
+        Equal logits give exactly 0.
 
     Raises
     ------

@@ -51,9 +51,9 @@ def kl_divergence(
 
     .. math:: \ell_i = u_i \sum_j p_{ij} \left(\log p_{ij} - \log q_{ij}\right)
 
-    The first is the loss of knowledge distillation [1]_ with the student's logits first and the
-    teacher's second, without the factor :math:`T^2` that is often put before it. The second lets the student
-    leave out what it cannot learn, and is preferred for small students of large teachers [2]_.
+    The first is the loss of knowledge distillation [1]_, with the student's logits first and the teacher's
+    second. It has no factor :math:`T^2`, which is often put before it. The second lets the student leave out
+    answers that it cannot learn. It is preferred for small students of large teachers [2]_.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ def kl_divergence(
     Returns
     -------
     scalar, or ndarray in the shape of ``logits`` without the class axis for "none"
-        float64 for float64 and integer logits, else float32. Never negative. Samples with
-        NaN, +inf or nothing but -inf in either array give NaN; ``logits`` of -inf where the
-        target is not 0 give inf, with ``reverse`` they add nothing. "mean" of nothing is NaN.
+        float64 for float64 and integer logits, else float32. Never negative. Samples with NaN, +inf
+        or nothing but -inf in either array give NaN. ``logits`` of -inf where the target is not 0
+        give inf, or add nothing with ``reverse``. "mean" of nothing is NaN.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def kl_divergence(
     With :math:`t = \log p - \log q` the loss is summed as :math:`\sum_j q_j (e^{t_j} - 1 - t_j)`,
     in which no term is negative. So nothing cancels if p and q are nearly equal, and a small
     divergence keeps its digits; equal logits give exactly 0. With ``reverse`` the sum is
-    :math:`\sum_j p_j (e^{-t_j} - 1 + t_j)`, and its relative error below 10 machine epsilons,
+    :math:`\sum_j p_j (e^{-t_j} - 1 + t_j)`, and its relative error is below 10 machine epsilons,
     however small it is. ``target_logits`` are rounded to the dtype in which ``logits`` are
     computed.
 
@@ -190,11 +190,11 @@ def kl_divergence_and_grad(
     Returns
     -------
     LossAndGrad
-        A named tuple ``(loss, grad)``: the loss as from `kl_divergence`, the gradient in the
-        shape and dtype of ``logits`` (float64 for integers). Its error is a few units in the
-        last place of q, with ``reverse`` of the terms p t, beside the error of p itself, which
-        grows with ``|x - max(x)| / T``; equal logits give exactly 0. With
-        ``reverse``, samples whose loss is inf have NaN.
+        A named tuple ``(loss, grad)``: the loss as from `kl_divergence`, the gradient in the shape
+        and dtype of ``logits`` (float64 for integers). Its error is a few units in the last place
+        of q, or with ``reverse`` of the terms p t. The error of p itself comes on top, and grows
+        with ``|x - max(x)| / T``. Equal logits give exactly 0. With ``reverse``, samples whose loss
+        is inf have gradient NaN.
 
     Raises
     ------

@@ -45,8 +45,8 @@ class LinearCrossEntropy(_LossAndGrads[Loss]):
 
     Notes
     -----
-    As a tuple, it has the first four alone. ``lse`` and ``z_loss`` cost no further product: they are
-    computed when they are asked for, from two numbers a sample that are kept.
+    As a tuple, it has the first four attributes alone. ``lse`` and ``z_loss`` need no further
+    product: they are computed when they are read, from two numbers kept for each sample.
 
     Examples
     --------
@@ -158,12 +158,12 @@ def linear_cross_entropy(
     softcap : float, optional
         Smooth cap c: each logit x becomes c tanh(x / c).
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class
-        weight at the label times sample weight, over the samples that are not ignored.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total weight
+        of the samples that are not ignored: class weight at the label times sample weight.
     normalizer : float, optional
         Divisor for "mean" instead of the sum of weights, for batches that are parts of a larger
-        one. The mean of nothing is then 0. It may be 0 where no sample counts; with another
-        reduction it is refused.
+        one. The mean of nothing is then 0. The divisor may be 0 where no sample counts. With
+        another reduction it is refused.
     max_bytes : int, default 256,000,000
         Greatest size in bytes of a chunk of logits; see the notes.
 
@@ -192,8 +192,8 @@ def linear_cross_entropy(
     The rows are computed in chunks: a matrix product gives a chunk of logits, and the kernel of
     `cross_entropy` reduces it [2]_. A chunk has as many rows as ``max_bytes`` allows. Every chunk reads
     all weights and adds to all their gradients, so chunks of few rows take longer. If fewer than 64 rows
-    (256 without gradients) of all classes fit, chunks have more rows and are cut into tiles of classes;
-    with gradients, their logits are then computed twice. The memory is at most ``max_bytes`` of logits,
+    (256 without gradients) of all classes fit, chunks have more rows and are cut into tiles of classes.
+    With gradients, their logits are then computed twice. The memory is at most ``max_bytes`` of logits,
     or 64 rows of 256 classes if that is more, and a few blocks of 4 MiB.
 
     float16 and bfloat16 (of ml_dtypes) are converted to float32, a block of weights at a time. Arrays
@@ -203,7 +203,7 @@ def linear_cross_entropy(
     size of a chunk. From logits to losses, and to the gradient with respect to the logits, the bits are
     the same for any number of threads.
 
-    ``torch.nn.functional.linear_cross_entropy`` [1]_ computes the same, and has no ``sample_weight``,
+    ``torch.nn.functional.linear_cross_entropy`` [1]_ computes the same, without ``sample_weight``,
     ``z_loss``, ``logit_scale``, ``softcap`` and ``normalizer``. The logits of samples that are ignored or
     of weight 0 are not computed.
 
@@ -331,10 +331,10 @@ def linear_cross_entropy_and_grad(
     -------
     LinearCrossEntropy
         A named tuple ``(loss, d_hidden, d_weight, d_bias)``: the loss as from
-        `linear_cross_entropy`, the gradients in the shapes and dtypes of ``hidden``, ``weight``
-        and ``bias`` (float64 for integers); ``d_bias`` is None without a bias. Samples that are
-        ignored or of weight 0 have gradient 0. Attributes of it are the by-products: ``lse``, the
-        log-sum-exp of every sample, and ``z_loss``, the part of the squared log-sum-exp in the loss.
+        `linear_cross_entropy`, and the gradients in the shapes and dtypes of ``hidden``, ``weight``
+        and ``bias`` (float64 for integers). ``d_bias`` is None without a bias. Samples that are
+        ignored or of weight 0 have gradient 0. By-products are attributes: ``lse``, the log-sum-exp
+        of every sample, and ``z_loss``, the part of the squared log-sum-exp in the loss.
 
     Raises
     ------
@@ -348,11 +348,11 @@ def linear_cross_entropy_and_grad(
 
     Notes
     -----
-    The memory is the gradients and as much as `linear_cross_entropy` takes, and two numbers a sample.
-    If ``d_weight`` has a 16-bit dtype and there are several chunks, they are summed in a float32
-    array of its shape. A new array of many megabytes costs time: pass the arrays for the
-    gradients in a training loop. If an embedding shares the weights, pass the array of its
-    gradient as ``d_weight_out``, with ``accumulate``.
+    The call takes the memory of `linear_cross_entropy`, the gradients, and two numbers a sample. If
+    ``d_weight`` has a 16-bit dtype and there are several chunks, it is summed in a float32 array of
+    its shape. A new array of many megabytes costs time: pass the arrays for the gradients in a
+    training loop. If an embedding shares the weights, pass the array of its gradient as
+    ``d_weight_out``, with ``accumulate``.
 
     Examples
     --------

@@ -111,12 +111,12 @@ def score(
     Notes
     -----
     With m the greatest logit and r the sum of :math:`e^{x_j - m}` over all classes but one
-    greatest, the entropy is :math:`\log(1 + r) + \sum_j p_j (m - x_j)`, a sum of terms of one
-    sign: it keeps its digits however confident the sample [1]_. A logit of -inf contributes 0.
+    greatest, the entropy is :math:`\log(1 + r) + \sum_j p_j (m - x_j)`. All terms have one sign, so
+    it keeps its digits however confident the sample [1]_. A logit of -inf contributes 0.
 
-    Ignored samples get 0 for ``log_prob``, ``lse`` and ``entropy``, so that they add nothing to a sum;
-    -1 for ``argmax`` and ``rank``, as no other sample does; and False for ``correct``. Their logits have
-    no effect.
+    Ignored samples get 0 for ``log_prob``, ``lse`` and ``entropy``, so that they add nothing to a sum.
+    They get -1 for ``argmax`` and ``rank``, as no other sample does, and False for ``correct``. Their
+    logits have no effect.
 
     Rows without a softmax, with +inf or nothing but -inf, have NaN for ``log_prob`` and ``entropy``;
     the other results follow their definitions. Rows with NaN have NaN for ``lse`` as well. As in NumPy,

@@ -51,7 +51,7 @@ def sigmoid_focal_loss(
     target : array_like, shape of ``logits``
         Real numbers from 0 to 1.
     gamma : float, default 2.0
-        At least 0: the greater, the less confident elements count.
+        At least 0. The greater it is, the less weight confident elements have.
     alpha : float or None, default 0.25
         The weight of positive targets, from 0 to 1; negative ones have the weight 1 - ``alpha``. None
         gives both the weight 1.
@@ -79,10 +79,10 @@ def sigmoid_focal_loss(
     Notes
     -----
     All arguments mean the same as in ``torchvision.ops.sigmoid_focal_loss`` [2]_, where -1 stands for
-    ``alpha=None`` and "none" is the default reduction. An element of weight 0, as ``alpha`` gives it, is
-    left out, whatever its logit. Losses of targets 0 and 1 keep full relative precision however confident
-    the element: they are within 16 ulp in float32 and 8 ulp in float64 for ``gamma`` up to 2, and gradients
-    too. Targets are not checked: leave out ignored elements first, as in ``logits[keep], target[keep]``.
+    ``alpha=None`` and "none" is the default reduction. An element that gets weight 0 from ``alpha`` is left
+    out, whatever its logit. Losses and gradients of targets 0 and 1 keep full relative precision however
+    confident the element. For ``gamma`` up to 2 they are within 16 ulp in float32 and 8 ulp in float64.
+    Targets are not checked: leave out ignored elements first, as in ``logits[keep], target[keep]``.
 
     References
     ----------

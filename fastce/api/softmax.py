@@ -95,9 +95,9 @@ def logsumexp(
 
     Notes
     -----
-    The exponentials are shifted by the greatest element. Its own, which is 1, is not added to the sum
-    of the others, so that the result is exact to a few units in the last place even if that sum is
-    tiny [1]_.
+    The exponentials are shifted by the greatest element, whose own exponential is then 1. It is not
+    added to the sum of the others. So the result is exact to a few units in the last place even if
+    that sum is tiny [1]_.
 
     References
     ----------

@@ -20,17 +20,17 @@ def warmup(
 ) -> None:
     """Compile the kernels of common calls, or load them from the disk cache.
 
-    The first call of a function with a new combination of dtype, memory layout and options
-    compiles a kernel. This takes a second or two; the result is cached on disk. Call `warmup`
-    before you time calls, answer requests or fork. With the defaults and an empty cache it takes
-    half a minute.
+    The first call of a function with a new combination of dtype, memory layout and options compiles
+    a kernel. This takes some seconds; the kernel is then cached on disk. Call `warmup` before you
+    time calls, answer requests or fork. With the defaults and an empty cache it takes half a
+    minute.
 
     Parameters
     ----------
     dtypes : dtype or iterable of dtypes, default ("float32", "float64")
         The dtypes of the logits.
     classes : int or iterable of int, default (10, 1000)
-        Numbers of classes, at least 1. Different kernels compute up to 32 classes and more.
+        Numbers of classes, at least 1. Up to 32 classes have other kernels than more classes.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def warmup(
 
     Notes
     -----
-    These calls are `logsumexp`, `softmax`, `log_softmax`, `cross_entropy` and
+    The common calls are `logsumexp`, `softmax`, `log_softmax`, `cross_entropy` and
     `cross_entropy_and_grad`, with class indices, the classes along the last axis and no options,
     for small and for large batches.
 

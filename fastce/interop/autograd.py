@@ -1,7 +1,7 @@
 """fastce's functions for autograd (HIPS): differentiable, to any order, in reverse and in forward mode.
 
 A first derivative comes from fastce's kernels, in one pass with the loss. So does a product with the Hessian of
-cross-entropy. Other higher derivatives are autograd's own, of a formula in ``autograd.numpy``.
+cross-entropy. autograd computes other higher derivatives from a formula in ``autograd.numpy``.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def kl_divergence(logits: Any, target_logits: npt.ArrayLike, **options: Any) -> 
 
 @_signature_of(fastce.linear_cross_entropy)
 def linear_cross_entropy(hidden: Any, weight: Any, target: npt.ArrayLike, *, bias: Any = None, **options: Any) -> Any:
-    """Compute the cross-entropy of a linear layer's output, never whole in memory: `fastce.linear_cross_entropy`.
+    """Compute the cross-entropy of a linear layer's output, a chunk at a time: `fastce.linear_cross_entropy`.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Softmax objectives and metrics for XGBoost and LightGBM, for what their own objectives lack.
+"""Softmax objectives and metrics for XGBoost and LightGBM.
 
-These are soft targets, label smoothing, class weights and focal loss. The libraries are recognised by the arguments of
+They add soft targets, label smoothing, class weights and focal loss. The libraries are recognised by the arguments of
 a call; neither is imported.
 """
 
@@ -151,8 +151,8 @@ class XGBSoftmax(_Softmax):
     soft_targets : array_like, shape (N, K), optional
         Class probabilities, in the order of the rows of the training set. They take the place of the labels.
     gamma : float, default 0.0
-        At least 0: focal loss, by which confident samples count less. The gradient is the one of
-        `fastce.focal_loss`. The Hessian stays as above, as the one of focal loss can be negative.
+        At least 0. Above 0 it gives focal loss, in which confident samples count less. The gradient is that
+        of `fastce.focal_loss`. The Hessian stays as above, as that of focal loss can be negative.
 
     Raises
     ------
@@ -172,8 +172,8 @@ class XGBSoftmax(_Softmax):
     ``base_score``. A single column of scores, as estimators have for two classes, has the Hessian of
     ``binary:logistic``, without the factor 2.
 
-    A call raises IndexError for labels outside 0 to K - 1, and ValueError for labels that are not integers, and
-    for scores that are not in the shape of ``soft_targets``. Objects can be pickled.
+    A call raises IndexError for labels outside 0 to K - 1. It raises ValueError for labels that are not
+    integers, and for scores that are not in the shape of ``soft_targets``. Objects can be pickled.
 
     Examples
     --------
@@ -290,15 +290,15 @@ def class_priors(y: npt.ArrayLike, n_classes: int, sample_weight: npt.ArrayLike 
 def with_probabilities(classifier: Any, init_score: npt.ArrayLike | None = None) -> Any:
     """Return a fitted LGBMClassifier as one that predicts classes and probabilities.
 
-    With an objective of one's own, ``predict`` and ``predict_proba`` of an LGBMClassifier return raw scores.
+    With an objective of your own, ``predict`` and ``predict_proba`` of an LGBMClassifier return raw scores.
 
     Parameters
     ----------
     classifier : LGBMClassifier
-        Fitted, with `LGBMSoftmax` as its objective. Of a DaskLGBMClassifier take ``to_local()``.
+        Fitted, with `LGBMSoftmax` as its objective. For a DaskLGBMClassifier, pass its ``to_local()``.
     init_score : array_like, shape (K,), optional
-        What ``init_score`` had in each row when the classifier was fitted, such as `class_priors`. LightGBM leaves
-        it out of predictions. For two classes it has a single column of s: give (0, s) here.
+        The ``init_score`` of each row in the fit, such as `class_priors`. LightGBM leaves it out of predictions.
+        For two classes the fit has a single column of s: give (0, s) here.
 
     Returns
     -------
@@ -364,26 +364,27 @@ def mlogloss(y_true: Any, scores: Any, /, sample_weight: npt.ArrayLike | None = 
 
     .. math:: -\frac{\sum_i u_i \log \operatorname{softmax}(\mathrm{scores}_i)_{y_i}}{\sum_i u_i}
 
-    It is ``custom_metric`` of ``xgboost.train``, ``feval`` of ``lightgbm.train``, and ``eval_metric`` of the
-    estimators of both.
+    Pass it as ``custom_metric`` to ``xgboost.train``, as ``feval`` to ``lightgbm.train``, and as
+    ``eval_metric`` to the estimators of both.
 
     Parameters
     ----------
     y_true : array_like, shape (N,)
         The labels.
     scores : array_like, shape (N, K) or (N,)
-        The raw scores, which both libraries pass beside an objective of one's own, and only then. ``train`` of
-        either passes scores and data set in place of labels and scores.
+        The raw scores, which both libraries pass beside an objective of your own, and only then. ``train`` of
+        either library passes scores and a data set in place of labels and scores.
     sample_weight : array_like, shape (N,), optional
         One weight per sample.
     group
-        Is not read. LightGBM's estimators pass it, and are recognised by it.
+        Not read. LightGBM's estimators pass it, and are recognised by it.
 
     Returns
     -------
     float, or tuple
-        What the caller expects: the value for XGBoost's estimators and for others, (name, value) for
-        ``xgboost.train``, (name, value, False) for LightGBM, where False tells that lower values are better.
+        In the form that the caller expects: the value for XGBoost's estimators and other callers; (name,
+        value) for ``xgboost.train``; (name, value, False) for LightGBM. False tells that lower values are
+        better.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """fastce's functions on Dask arrays that are chunked along samples, classes or both: lazy, on any scheduler.
 
 Where all classes are in one chunk, fastce runs on each block. Where they are in several, each block is read for its
-statistics, as by `fastce.shards`, which merge as a tree. No chunk of logits is cut or copied.
+statistics, as in `fastce.shards`. These merge as a tree. No chunk of logits is cut or copied.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def softmax(x: Any, axis: int = -1, *, split_every: int | None = None) -> Any:
     axis : int, default -1
         The axis of the classes.
     split_every : int, optional
-        How many chunks along ``axis`` are merged at a time. By default, Dask's own choice; or all, where chunks
-        end as `fastce.shards.chunk_length` says, for the bits of the whole.
+        How many chunks along ``axis`` are merged at a time. By default, Dask chooses. If chunks end as
+        `fastce.shards.chunk_length` says, all are merged at once, for the bits of the whole.
 
     Returns
     -------
@@ -271,7 +271,7 @@ def cross_entropy_and_grad(
     Notes
     -----
     Compute both in one call, ``dask.compute(loss, grad)``: with all classes in a chunk they come from one pass. A mean
-    divides by the weight of all samples, which is found first, from target and weights without the logits.
+    divides by the weight of all samples, which is computed first, from target and weights without the logits.
 
     Examples
     --------

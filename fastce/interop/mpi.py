@@ -59,10 +59,10 @@ def vocab_parallel_cross_entropy(
         Class indices that count the classes of all ranks, the same on each of them. Or class probabilities of
         this rank's classes, floats in the shape of ``logits_shard``.
     comm : mpi4py.MPI.Intracomm, optional
-        The ranks that have the classes, ``MPI.COMM_WORLD`` by default. Of it, ``size``, ``rank``, ``Allgather``
-        and ``Allreduce`` are used.
+        The ranks that have the classes, ``MPI.COMM_WORLD`` by default. Only its ``size``, ``rank``,
+        ``Allgather`` and ``Allreduce`` are used.
     start : int, optional
-        The number of classes in front of this rank's; by default, those of the ranks before.
+        The number of classes before this rank's; by default, the number on the ranks before.
     axis : int, default -1
         The axis of the classes.
     weight : array_like, shape (C,), optional
@@ -93,10 +93,10 @@ def vocab_parallel_cross_entropy(
 
     Notes
     -----
-    There are two exchanges. The first has 64 bytes a rank: its width, its status, and a checksum of what
-    has to be the same. The second has the statistics, 32 bytes a sample and rank, 56 with class weights or label
-    smoothing; the ranks merge them all in the same order. Beyond 64 ranks, they are merged on the way, by an
-    ``Allreduce`` with an operator that does so.
+    There are two exchanges. The first has 64 bytes a rank: its width, its status, and a checksum of what has to
+    be the same. The second has the statistics, 32 bytes a sample and rank, 56 with class weights or label
+    smoothing. All ranks merge them in the same order. Beyond 64 ranks, an ``Allreduce`` with an operator of its
+    own merges them on the way.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def vocab_parallel_cross_entropy_and_grad(
     grad_output: npt.ArrayLike | None = None,
     out: Array | None = None,
 ) -> fastce.LossAndGrad[Any]:
-    r"""Compute the cross-entropy of logits whose classes are spread over ranks, and the gradient of this rank's.
+    r"""Compute the cross-entropy of logits whose classes are spread over ranks, and this rank's gradient.
 
     With the loss :math:`\ell` of `vocab_parallel_cross_entropy`, the gradient on rank r is
 
@@ -171,8 +171,8 @@ def vocab_parallel_cross_entropy_and_grad(
     Raises
     ------
     IndexError, TypeError, ValueError, RuntimeError, numpy.exceptions.AxisError
-        As `vocab_parallel_cross_entropy`. An error of ``out`` comes after the last exchange, so it is raised on the
-        ranks that have it alone.
+        As `vocab_parallel_cross_entropy`. An error of ``out`` comes after the last exchange, so only the ranks that
+        have it raise it.
 
     See Also
     --------
@@ -348,9 +348,9 @@ def vocab_parallel_linear_cross_entropy_and_grad(
 
     Notes
     -----
-    The rows are computed in chunks of equal size on all ranks, with an exchange of their statistics each, so that
-    all logits are computed once. One ``Allreduce`` adds up ``d_hidden``, in float32 for 16-bit arrays, whose
-    weights are converted to float32 as a whole.
+    The rows are computed in chunks of equal size on all ranks. Each chunk has an exchange of its statistics, so
+    that all logits are computed once. One ``Allreduce`` adds up ``d_hidden``. For 16-bit arrays the sum is
+    float32, and weights are converted to float32 as a whole.
 
     Examples
     --------
@@ -414,7 +414,8 @@ def global_normalizer(
     -------
     float
         The same bits on every rank. As ``normalizer=`` of `fastce.cross_entropy` and others, it makes the loss and the
-        gradient of a rank its part of the global mean: the sums of both over the ranks are those of all samples.
+        gradient of a rank its parts of the global mean. Summed over the ranks, they are the loss and the gradient of
+        all samples.
 
     Raises
     ------

@@ -84,8 +84,8 @@ def softmax_crossentropy(x: ArrayLike, y_true: ArrayLike, *, constant: bool | No
 
     Notes
     -----
-    Loss and gradient come from one pass over the scores. MyGrad's own function computes with complex and long double
-    scores.
+    Loss and gradient come from one pass over the scores. For complex and long double scores, MyGrad's own function
+    is called.
 
     Examples
     --------
@@ -125,7 +125,7 @@ def softmax_focal_loss(
     alpha : float, default 1
         Factor of the loss.
     gamma : float, default 0
-        At least 0: the greater, the less confident samples count.
+        At least 0. The greater it is, the less weight confident samples have.
     constant : bool, optional
         If True, the result is a constant: nothing is propagated back.
 
@@ -255,7 +255,7 @@ def linear_cross_entropy(
     max_bytes: int | None = None,
     constant: bool | None = None,
 ) -> Tensor:
-    """Compute the cross-entropy of a linear layer's output, never whole in memory: `fastce.linear_cross_entropy`.
+    """Compute the cross-entropy of a linear layer's output, a chunk at a time: `fastce.linear_cross_entropy`.
 
     Parameters
     ----------

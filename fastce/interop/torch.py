@@ -76,10 +76,10 @@ def cross_entropy(
     size_average, reduce : bool, optional
         Deprecated, as in torch: use ``reduction``.
     ignore_index : int, default -100
-        Samples with this class index are ignored. Another one than -100 is refused beside class probabilities.
+        Samples with this class index are ignored. With class probabilities, only -100 is allowed.
     reduction : {"mean", "sum", "none"}, default "mean"
-        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the sum of class weights at the
-        labels of the samples that are not ignored, and for class probabilities by the number of samples.
+        "none" gives one loss a sample, "sum" their sum. "mean" divides the sum by the total class weight at the
+        labels that are not ignored; for class probabilities, by the number of samples.
     label_smoothing : float, default 0.0
         From 0 to 1: the part of each target that is spread evenly over all classes.
     z_loss : float, default 0.0
@@ -102,21 +102,21 @@ def cross_entropy(
     TypeError
         If an argument is no tensor, or a tensor is not on the CPU.
     RuntimeError, TypeError, ValueError
-        If an argument has a wrong dtype, shape or value, or there is an ``ignore_index`` for class probabilities: of
-        the class of torch's error.
+        If an argument has a wrong dtype, shape or value, or there is an ``ignore_index`` for class probabilities.
+        The class is that of torch's error.
 
     Notes
     -----
     Loss and gradient with respect to ``input`` come from one pass, if ``input`` requires a gradient. The gradient is
-    kept for the backward pass. Two passes, one at each end, compute one loss a sample, or a loss of float16.
-    Second derivatives are fastce's as well. Torch's own operations compute derivatives of higher order, those of
-    ``z_loss``, ``logit_scale`` and ``softcap`` of second order, forward mode, and the gradient of ``weight``.
+    kept for the backward pass. One loss a sample, or a loss of float16, takes two passes: one forward and one
+    backward. fastce computes second derivatives too. Torch's own operations compute higher derivatives, second
+    derivatives with ``z_loss``, ``logit_scale`` and ``softcap``, forward mode, and the gradient of ``weight``.
 
     Under ``torch.compile``, loss and gradient are the operators ``fastce::cross_entropy`` and
     ``fastce::cross_entropy_backward``. Transforms of ``torch.func`` reach the same kernels: ``vmap`` merges its
     axis with that of the samples.
 
-    A change of ``input`` or ``target`` in place before the backward pass is an error there.
+    If ``input`` or ``target`` changes in place before the backward pass, that pass raises an error.
 
     References
     ----------
@@ -274,7 +274,7 @@ def linear_cross_entropy(
     options: object = None,
     max_bytes: int | None = None,
 ) -> Tensor:
-    r"""Compute the cross-entropy of a linear layer's output, never whole in memory.
+    r"""Compute the cross-entropy of a linear layer's output, a chunk at a time.
 
     It takes the place of ``torch.nn.functional.linear_cross_entropy`` [1]_.
 
@@ -299,7 +299,7 @@ def linear_cross_entropy(
     label_smoothing : float, default 0.0
         As in `cross_entropy`.
     options : object, optional
-        How torch cuts the logits into chunks. It has no effect here: ``max_bytes`` has.
+        Torch's options for chunks of logits. They have no effect here: use ``max_bytes``.
     max_bytes : int, optional
         Greatest size in bytes of a chunk of logits, by default that of `fastce.linear_cross_entropy`.
 
@@ -315,10 +315,10 @@ def linear_cross_entropy(
 
     Notes
     -----
-    Loss and gradients come from one pass over the chunks. One loss a sample, and 16 bits, take one pass at each end.
-    The gradients of all parts of the layer are computed, unless none requires one: frozen parts save no time.
-    Class probabilities and weights of more than two axes, ``torch.func``, and derivatives of higher order need all
-    logits at once. Under ``torch.compile``, the layer and its gradients are the operators
+    Loss and gradients come from one pass over the chunks. One loss a sample, and 16 bits, take a forward and a
+    backward pass. The gradients of all parts of the layer are computed, unless none requires one: frozen parts save no
+    time. Class probabilities and weights of more than two axes, ``torch.func``, and derivatives of higher order need
+    all logits at once. Under ``torch.compile``, the layer and its gradients are the operators
     ``fastce::linear_cross_entropy`` and ``fastce::linear_cross_entropy_backward``, which compute the logits once each.
 
     References
@@ -388,7 +388,7 @@ def focal_loss(
     target : Tensor
         As in `cross_entropy`.
     gamma : float
-        At least 0: the greater, the less confident samples count.
+        At least 0. The greater it is, the less weight confident samples have.
     alpha : float or Tensor of shape (C,), optional
         A factor of the loss, or one for each class.
     ignore_index, reduction, label_smoothing
@@ -406,8 +406,8 @@ def focal_loss(
 
     Notes
     -----
-    Torch's own operations compute derivatives of higher order and with respect to other arguments than ``input``,
-    and all under ``torch.compile`` and ``torch.func``.
+    Torch's own operations compute derivatives of higher order and with respect to arguments other than ``input``.
+    Under ``torch.compile`` and ``torch.func``, they compute all.
 
     Examples
     --------
@@ -473,8 +473,8 @@ def kl_divergence(
 
     Notes
     -----
-    Torch's own operations compute derivatives of higher order and with respect to ``target``, and all under
-    ``torch.compile`` and ``torch.func``.
+    Torch's own operations compute derivatives of higher order and with respect to ``target``. Under
+    ``torch.compile`` and ``torch.func``, they compute all.
 
     Examples
     --------
@@ -530,7 +530,8 @@ def softmax(input: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor
 
     Notes
     -----
-    Torch's own operations compute derivatives of higher order, and all under ``torch.compile`` and ``torch.func``.
+    Torch's own operations compute derivatives of higher order. Under ``torch.compile`` and ``torch.func``, they
+    compute all.
 
     Examples
     --------
@@ -615,7 +616,7 @@ def logsumexp(input: Tensor, dim: int | tuple[int, ...], keepdim: bool = False) 
 
     Notes
     -----
-    As for `softmax`. Torch computes with integers.
+    As for `softmax`. For integers, torch's own function is called.
 
     Examples
     --------

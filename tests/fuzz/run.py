@@ -95,8 +95,8 @@ def report(share: Share, took: float, counts: Counter, found: list[str]) -> str:
     lines = [
         "# What the fuzzer found",
         "",
-        f"`python -m tests.fuzz --seed {share.seed}{limit}`: {number:,} cases in {took:.0f} s with {share.jobs} at a "
-        f"time, {len(found)} in trouble. "
+        f"`python -m tests.fuzz --seed {share.seed}{limit}`: {number:,} cases in {took:.0f} s, {share.jobs} at a "
+        f"time; {len(found)} failed. "
         f"fastce {fastce.__version__}, numpy {np.__version__}, numba {numba.__version__}, {platform.machine()}.",
         "",
         "| function | computed as it should | refused, nothing written | further calls beside a writer |",
@@ -111,21 +111,21 @@ def report(share: Share, took: float, counts: Counter, found: list[str]) -> str:
 
 TEXT = f"""\
 Each case draws a shape, a class axis, dtypes, memory layouts, values (NaN, infinities and the dtype's ends among
-them), a target, options, a reduction and outputs. {BAD:.0%} of the choices have to be refused. Choices that need a
-kernel compiled stay for {TOGETHER} cases. Arrays are also passed as lists, tuples, memory views, `array.array`,
+them), a target, options, a reduction and outputs. {BAD:.0%} of the choices have to be refused. The choices that need
+another kernel stay the same for {TOGETHER} cases. Arrays are also passed as lists, tuples, memory views, `array.array`,
 ctypes arrays, memory maps, tensors, subclasses of ndarray, and objects with nothing but `__array__` or
 `__array_interface__`. Numbers are also passed as NumPy scalars or arrays without a dimension. Outputs may lie in
-the memory of other libraries, or over that of an argument, where they may be refused. NumPy's floating-point
-errors raise in one half of the calls. In the other half they warn, and a warning is an error.
+the memory of other libraries. They may also overlap an argument, and may then be refused. In one half of the
+calls, NumPy's floating-point errors raise. In the other half they warn, and a warning is an error.
 
 Results are compared with the oracle. For one-hot integers they are also compared, bit for bit, with the results of
-the labels. In one case of seven, weights or second arguments are NaN, infinite or out of the dtype's range; there
-errors, dtypes and memory are checked, but no values. {GUARD} bytes before and behind every array, the gaps between
-strided elements, and all inputs have to be the same after the call as before.
+the labels. In one case of seven, weights or second arguments are NaN, infinite or out of the dtype's range. Then
+errors, dtypes and memory are checked, but no values. After the call, these have to be unchanged: {GUARD} bytes before
+and behind every array, the gaps between strided elements, and all inputs.
 
-Beside a writer, a call is repeated while another thread changes one of its arguments: labels to numbers that are
-huge, negative or just too large, floats to NaN and infinities. The results may then be anything. But errors must
-be documented ones, guard zones must stay as they were, and the process must live."""
+Beside a writer, a call is repeated while another thread changes one of its arguments. Labels become huge, negative
+or just too large; floats become NaN and infinities. The results may then be anything. But errors must be
+documented ones, guard zones must stay as they were, and the process must live."""
 
 
 def main() -> None:
