@@ -1,6 +1,7 @@
 # make bench and make test are all a newcomer needs; each makes its own environment first.
 #
 #   make test [ARGS="-k softmax"]     the tests, with coverage of the public layer
+#   make test-processes               forks, signals, races, damaged caches, portable bits: tests that run programs
 #   make test-oldest                  the tests with the oldest numpy and numba that are supported
 #   make bits [ARGS="--only softmax"] digests of all functions in portable mode, here and as AVX2 code
 #   make test-arm64                   a part of the tests on an emulated 64-bit ARM; needs Debian, qemu-user-static
@@ -35,7 +36,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check
 PIP = "pip>=25.1"
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
-.PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy speed bench bench-full
+.PHONY: test test-processes test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy speed bench bench-full
 .PHONY: bench-smoke readme pictures docs test-docs lint types clean
 .DEFAULT_GOAL := test
 
@@ -45,8 +46,14 @@ $(READY): pyproject.toml
 	$(BIN)/python $(INSTALL) --editable . --group dev
 	touch $(READY)
 
+# tests that run programs, whose kernels compile again and again
+PROGRAMS = tests/process tests/bits/test_portable.py
+
 test: $(READY)
-	$(BIN)/python $(PYTEST) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
+	$(BIN)/python $(PYTEST) $(PROGRAMS:%=--ignore=%) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
+
+test-processes: $(READY)
+	$(BIN)/python $(PYTEST) $(PROGRAMS) $(ARGS)
 
 $(OLDEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)

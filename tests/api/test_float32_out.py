@@ -1,11 +1,11 @@
 """Results of 16 bits may be written to float32: gradients of means would underflow."""
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 import fastce
 from tests.functions import CALLS
+from tests.helpers import BFLOAT16
 from tests.inputs import FewInputs
 
 SHAPES = [((9, 5), -1), ((9, 40), -1), ((5, 1500), -1), ((3, 7, 20), 1), ((2, 70000), -1)]  # one a regime
@@ -23,8 +23,10 @@ GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("name", GRADIENTS)
+# bfloat16 differs from float16 in loads and stores alone
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, np.float16) for name in GRADIENTS), ("cross_entropy", BFLOAT16), ("softmax", BFLOAT16)]
+)
 def test_equals_rounding_once(name, dtype):
     """Rounded to 16 bits, it is what a result of 16 bits holds; rows are those of float32 logits."""
     for shape, axis in SHAPES if name == "cross_entropy" else SHAPES[:1]:
@@ -103,9 +105,8 @@ def test_other_dtypes_are_refused():
             fastce.cross_entropy_and_grad(np.zeros((2, 3), dtype), [0, 1], out=np.empty((2, 3), other))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.function.outs])
-def test_every_function(name, dtype):
+def test_every_function(name, dtype=np.float16):
     """Each result that is written to ``out``, contiguous or strided."""
     call = CALLS[name]
     arrays = call.arrays(FewInputs(dtype))
