@@ -10,7 +10,7 @@
 #   make try-sdist                    builds the source distribution, and runs tests from it unpacked
 #   make fuzz [ARGS="--cases 100000 --jobs 2"]  random calls against the oracle
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
-#   make speed                        the times in docs: adapters, shards, options, divergences; about 8 minutes
+#   make speed                        the times in docs: adapters, shards, options, divergences; about 20 minutes
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
 #   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
 #   make readme                       the figures of the README and docs/benchmarks.md from the committed runs
