@@ -9,6 +9,7 @@
 #   make try-sdist                    builds the source distribution, and runs tests from it unpacked
 #   make fuzz [ARGS="--cases 100000 --jobs 2"]  random calls against the oracle
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
+#   make speed                        the times in docs: adapters, shards, options, divergences; about 8 minutes
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
 #   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 50 minutes
 #   make readme                       the figures of the README and docs/benchmarks.md from the committed runs
@@ -34,8 +35,8 @@ INSTALL = -m pip install --quiet --disable-pip-version-check
 PIP = "pip>=25.1"
 PYTEST = -m pytest -n 2 --dist worksteal -p no:benchmark
 
-.PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy bench bench-full bench-smoke
-.PHONY: readme pictures docs test-docs lint types clean
+.PHONY: test test-oldest bits test-arm64 test-arm64-smoke try-wheel try-sdist fuzz accuracy speed bench bench-full
+.PHONY: bench-smoke readme pictures docs test-docs lint types clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml
@@ -97,6 +98,9 @@ fuzz: $(READY)
 accuracy: $(READY)
 	$(BIN)/python -m tools.accuracy
 
+speed: $(READY)
+	$(BIN)/python -m tools.speed --write $(ARGS)
+
 bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
 
@@ -128,7 +132,7 @@ docs: $(DOCS)/.ready
 
 test-docs: docs
 	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --group docs-test
-	$(DOCS)/$(SCRIPTS)/python -m pytest tests/docs $(ARGS)
+	$(DOCS)/$(SCRIPTS)/python -m pytest --noconftest tests/docs/test_site.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

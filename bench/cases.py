@@ -57,7 +57,7 @@ def dtype_of(name: str) -> np.dtype:
 class Case:
     """One operation on inputs of one shape and dtype; ``features`` is the width of the last layer, else 0."""
 
-    op: Op
+    op: str  # an Op, or a name in a table of calls elsewhere
     batch: int
     classes: int
     dtype: str = "float32"

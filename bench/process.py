@@ -31,7 +31,7 @@ class Process:
     def __init__(self, name: str, plan: Plan, logs: Path) -> None:
         self.entrant, self.name = entrant(name), name
         self.threads = self.entrant.threads or plan.threads
-        self.log = logs / f"{name.replace('/', '-')}.log"
+        self.log = logs / f"{name.replace('/', '-').replace(':', '-')}.log"
         self.members: list[tuple[Connection, BaseProcess]] = []
         context = multiprocessing.get_context("spawn")
         for _ in range(plan.crowd):

@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bench.cases import Case, Op
-from bench.contenders import CONTENDERS, Entrant
+from bench.contenders import Entrant, contender_of
 from bench.inputs import Call, Inputs, inputs_of
 from bench.network import DigitsNetwork
 from bench.oracle import check
@@ -34,7 +34,7 @@ class Worker:
     """The requests that a contender's process understands: the public methods."""
 
     def __init__(self, contender: str, largest: int) -> None:
-        self._contender, self._largest = CONTENDERS[contender], largest
+        self._contender, self._largest = contender_of(contender), largest
         self._call: Call | None = None  # of the prepared case
         self._network: DigitsNetwork | None = None  # if the case is the training loop
         self._seconds = 0.0  # of a call, in the last span
@@ -76,8 +76,8 @@ class Worker:
     def span(self, seconds: float = WARM_UP) -> dict[str, float]:
         """Call for so many seconds and return the statistics of single calls; pauses between calls count."""
         if seconds > WARM_UP:
-            _stamps(self._call, WARM_UP)
-        times = np.diff(_stamps(self._call, seconds))
+            stamps(self._call, WARM_UP)
+        times = np.diff(stamps(self._call, seconds))
         self._seconds = float(times.mean())
         median, p99 = np.quantile(times, (0.5, 0.99)).tolist()
         return {"calls": len(times), "mean": self._seconds, "median": median, "p99": p99}
@@ -86,7 +86,7 @@ class Worker:
         """Warm up caches, threads and clock rate, then time so many calls; return the seconds a call."""
         call = self._call
         if self._seconds < LONG:
-            _stamps(call, WARM_UP)
+            stamps(call, WARM_UP)
         gc.disable()
         start = time.perf_counter()
         # Each result is dropped at once, as in a loop that overwrites it: giving memory back is part of the cost.
@@ -133,14 +133,14 @@ def serve(link: Connection, entrant: Entrant, threads: int, largest: int, log: P
             link.send(answer)
 
 
-def _stamps(call: Call, seconds: float) -> list[float]:
+def stamps(call: Call, seconds: float) -> list[float]:
     """Call for so many seconds, once at least; return the time before the first call and after each."""
-    stamps = [time.perf_counter()]
-    end = stamps[0] + seconds
-    while len(stamps) == 1 or stamps[-1] < end:
+    times = [time.perf_counter()]
+    end = times[0] + seconds
+    while len(times) == 1 or times[-1] < end:
         call()
-        stamps.append(time.perf_counter())
-    return stamps
+        times.append(time.perf_counter())
+    return times
 
 
 def in_short(error: Exception) -> str:

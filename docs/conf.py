@@ -1,5 +1,6 @@
 """The documentation's site: ``make docs`` builds it into ``build/docs/``. It loads nothing from other hosts."""
 
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,8 +63,10 @@ html_title = "fastce"
 html_static_path = ["_static"]
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system
 html_css_files = ["site.css"]
+pages_without_sections = "coming-from accuracy architecture experiments fuzz contributing security changelog"
+html_sidebars = {page: [] for page in pages_without_sections.split()}
 html_favicon = html_logo = "_static/logo.svg"
-html_copy_source = False
+html_copy_source = html_use_index = html_domain_indices = False
 html_math_renderer = "mathml"
 html_theme_options = {
     "footer_end": [],
@@ -72,7 +75,6 @@ html_theme_options = {
     "logo": {"text": "fastce"},
     "navbar_align": "left",
     "secondary_sidebar_items": ["page-toc"],
-    "show_prev_next": True,
 }
 
 
@@ -83,7 +85,10 @@ def render_math(writer, node):
     except MathError as error:
         logging.getLogger(__name__).warning("no MathML for %r: %s", node.astext(), error, location=node)
         formula = writer.encode(node.astext())
-    writer.body.append(f'<div class="math">{formula}</div>' if isinstance(node, nodes.math_block) else formula)
+    # thin spaces around names of functions, as in TeX
+    formula = re.sub(r"(</(?!mo)\w+>)(?=\s*<mi[^>]*>\w+</mi>\s*<mo>&Apply)", r'\1<mspace width="0.17em"/>', formula)
+    formula = re.sub(r"(&ApplyFunction;</mo>)(?!\s*<mo)", r'\1<mspace width="0.17em"/>', formula)
+    writer.body.append(f'<div class="formula">{formula}</div>' if isinstance(node, nodes.math_block) else formula)
     raise nodes.SkipNode
 
 
@@ -94,6 +99,9 @@ def link_outside(app, document):
     """
     docs = Path(app.srcdir)
     for link in document.findall(pending_xref):
+        if link.astext().endswith(".md"):  # a file's name is good to read in the repository, a title on the site
+            link["refexplicit"] = False
+            link[0].clear()
         if link["refdomain"] == "doc" and Path(link["reftarget"]).is_absolute():
             link["reftarget"] = INCLUDED[Path(link["reftarget"]).relative_to(docs.parent).as_posix()]
     for link in list(document.findall(download_reference)) if REPOSITORY else ():

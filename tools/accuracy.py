@@ -22,6 +22,7 @@ import fastce
 from tools import accuracy_plot
 from tools.accuracy_contenders import contenders
 from tools.exact import Batch, Exact, Value
+from tools.speed.turns import conditions
 
 DOCS = Path(__file__).parents[1] / "docs"
 BITS = 300
@@ -186,7 +187,7 @@ def main() -> None:
     """Measure all, write docs/accuracy.md and its plot."""
     with mpmath.workprec(BITS):
         rows = measure()
-    lines = ["# Accuracy", "", *__doc__.split("\n")[2:-1], "", "Written by `make accuracy`.", ""]
+    lines = ["# Accuracy", "", *__doc__.split("\n")[2:-1], "", conditions("make accuracy", ("scipy", "torch")), ""]
     lines += ["![errors in float32](accuracy.svg)", "", *promises(rows), *NOTES]
     for quantity in QUANTITIES:
         title = TITLES.get(quantity, quantity)

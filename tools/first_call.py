@@ -1,4 +1,4 @@
-"""Times the first call of a process and writes docs/first-call.md's table of it: ``python -m tools.first_call``."""
+"""Times the first call of a process and writes docs/guide/threads.md's table of it: ``python -m tools.first_call``."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def main() -> int:
         f"{known['date']}:"
     )
     text = f"{conditions}\n\n{Table('', pd.DataFrame(rows)).markdown()}".strip()
-    page = ROOT / "docs" / "first-call.md"
+    page = ROOT / "docs" / "guide" / "threads.md"
     page.write_text(replaced(page.read_text(encoding="utf-8"), text, "compile"), encoding="utf-8")
     print(text)
     return 0

@@ -17,7 +17,7 @@ from bench.inputs import Call, Calls
 
 @dataclass(frozen=True)
 class Contender:
-    """A label for reports, and ``module:NAME`` of a table of calls in this folder."""
+    """A label for reports, and ``module:NAME`` of a table of calls in this folder, or ``package.module:NAME``."""
 
     label: str
     table: str
@@ -27,7 +27,7 @@ class Contender:
     def call(self, op: str, inputs: Any) -> Call | None:
         """Return the call to time, None where the library has no such function."""
         module, name = self.table.split(":")
-        table: Calls = getattr(import_module(f"{__name__}.{module}"), name)
+        table: Calls = getattr(import_module(module if "." in module else f"{__name__}.{module}"), name)
         return table[op](inputs) if op in table else None
 
     def to_numpy(self, array: Any) -> np.ndarray:
@@ -68,6 +68,11 @@ CONTENDERS = {
 }
 STANDARD = ("fastce-out", "fastce", "numpy", "numpy-stable", "scipy", "torch")  # of ``make bench``
 RIVALS = tuple(name for name, c in CONTENDERS.items() if name not in (*REFERENCE, *ADAPTED) and not c.yardstick)
+
+
+def contender_of(name: str) -> Contender:
+    """Return a contender; one that is a table elsewhere, ``package.module:NAME``, has no oracle."""
+    return CONTENDERS[name] if name in CONTENDERS else Contender(name, name, yardstick=True)
 
 
 class Entrant(NamedTuple):

@@ -1,11 +1,11 @@
-"""The command's arguments. Nothing is imported here that takes time: help and version are shown at once."""
+"""The command's arguments."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 from fastce import __version__
@@ -13,7 +13,6 @@ from fastce.command.shapes import parse_shape
 
 OPS = ("cross_entropy_and_grad", "cross_entropy", "softmax", "log_softmax", "logsumexp")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-SHAPE_HELP = 'such as 65536x10, 65536,10, "(65536, 10)" or 65536 10'
 
 
 class UsageError(Exception):
@@ -40,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
-def make_parser(runs: dict[str, Callable[[argparse.Namespace], None]]) -> Parser:
+def make_parser(runs: Mapping[str, Callable[[argparse.Namespace], None]]) -> Parser:
     """Return the parser of the command; ``runs`` has what runs each subcommand, by its name."""
     parser = Parser(
         prog="fastce",
@@ -82,18 +81,18 @@ _TEXTS = {
 
 
 def _add_config(command: Parser) -> None:
-    command.add_argument("shape", nargs="*", metavar="SHAPE", help=f"of logits, {SHAPE_HELP}")
+    _add_shape(command, "*")
     command.add_argument("--dtype", default="float32", help="of the logits (default: float32)")
     _add_axis(command)
 
 
 def _add_warmup(command: Parser) -> None:
-    command.add_argument(
-        "--dtypes", nargs="+", default=["float32,float64"], metavar="DTYPE", help="default: float32,float64"
-    )
-    command.add_argument(
-        "--classes", nargs="+", default=["10,1000"], metavar="N", help="numbers of classes (default: 10,1000)"
-    )
+    dtypes, classes = ["float32", "float64"], (10, 1000)
+    several: dict[str, Any] = {"action": _Joined, "nargs": "+"}
+    text = "of the logits (default: float32,float64)"
+    command.add_argument("--dtypes", parse=_words, default=dtypes, metavar="DTYPE", help=text, **several)
+    text = "numbers of classes (default: 10,1000)"
+    command.add_argument("--classes", parse=_integers, default=classes, metavar="N", help=text, **several)
     _add_progress(command)
 
 
@@ -101,7 +100,8 @@ def _add_evaluate(command: Parser) -> None:
     command.add_argument("logits", metavar="LOGITS", help=".npy file; samples × classes, or more dimensions")
     command.add_argument("labels", metavar="LABELS", help=".npy file; class indices, or one-hot integers")
     command.add_argument("--probs", action="store_true", help="LOGITS holds class probabilities")
-    command.add_argument("--top-k", nargs="+", default=[], metavar="K", help="such as 1,5: accuracies within the top k")
+    text = "such as 1,5: accuracies within the top k"
+    command.add_argument("--top-k", action=_Joined, parse=_integers, nargs=1, default=(), metavar="K", help=text)
     _add_axis(command)
     command.add_argument(
         "--ignore-index", type=_label_or_none, default=-100, metavar="I", help="label to leave out, or none (-100)"
@@ -114,7 +114,7 @@ def _add_evaluate(command: Parser) -> None:
 
 
 def _add_time(command: Parser) -> None:
-    command.add_argument("shape", nargs="+", metavar="SHAPE", help=f"of logits, {SHAPE_HELP}")
+    _add_shape(command, "+")
     command.add_argument("--dtype", choices=DTYPES, default="float32", help="of the logits (default: float32)")
     command.add_argument("--op", choices=OPS, default=OPS[0], help=f"the function (default: {OPS[0]})")
     _add_axis(command)
@@ -125,6 +125,11 @@ def _add_time(command: Parser) -> None:
 
 
 _COMMANDS = {"config": _add_config, "warmup": _add_warmup, "evaluate": _add_evaluate, "time": _add_time}
+
+
+def _add_shape(command: Parser, count: str) -> None:
+    text = 'of logits, such as 65536x10, 65536,10, "(65536, 10)" or 65536 10'
+    command.add_argument("shape", action=_Joined, parse=parse_shape, nargs=count, metavar="SHAPE", help=text)
 
 
 def _add_axis(command: Parser) -> None:
@@ -143,25 +148,34 @@ def _add_progress(command: Parser) -> None:
     )
 
 
-def as_shape(words: list[str]) -> tuple[int, ...]:
-    """Return the shape that the words of an argument name."""
-    return parse_shape(" ".join(words))
+class _Joined(argparse.Action):
+    """An argument that may be one word or several: they are parsed together."""
+
+    def __init__(self, *, parse: Callable[[str], Any], **options: Any) -> None:
+        super().__init__(**options)
+        self._parse = parse
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        """Keep what the words mean, the default if there are none."""
+        try:
+            setattr(namespace, self.dest, self._parse(" ".join(values)) if values else self.default)
+        except ValueError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
 
 
-def as_words(values: list[str]) -> list[str]:
-    """Return the words of an argument, which are separated by commas or spaces."""
-    return [word for word in re.split(r"[\s,]+", " ".join(values)) if word]
+def _words(text: str) -> list[str]:
+    """Return the words of a text, which commas or spaces separate."""
+    return [word for word in re.split(r"[\s,]+", text) if word]
 
 
-def as_integers(values: list[str], name: str) -> tuple[int, ...]:
-    """Return the integers of an argument, or raise ValueError."""
-    words = as_words(values)
+def _integers(text: str) -> tuple[int, ...]:
+    """Return the integers of a text, or raise ValueError."""
     try:
-        if values and not words:
-            raise ValueError
-        return tuple(int(word) for word in words)
+        if words := _words(text):
+            return tuple(int(word) for word in words)
+        raise ValueError
     except ValueError:
-        raise ValueError(f"{name} must be integers such as 1,5, got {' '.join(values)!r}") from None
+        raise ValueError(f"must be integers such as 1,5, got {text!r}") from None
 
 
 def _label_or_none(text: str) -> int | None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastce
-from fastce.command.arguments import as_integers, usage_errors
+from fastce.command.arguments import usage_errors
 from fastce.command.terminal import shows_progress, tell
 
 Array = npt.NDArray[Any]
@@ -26,9 +26,9 @@ NEAR_1 = 0.01  # sums of class probabilities differ by less: halves are rounded
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate the files and print the result."""
+    top_k = options.top_k
+    settings = {"ignore_index": options.ignore_index, "label_smoothing": options.label_smoothing, "top_k": top_k}
     with usage_errors():
-        top_k = as_integers(options.top_k, "--top-k")
-        settings = {"ignore_index": options.ignore_index, "label_smoothing": options.label_smoothing, "top_k": top_k}
         fastce.EvaluationSums(axis=options.axis, **settings)  # checks them
     logits, labels = load(options.logits, of_logits=True), load(options.labels)
     weight = load(options.weight) if options.weight else None

@@ -8,7 +8,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fastce.command.arguments import UsageError, as_shape, make_parser, usage_errors
+import fastce
+from fastce.command import evaluate, timing, warmup
+from fastce.command.arguments import UsageError, make_parser, usage_errors
 from fastce.command.terminal import tell
 
 CLOSED_PIPE, INTERRUPTED = 141, 130  # as shells say it: 128 and the number of the signal
@@ -40,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     """Parse the arguments and run the subcommand."""
-    options = make_parser({"config": _config, "warmup": _warmup, "evaluate": _evaluate, "time": _time}).parse_args(argv)
+    options = make_parser(RUNS).parse_args(argv)
     try:
         options.run(options)
     except UsageError as error:
@@ -67,25 +69,8 @@ def _drop_output() -> None:
 
 
 def _config(options: argparse.Namespace) -> None:
-    from fastce import show_config
-
     with usage_errors():
-        show_config(as_shape(options.shape) if options.shape else None, options.dtype, options.axis)
+        fastce.show_config(options.shape, options.dtype, options.axis)
 
 
-def _warmup(options: argparse.Namespace) -> None:
-    from fastce.command.warmup import run
-
-    run(options)
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from fastce.command.evaluate import run
-
-    run(options)
-
-
-def _time(options: argparse.Namespace) -> None:
-    from fastce.command.timing import run
-
-    run(options)
+RUNS = {"config": _config, "warmup": warmup.run, "evaluate": evaluate.run, "time": timing.run}

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastce
-from fastce.command.arguments import as_shape, usage_errors
+from fastce.command.arguments import usage_errors
 from fastce.command.terminal import tell
 
 Array = npt.NDArray[Any]
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 def run(options: argparse.Namespace) -> None:
     """Time all contenders and print the table."""
     with usage_errors():
-        shape = as_shape(options.shape)
+        shape = options.shape
         if not math.prod(shape):
             raise ValueError(f"there is nothing to time in the shape {shape}")
         axis = options.axis + (len(shape) if options.axis < 0 else 0)

@@ -8,15 +8,13 @@ import time
 from collections.abc import Iterable
 
 import fastce
-from fastce.command.arguments import as_integers, as_words, usage_errors
+from fastce.command.arguments import usage_errors
 from fastce.command.terminal import shows_progress
 
 
 def run(options: argparse.Namespace) -> None:
     """Compile or load the kernels, and tell how long it took."""
-    with usage_errors():
-        classes = as_integers(options.classes, "--classes")
-    pairs: Iterable[tuple[str, int]] = list(itertools.product(as_words(options.dtypes), classes))
+    pairs: Iterable[tuple[str, int]] = list(itertools.product(options.dtypes, options.classes))
     if shows_progress(options.progress):
         from rich.console import Console
         from rich.progress import track
