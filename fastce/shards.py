@@ -142,7 +142,7 @@ def statistics(
 
 
 def merge(parts: npt.ArrayLike | Sequence[npt.ArrayLike]) -> Array:
-    """Merge the statistics of several shards into those of all their classes.
+    """Merge the statistics of several shards into the statistics of all their classes.
 
     Parameters
     ----------
@@ -532,7 +532,7 @@ def cross_entropy_grad(
     TypeError
         If an argument has a wrong type or dtype.
     ValueError
-        If an argument has a wrong shape or value, or the options are not those of the statistics.
+        If an argument has a wrong shape or value, or the options differ from those of the statistics.
     numpy.exceptions.AxisError
         If ``logits`` has no such axis.
 

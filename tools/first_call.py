@@ -55,8 +55,9 @@ def main() -> int:
         rows.append({"logits": "×".join(map(str, shape)), "nothing cached": cold, "cached on disk": cached})
     known = machine_facts(available_cores())
     conditions = (
-        f"Time of the first `cross_entropy_and_grad` of a process, float32, beyond importing Numba, median of {ROUNDS} "
-        f"processes, on {known['cores']} cores of {known['cpu']}, {known['date']}:"
+        "Time of the first `cross_entropy_and_grad` of a process, float32, without the import of Numba: the median of "
+        f"{ROUNDS} processes. Measured by `python -m tools.first_call` on {known['cores']} cores of {known['cpu']}, "
+        f"{known['date']}:"
     )
     text = f"{conditions}\n\n{Table('', pd.DataFrame(rows)).markdown()}".strip()
     page = ROOT / "docs" / "guide" / "threads.md"

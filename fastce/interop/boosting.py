@@ -195,7 +195,7 @@ class XGBSoftmax(_Softmax):
 class LGBMSoftmax(_Softmax):
     r"""Objective for LightGBM: cross-entropy of the softmax, for ``train`` and the estimators.
 
-    The gradient is the one of `XGBSoftmax`. In its notation, for K classes,
+    The gradient is that of `XGBSoftmax`. In its notation, for K classes,
 
     .. math:: \mathrm{hessian}_{ij} = \frac{K}{K - 1}\, u_i a_i\, p_{ij} \left(1 - p_{ij}\right)
 
@@ -216,8 +216,9 @@ class LGBMSoftmax(_Softmax):
 
     Notes
     -----
-    Without options the trees are those of the built-in ``multiclass`` with ``boost_from_average=False``, to the
-    bit. A single column of scores has the Hessian of ``binary``, without the factor. For calls see `XGBSoftmax`.
+    Without options the trees are the same to the bit as those of the built-in ``multiclass`` with
+    ``boost_from_average=False``. A single column of scores has the Hessian of ``binary``, without the factor.
+    For calls see `XGBSoftmax`.
 
     Examples
     --------

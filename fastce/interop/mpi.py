@@ -93,10 +93,10 @@ def vocab_parallel_cross_entropy(
 
     Notes
     -----
-    There are two exchanges. The first has 64 bytes a rank: its width, its status, and a checksum of what has to
-    be the same. The second has the statistics, 32 bytes a sample and rank, 56 with class weights or label
-    smoothing. All ranks merge them in the same order. Beyond 64 ranks, an ``Allreduce`` with an operator of its
-    own merges them on the way.
+    There are two exchanges. The first has 64 bytes a rank: its width, ``start`` and status, and checksums of
+    the labels and options. The second has the statistics, 32 bytes a sample and rank, 56 with class weights or
+    label smoothing. All ranks merge them in the same order. Beyond 64 ranks, an ``Allreduce`` with an operator
+    of its own merges them on the way.
 
     Examples
     --------

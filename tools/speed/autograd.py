@@ -96,8 +96,8 @@ def parts(quick: bool) -> Parts:
                 times[f"{case.op}, {label}", f"{case.batch}×{case.classes}"] = seconds
     pairs = [[f"{op}, {NAMES[name]}" for name in ("THEIRS", "OURS")] for op in (LOSS, HVP, FOCAL, SUM)]
     text = (
-        "Time of `value_and_grad`, and of `hessian_vector_product` for the Hessian, float32, one thread. They take "
-        f"turns, each in a process of its own: {METHOD}. {BOLD}"
+        "Time of `value_and_grad`, and of `hessian_vector_product` for the Hessian, float32, one thread. The "
+        f"contenders take turns, each in a process of its own: {METHOD}. {BOLD}"
     )
     return {"interop/autograd.md#speed": f"{text}\n\n{table(times, pairs)}"}
 

@@ -84,8 +84,8 @@ def parts(quick: bool) -> Parts:
             if seconds:
                 cells[label, column] = duration(seconds) if kind == "BUILT_IN" else f"{seconds / built_in:.2f} ×"
     text = (
-        f"Time of a round, with {FEATURES} features, depth 4 or 15 leaves, and one thread, in full for the built-in "
-        f"objective and as its multiple for the others. Each has a process of its own, and they take turns: {METHOD}."
+        f"Time of a round with {FEATURES} features, depth 4 or 15 leaves, and one thread. For objectives that are not "
+        f"built in, it is a multiple of the built-in one's. All take turns, each in a process of its own: {METHOD}."
     )
     return {"interop/boosting.md#speed": f"{text}\n\n{table(cells, text=str)}"}
 

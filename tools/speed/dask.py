@@ -93,8 +93,8 @@ def parts(quick: bool) -> Parts:
         f"{4e-6 * rows * CLASSES:.0f} MB of float32 in zarr, uncompressed and in the system's file cache: "
         f"{rows:,} × {CLASSES:,} in chunks of {STEP:,} × {CLASSES:,}, or {4 * STEP:,} × {CLASSES // 4}. {WORKERS} of "
         f"Dask's threads. Times are multiples of `logits.sum()` of the same chunks, which takes {seconds[SUM]:.2f} s. "
-        f"They take turns in one process: {METHOD}. Memory is the most of a process of its own, beyond the most of one "
-        "that computes nothing."
+        f"They take turns in one process: {METHOD}. Memory is the peak of a process of its own, beyond the peak of a "
+        "process that computes nothing."
     )
     return {"interop/dask.md#speed": f"{text}\n\n{table(cells, text=str)}"}
 

@@ -93,8 +93,8 @@ def parts(quick: bool) -> Parts:
         for name, label in NAMES.items()
     }
     text = (
-        "Loss and gradient, float32, one thread; NumPy and PyTorch have the textbook formula, `log_softmax` and "
-        f"`kl_div`. They take turns, each in a process of its own: {METHOD}."
+        "Loss and gradient, float32, one thread. NumPy has the textbook formula, PyTorch has `log_softmax` and "
+        f"`kl_div`. All take turns, each in a process of its own: {METHOD}."
     )
     return {"regimes.md#divergences": f"{text}\n\n{table(times)}"}
 

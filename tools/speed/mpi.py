@@ -108,8 +108,8 @@ def parts(quick: bool) -> Parts:
     """Return the sections of both pages."""
     found = measured(quick)
     text = (
-        "Loss and gradient, float32, one thread a rank; *exchange* is the exchanges alone. They take turns, and the "
-        f"second rank sleeps while one rank works alone: {METHOD}. {found['library']}."
+        "Loss and gradient, float32, one thread a rank. *exchange* is the time of the exchanges alone. Calls take "
+        f"turns, and the second rank sleeps while one rank works alone: {METHOD}. {found['library']}."
     )
     return {
         "interop/mpi.md#speed": f"{text}\n\n{ranks_table(found)}",

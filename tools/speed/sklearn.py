@@ -24,9 +24,9 @@ def parts(quick: bool) -> Parts:
             rows[label, "times as fast"] = f"{found.theirs / found.ours:.1f}"
             rows[label, "probabilities differ by"] = f"{found.difference:.0e}"
     text = (
-        "Time of a fit with the defaults. Both estimators take turns in one process, with one thread each; the least "
-        f"of {REPEATS} counts. With newton-cg, `LogisticRegression` has `tol=1e-6`, which brings both equally near to "
-        "the minimum."
+        "Time of a fit with the defaults. Both estimators take turns in one process, with one thread each. The "
+        f"shortest of {REPEATS} fits counts. With newton-cg, `LogisticRegression` has `tol=1e-6`, which brings both "
+        "equally near to the minimum."
     )
     return {"interop/sklearn.md#speed": f"{text}\n\n{table(rows, text=str)}"}
 

@@ -29,8 +29,8 @@ from tools.marks import replaced
 TURN, QUICK_TURN = 0.4, 0.002  # seconds of calls
 TURNS = 3  # of each contender
 CLEAR = 1.1  # how much less a figure has to be than the others of its group to be bold
-METHOD = f"the lower quartile of {TURNS} turns, each the median call of {TURN} s"
-BOLD = "Bold is the fastest, by a tenth at least."
+METHOD = f"the lower quartile of {TURNS} turns, where a turn is the median of calls for {TURN} s"
+BOLD = "Bold is the fastest, if it is faster by at least a tenth."
 Times = dict[tuple[str, str], float]  # seconds, by the row and the column of a table
 Figures = dict[tuple[str, Case], float]  # by the contender and the case
 Parts = dict[str, str]  # Markdown by ``page#mark``
