@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import ROOT
+from tests.helpers import ROOT, imports
 from tools import readme
 
 MODULES = ["fastce", *(m.name for m in pkgutil.walk_packages(fastce.__path__, "fastce.") if not m.ispkg)]
@@ -120,7 +120,7 @@ def test_examples_name_what_they_need(path):
     Seen to fail: with matplotlib left out.
     """
     text = path.read_text(encoding="utf-8")
-    imported = {name.split(".")[0] for name in re.findall(r"^(?:import|from) (\w[\w.]*)", text, re.M)}
+    imported = {name.split(".")[0] for _, name in imports(path)}
     third = {{"sklearn": "scikit-learn"}.get(name, name) for name in imported - set(sys.stdlib_module_names)}
     third -= {"fastce", "numpy", "numba"}
     install = re.search(r"``pip install (?:\.|\"\.\[(\w+)\]\")((?: [\w-]+)*)``", text)
