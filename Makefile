@@ -133,13 +133,13 @@ $(DOCS)/.ready: pyproject.toml
 	touch $@
 
 docs: $(DOCS)/.ready
-	rm -rf build/docs docs/generated
+	rm -rf build/docs docs/generated docs/gallery
 	$(DOCS)/$(SCRIPTS)/python -m sphinx -E -W --keep-going -q -j 2 -d build/doctrees docs build/docs
 	@echo build/docs/index.html
 
 test-docs: docs
 	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --group docs-test
-	$(DOCS)/$(SCRIPTS)/python -m pytest --noconftest tests/docs/test_site.py $(ARGS)
+	$(DOCS)/$(SCRIPTS)/python -m pytest --noconftest tests/docs/test_site.py tests/docs/test_gallery.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -149,5 +149,5 @@ types: $(READY)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) $(ARM) $(DOCS) build docs/generated .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
+	rm -rf $(VENV) $(OLDEST) $(WHEEL) $(SDIST) $(ARM) $(DOCS) build docs/generated docs/gallery .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage bench/out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -21,6 +21,7 @@ INCLUDED = {  # files outside this folder, and the pages that include them
     "SECURITY": "security",
     "bench/results/full": "benchmarks/full",
     "bench/results/report": "benchmarks/report",
+    "examples/README": "gallery/index",
 }
 REPOSITORY = ""  # the URL of a folder of files, such as https://…/blob/main, once they are public
 
@@ -43,10 +44,11 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
 nitpicky = True
 default_role = "py:obj"
-exclude_patterns = ["_templates"]
+exclude_patterns = ["_templates", "gallery/*.ipynb", "gallery/*.py"]
 templates_path = ["_templates"]
 
 autodoc_typehints = "none"  # numpydoc's sections have the types
@@ -55,8 +57,53 @@ copybutton_prompt_text = ">>> |\\.\\.\\. "
 copybutton_prompt_is_regexp = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header"]  # the reports of the benchmark have no second level
+suppress_warnings = ["config.cache", "myst.header"]  # the gallery's functions; reports without a second level
 numpydoc_show_class_members = False  # a template has them
+
+ORDER = [  # of the gallery
+    "loss_curve",
+    "train_digits",
+    "segmentation",
+    "early_stopping",
+    "distillation",
+    "word_model",
+    "memory_map",
+    "softmax_regression",
+    "mygrad_network",
+    "autograd_fit",
+    "dask_evaluate",
+    "torch_training",
+    "boosting_soft_labels",
+    "mpi_words",
+]
+NOT_RUN = ("torch_", "boosting_", "mpi_")  # large libraries; the examples end with an output, which a test compares
+
+
+def draw_for_both_themes(*_):
+    """Make plots whose text and lines are seen on white and on black."""
+    import matplotlib as mpl
+
+    names = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+    mpl.rcParams.update(dict.fromkeys(names, "#808080"))
+    mpl.rcParams.update({"axes.prop_cycle": mpl.cycler(color=["#2f86d0", "#dd6b20", "#2f9e6b"])})
+    mpl.rcParams.update({"savefig.transparent": True, "legend.framealpha": 0, "legend.labelcolor": "#808080"})
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": rf"/(?!{'|'.join(NOT_RUN)})\w+\.py$",
+    "within_subsection_order": lambda name: ORDER.index(Path(name).stem),
+    "reset_modules": ("matplotlib", draw_for_both_themes),
+    "default_thumb_file": str(Path(__file__).parent / "_static" / "logo.svg"),
+    "thumbnail_size": (400, 200),
+    "doc_module": ("fastce",),
+    "min_reported_time": 1e6,  # times of the build mean nothing
+    "write_computation_times": False,
+    "show_signature": False,
+    "download_all_examples": False,
+    "abort_on_example_error": True,
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "fastce"
@@ -93,7 +140,7 @@ def render_math(writer, node):
 
 
 def link_outside(app, document):
-    """Make links to files outside this folder lead to the pages that include them, or to the repository.
+    """Make links to files outside this folder lead to the pages that show them, or to the repository.
 
     Without a repository, the site has copies of other files to download.
     """
@@ -104,10 +151,14 @@ def link_outside(app, document):
             link[0].clear()
         if link["refdomain"] == "doc" and Path(link["reftarget"]).is_absolute():
             link["reftarget"] = INCLUDED[Path(link["reftarget"]).relative_to(docs.parent).as_posix()]
-    for link in list(document.findall(download_reference)) if REPOSITORY else ():
+    for link in list(document.findall(download_reference)):
         file = (docs / app.env.docname).parent.joinpath(link["reftarget"]).resolve()
-        target = f"{REPOSITORY}/{file.relative_to(docs.parent).as_posix()}"
-        link.replace_self(nodes.reference("", "", *link.children, refuri=target))
+        if file.parent == docs.parent / "examples":
+            target = {"refdomain": "std", "reftype": "doc", "reftarget": f"/gallery/{file.stem}"}
+            link.replace_self(pending_xref("", *link.children, refdoc=app.env.docname, refexplicit=True, **target))
+        elif REPOSITORY and file.parent != docs / "gallery":
+            target = f"{REPOSITORY}/{file.relative_to(docs.parent).as_posix()}"
+            link.replace_self(nodes.reference("", "", *link.children, refuri=target))
 
 
 def setup(app):

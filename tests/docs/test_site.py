@@ -181,8 +181,8 @@ def test_links_to_the_repository():
     conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
     conf["link_outside"].__globals__["REPOSITORY"] = "https://example.org/blob/main"
     document = utils.new_document("guide/first-loss.md")
-    document += nodes.paragraph("", "", download("", "a file", reftarget="../../examples/train_digits.py"))
+    document += nodes.paragraph("", "", download("", "a file", reftarget="../../Makefile"))
     app = types.SimpleNamespace(srcdir=ROOT / "docs", env=types.SimpleNamespace(docname="guide/first-loss"))
     conf["link_outside"](app, document)
     (link,) = document.findall(nodes.reference)
-    assert link["refuri"] == "https://example.org/blob/main/examples/train_digits.py" and link.astext() == "a file"
+    assert link["refuri"] == "https://example.org/blob/main/Makefile" and link.astext() == "a file"
