@@ -62,7 +62,7 @@ def test_notebook(name, tmp_path):
 
 
 def test_pictures_are_small():
-    """Seen to fail: with a plot of twice the size."""
+    """Seen to fail: with a picture of 200 kB."""
     pictures = list((SITE / "_images").glob("sphx_glr_*"))
     assert len(pictures) > len(NAMES)
     assert not [path.name for path in pictures if path.stat().st_size > 100_000]
