@@ -1,6 +1,5 @@
 """What the documentation shows runs: docstrings, the README and the examples."""
 
-import ast
 import doctest
 import importlib
 import inspect
@@ -121,10 +120,7 @@ def test_examples_name_what_they_need(path):
     Seen to fail: with matplotlib left out.
     """
     text = path.read_text(encoding="utf-8")
-    statements = ast.parse(text).body
-    imported = {alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {node.module for node in statements if isinstance(node, ast.ImportFrom)}
-    imported = {name.split(".")[0] for name in imported}
+    imported = {name.split(".")[0] for _, name in imports(path)}
     third = {{"sklearn": "scikit-learn"}.get(name, name) for name in imported - set(sys.stdlib_module_names)}
     third -= {"fastce", "numpy", "numba"}
     install = re.search(r"``pip install (?:\.|\"\.\[(\w+)\]\")((?: [\w-]+)*)``", text)
