@@ -13,8 +13,14 @@ def tell(text: str) -> None:
 
 
 def shows_progress(choice: bool | None, is_long: bool = True) -> bool:
-    """Return what was chosen; by default whether the work is long, standard error a terminal and rich installed."""
+    """Return what was chosen; by default whether the work is long, standard error a terminal and rich installed.
+
+    Raise ImportError if a bar was asked for and rich is not installed.
+    """
+    has_rich = importlib.util.find_spec("rich") is not None
+    if choice and not has_rich:
+        raise ImportError("--progress needs rich, which is not installed: pip install rich")
     if choice is not None:
         return choice
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return is_long and is_terminal and importlib.util.find_spec("rich") is not None
+    return is_long and is_terminal and has_rich
