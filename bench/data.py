@@ -169,6 +169,11 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, A
     }
 
 
+def busy_warning(percent: float) -> list[str]:
+    """Say that other programs used so many percent of the cores before a run, if that changes its figures."""
+    return [f"Other programs used {percent:.0f} % of the cores before the run: do not trust it."] * (percent > 5)
+
+
 def _last_level_cache(cpu: dict[str, Any]) -> int:
     sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
     if sizes:

@@ -43,9 +43,8 @@ def facts_line(run: Run) -> str:
 
 def warnings(run: Run) -> list[str]:
     """Say why not to trust the figures; on a busy machine threads wait for each other, in whole time slices."""
-    busy = run.facts["busy_before"]
     lines = ["A smoke run: the figures mean nothing."] if run.facts["smoke"] else []
-    return lines + ([f"Other programs used {busy:.0f} % of the cores before the run: do not trust it."] * (busy > 5))
+    return lines + data.busy_warning(run.facts["busy_before"])
 
 
 def headline(run: Run) -> str:

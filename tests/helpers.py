@@ -1,8 +1,10 @@
 """Helpers of several test files: dtypes, shapes, processes, and comparison in eps."""
 
 import ast
+import doctest
 import itertools
 import math
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -50,6 +52,26 @@ def imports(path):
                 yield node.lineno, name if place.is_dir() or place.with_suffix(".py").exists() else node.module
         elif isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
+
+
+def python_blocks(page):
+    """The Python code of a page in Markdown, a text a block."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
+
+
+def run_blocks(page):
+    """Run a page's Python code in one namespace, as a reader would type it; outputs behind prompts are compared."""
+    namespace = {}
+    for block in python_blocks(page):
+        if ">>> " in block:
+            parsed = doctest.DocTestParser().get_doctest(block, namespace, page.name, str(page), 0)
+            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+            with np.printoptions(legacy=False):
+                runner.run(parsed, clear_globs=False)
+            assert runner.summarize().failed == 0
+            namespace.update(parsed.globs)
+        else:
+            exec(compile(block, str(page), "exec"), namespace)
 
 
 def in_parallel(shape):

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import ROOT, imports
+from tests.helpers import ROOT, imports, python_blocks, run_blocks
 from tools import readme
 
 MODULES = ["fastce", *(m.name for m in pkgutil.walk_packages(fastce.__path__, "fastce.") if not m.ispkg)]
-BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+README = ROOT / "README.md"
 NEEDS = {  # which are not installed everywhere
     "boosting_soft_labels.py": ("lightgbm", "xgboost"),
     "mpi_words.py": ("mpi4py",),
@@ -37,26 +37,9 @@ def test_docstrings(name):
     assert results.failed == 0, f"{results.failed} of {results.attempted} examples fail (see the captured output)"
 
 
-def test_every_public_function_has_an_example():
-    for name in fastce.__all__:
-        public = getattr(fastce, name)
-        if not (isinstance(public, type) and issubclass(public, tuple)):  # results are shown where they come from
-            assert ">>> " in public.__doc__, f"{name} shows no example"
-
-
 def test_readme():
-    """Its blocks run in order, in one namespace, as a reader would type them."""
-    assert BLOCKS, "README.md has no ```python block"
-    namespace = {}
-    for block in BLOCKS:
-        if ">>> " in block:
-            parsed = doctest.DocTestParser().get_doctest(block, namespace, "README.md", "README.md", 0)
-            runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
-            runner.run(parsed, clear_globs=False)
-            assert runner.summarize().failed == 0
-            namespace.update(parsed.globs)
-        else:
-            exec(compile(block, "README.md", "exec"), namespace)
+    assert python_blocks(README), "README.md has no ```python block"
+    run_blocks(README)
 
 
 def test_page_of_shards():

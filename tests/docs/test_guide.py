@@ -1,14 +1,12 @@
 """The code of the guide runs, and the pages name every public function."""
 
-import doctest
 import importlib
 import re
 
-import numpy as np
 import pytest
 
 import fastce
-from tests.helpers import ROOT
+from tests.helpers import ROOT, run_blocks
 
 DOCS = ROOT / "docs"
 GUIDE = [*sorted((DOCS / "guide").glob("*.md")), DOCS / "index.md"]
@@ -18,22 +16,9 @@ MODULES += ["fastce.interop.mygrad", "fastce.interop.torch"]
 
 @pytest.mark.parametrize("page", GUIDE, ids=lambda page: page.stem)
 def test_code(page, tmp_path, monkeypatch):
-    """A page's blocks run in order, in one namespace.
-
-    Seen to fail: with another number in an output, and with a misspelt option.
-    """
+    """Seen to fail: with another number in an output, and with a misspelt option."""
     monkeypatch.chdir(tmp_path)  # a page may write files
-    namespace = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
-        if ">>> " in block:
-            parsed = doctest.DocTestParser().get_doctest(block, namespace, page.stem, str(page), 0)
-            runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-            with np.printoptions(legacy=False):
-                runner.run(parsed, clear_globs=False)
-            assert runner.summarize().failed == 0
-            namespace.update(parsed.globs)
-        else:
-            exec(compile(block, str(page), "exec"), namespace)
+    run_blocks(page)
 
 
 def listed():
@@ -59,7 +44,7 @@ def test_api_page(name):
     for public in module.__all__:
         thing = getattr(module, public)
         if not (isinstance(thing, type) and issubclass(thing, tuple)):  # results are shown where they come from
-            assert ">>> " in thing.__doc__, public
+            assert ">>> " in thing.__doc__, f"{public} shows no example"
 
 
 def test_modules_of_the_api_page():

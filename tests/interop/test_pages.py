@@ -1,18 +1,13 @@
 """The code in ``docs/interop/`` runs, and the two halves of each page give the same."""
 
-import re
 import sys
 
 import numpy as np
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, python_blocks
 
 PAGES = sorted((ROOT / "docs" / "interop").glob("*.md"))
-
-
-def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
 def test_every_adapter_has_a_page():
@@ -26,7 +21,7 @@ def test_before_and_after(page):
         pytest.skip("XGBoost and LightGBM need OpenMP, which macOS lacks")
     if page.stem == "mpi":
         pytest.importorskip("mpi4py")
-    before, after, *others = blocks(page)
+    before, after, *others = python_blocks(page)
     results = []
     for block in (before, after):
         names = {}

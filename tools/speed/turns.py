@@ -19,7 +19,7 @@ import pandas as pd
 import psutil
 
 from bench.cases import Case, Plan
-from bench.data import ROOT, failures, machine_facts
+from bench.data import ROOT, busy_warning, failures, machine_facts
 from bench.neighbours import cores
 from bench.runner import run_plan
 from bench.tables import Table, duration
@@ -118,11 +118,11 @@ def conditions(command: str, packages: Iterable[str], busy: float = 0.0) -> str:
     facts = machine_facts(len(cores()))
     names = dict.fromkeys(("fastce", "numpy", "numba", *packages))
     versions = ", ".join(f"{name} {version(name)}" for name in names)
-    load = f" Other programs used {busy:.0f} % of the cores before the run: do not trust it." if busy > 5 else ""
-    return (
+    sentence = (
         f"Made by `{command}` on {facts['cpu']} ({facts['architecture']}, {facts['vectors']}), "
-        f"{facts['cores']} cores, {facts['system']}; Python {facts['python']}, {versions}; {facts['date']}.{load}"
+        f"{facts['cores']} cores, {facts['system']}; Python {facts['python']}, {versions}; {facts['date']}."
     )
+    return " ".join([sentence, *busy_warning(busy)])
 
 
 def main(parts: Callable[[bool], Parts], *packages: str) -> None:
