@@ -48,9 +48,11 @@ $(READY): pyproject.toml
 
 # tests that run programs, whose kernels compile again and again
 PROGRAMS = tests/process tests/bits/test_portable.py
+# tests of the built site, in the environment that builds it
+BUILT = tests/site
 
 test: $(READY)
-	$(BIN)/python $(PYTEST) $(PROGRAMS:%=--ignore=%) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
+	$(BIN)/python $(PYTEST) $(addprefix --ignore=,$(PROGRAMS) $(BUILT)) --cov --cov-report=term-missing:skip-covered --cov-fail-under=95 $(ARGS)
 
 test-processes: $(READY)
 	$(BIN)/python $(PYTEST) $(PROGRAMS) $(ARGS)
@@ -62,7 +64,7 @@ $(OLDEST)/.ready: pyproject.toml
 	touch $@
 
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/$(SCRIPTS)/python $(PYTEST) $(ARGS)
+	$(OLDEST)/$(SCRIPTS)/python $(PYTEST) --ignore=$(BUILT) $(ARGS)
 
 bits: $(READY)
 	FASTCE_PORTABLE=1 $(BIN)/python -m tests.bits.digest $(ARGS)
@@ -139,7 +141,7 @@ docs: $(DOCS)/.ready
 
 test-docs: docs
 	$(DOCS)/$(SCRIPTS)/python $(INSTALL) --group docs-test
-	$(DOCS)/$(SCRIPTS)/python -m pytest --noconftest tests/docs/test_site.py tests/docs/test_gallery.py $(ARGS)
+	$(DOCS)/$(SCRIPTS)/python -m pytest --noconftest $(BUILT) $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,6 +21,6 @@ tracked = set(subprocess.run(["git", "ls-files"], capture_output=True, text=True
 assert found == tracked | {"PKG-INFO"}, found ^ tracked
 environment = os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
 pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:benchmark", "-p", "no:cacheprovider"]
-for arguments in (["--collect-only", "-qq"], TESTS):
+for arguments in (["--collect-only", "-qq", "--ignore=tests/site"], TESTS):
     subprocess.run([*pytest, *arguments], cwd=root, env=environment, check=True)
 print("the source distribution works:", archive.name)

@@ -11,8 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin
 
 import pytest
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="`make test-docs` installs Playwright")
+from docutils import nodes, utils
+from playwright import sync_api
+from sphinx.addnodes import download_reference
 
 ROOT = Path(__file__).parent.parent.parent
 SITE = ROOT / "build" / "docs"
@@ -176,12 +177,10 @@ def test_dark(tab, origin):
 
 def test_links_to_the_repository():
     """Once there is its URL, files outside docs/ are linked there. Seen to fail: with another folder's name."""
-    nodes, utils = pytest.importorskip("docutils.nodes"), pytest.importorskip("docutils.utils")
-    download = pytest.importorskip("sphinx.addnodes").download_reference
     conf = runpy.run_path(str(ROOT / "docs" / "conf.py"))
     conf["link_outside"].__globals__["REPOSITORY"] = "https://example.org/blob/main"
     document = utils.new_document("guide/first-loss.md")
-    document += nodes.paragraph("", "", download("", "a file", reftarget="../../Makefile"))
+    document += nodes.paragraph("", "", download_reference("", "a file", reftarget="../../Makefile"))
     app = types.SimpleNamespace(srcdir=ROOT / "docs", env=types.SimpleNamespace(docname="guide/first-loss"))
     conf["link_outside"](app, document)
     (link,) = document.findall(nodes.reference)
