@@ -14,6 +14,7 @@ threads: one of them might be inside a parallel kernel of any package. Where the
 `kernels.codegen.threads.run` decides whether one thread runs it while other programs use the cores.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ from fastce.kernels.ops import (
     softmax,
     softmax_vjp,
 )
-from fastce.kernels.ops.cross_entropy import NO_OPTIONS, SUM, Options, Scaling
+from fastce.kernels.ops.cross_entropy import NO_OPTIONS, NOT_TAKEN, SUM, Options, Scaling
 from fastce.kernels.rows import elements, samples, split
 from fastce.kernels.rows.columns import PANEL, ColumnPlan
 from fastce.kernels.rows.long_rows import CHUNK, RowPlan, chunk_length
@@ -71,7 +72,7 @@ class Op(NamedTuple):
     inputs: int = 1  # how many of the first arguments are shaped as the result
 
 
-# Module state: compiled kernels without a plan, by (op, which options are None, parallel, dtype, trailing shape,
+# Module state: compiled kernels without a plan, by (op, which options are None, parallel, dtype, dimensions, classes,
 # for logits of 16 bits the bytes of an element of the result).
 _entries: dict[Any, Callable[..., Any]] = {}
 
@@ -79,7 +80,7 @@ _entries: dict[Any, Callable[..., Any]] = {}
 def _run_kernel(kernel: Kernel, args: tuple[Any, ...]) -> Any:
     """Run a kernel."""
     x = args[0]
-    in_parallel = threads.may_serve(x)
+    in_parallel = x.size >= PARALLEL_ELEMENTS and threads.may_serve()
     entry = kernel.entry(in_parallel, args)
     return run(entry, args, x) if in_parallel else entry(*args)
 
@@ -91,8 +92,8 @@ def _run_op(op: Op, args: tuple[Any, ...], form: tuple[bool, ...], out: Array | 
     and of ``out`` it determines the types of all. ``out_is_new`` results have never been written to.
     """
     x = args[0]
-    in_parallel = threads.may_serve(x)
-    key: tuple[Any, ...] = op.tiles, form, in_parallel, x.dtype, x.shape[1:]
+    in_parallel = x.size >= PARALLEL_ELEMENTS and threads.may_serve()
+    key: tuple[Any, ...] = op.tiles, form, in_parallel, x.dtype, x.ndim, x.shape[1]
     if out is not None and x.itemsize == 2:  # it may be wider
         key += (out.itemsize,)
     entry = _entries.get(key)
@@ -203,6 +204,17 @@ def _chunk_count(x: Array) -> int:
     return count
 
 
+def _takes(x: Array, out: Array | None, vector: Array | None) -> bool:
+    """Return what `callers_arrays.takes` tells in a kernel, for operations of several kernels."""
+    arrays = [array for array in (x, out, vector) if array is not None]
+    if not all(array.flags.c_contiguous and array.flags.aligned for array in arrays):
+        return False
+    if (out is not None and out.shape != x.shape) or (vector is not None and len(vector) != len(x)):
+        return False
+    pairs = itertools.combinations(arrays, 2)
+    return not any(a is not b and np.may_share_memory(a, b) for a, b in pairs)
+
+
 def _split_stats(x: Array, stats: Array | None = None) -> Array:
     """Return the maxima and ``sum_exp_rest`` of split rows, in ``stats`` where that is given."""
     parts = np.empty((len(x), _chunk_count(x), 3))
@@ -216,16 +228,32 @@ def _split_stats(x: Array, stats: Array | None = None) -> Array:
 # --- the softmax family ------------------------------------------------------------------
 
 
-def run_softmax(x: Array, lse: Array | None, probs: Array | None, logs: Array | None, out_is_new: bool = False) -> None:
-    """Run the softmax family; see ``kernels.ops.softmax``."""
+def run_softmax(
+    x: Array,
+    lse: Array | None,
+    probs: Array | None,
+    logs: Array | None,
+    out_is_new: bool = False,
+    is_checked: bool = True,
+) -> bool:
+    """Run the softmax family; see ``kernels.ops.softmax``.
+
+    Return False, with nothing written, if the arrays are not ``is_checked`` and kernels cannot take them as they are.
+    """
+    args = x, lse, probs, logs, is_checked
     form = lse is None, probs is None, logs is None
     out = logs if probs is None else probs
-    _run_op(SOFTMAX if logs is None else LOG_SOFTMAX, (x, lse, probs, logs), form, out, out_is_new)
+    return _run_op(SOFTMAX if logs is None else LOG_SOFTMAX, args, form, out, out_is_new)  # type: ignore[no-any-return]
 
 
-def _softmax_split(args: tuple[Any, ...], out: Array | None, out_is_new: bool) -> None:
-    x = args[0]
-    _run_kernel(softmax.softmax_split, (*args, _is_streamed("rows", (x,), out, out_is_new), _split_stats(x)))
+def _softmax_split(args: tuple[Any, ...], out: Array | None, out_is_new: bool) -> bool:
+    *arrays, is_checked = args
+    x, lse, _, _ = arrays
+    if not (is_checked or _takes(x, out, lse)):
+        return False
+    streamed = _is_streamed("rows", (x,), out, out_is_new)
+    _run_kernel(softmax.softmax_split, (*arrays, streamed, _split_stats(x)))
+    return True
 
 
 SOFTMAX = Op(
@@ -296,30 +324,28 @@ def run_index_targets(
     loss: Array | None,
     grad: Array | None,
     out_is_new: bool = False,
+    is_checked: bool = True,
 ) -> tuple[int, float, float]:
-    """Run cross-entropy with class indices; see ``kernels.ops.cross_entropy``."""
+    """Run cross-entropy with class indices; see ``kernels.ops.cross_entropy``.
+
+    Return `NOT_TAKEN` as the position, with nothing written, if the logits, the target and ``grad`` are not
+    ``is_checked`` and kernels cannot take them as they are.
+    """
     op = INDEX_TARGETS if options.smoothing is None else SMOOTHED_INDEX_TARGETS
-    args = x, target, ignore_index, options, scaling, saved_stats, loss, grad
-    form = _loss_form(options, saved_stats, loss, grad)
+    args = x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked
+    form = _loss_form(options), saved_stats is None, loss is None, grad is None
     return _run_op(op, args, form, grad, out_is_new)  # type: ignore[no-any-return]
 
 
-def _loss_form(options: Options, saved_stats: Array | None, loss: Array | None, grad: Array | None) -> tuple[bool, ...]:
-    """Return the form of the arguments of cross-entropy; see `_run_op`."""
-    weight, factors, smoothing, z = options
-    return (
-        weight is None,
-        factors is None,
-        smoothing is None,
-        z is None,
-        saved_stats is None,
-        loss is None,
-        grad is None,
-    )
+def _loss_form(options: Options) -> tuple[bool, ...] | bool:
+    """Return which options are None, True for the constant without any; see `_run_op`."""
+    return options is NO_OPTIONS or tuple([option is None for option in options])
 
 
 def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> tuple[int, float, float]:
-    x, target, ignore_index, options, scaling, saved_stats, loss, _ = args
+    x, target, ignore_index, options, scaling, saved_stats, loss, _, is_checked = args
+    if not (is_checked or _takes(x, grad, target)):
+        return NOT_TAKEN, 0.0, 0.0
     weights = [None if w is None else w.astype(np.float64) for w in (options.class_weight, options.sample_factors)]
     position, total_weight = scan_labels(target, x.shape[1], ignore_index, *weights)
     if position >= 0:
@@ -360,7 +386,7 @@ def run_prob_targets(
 ) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.ops.soft_targets``."""
     args = x, target, options, scale, saved_stats, loss, grad
-    form = _loss_form(options, saved_stats, loss, grad)
+    form = _loss_form(options), saved_stats is None, loss is None, grad is None
     return _run_op(PROB_TARGETS, args, form, grad, out_is_new)  # type: ignore[no-any-return]
 
 

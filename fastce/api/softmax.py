@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, cast_into, cast_to, dtypes_of, is_kernel_matrix, kernel_views, staging_dtype
-from fastce.core.out import check_out, is_kernel_out
+from fastce.core.layout import Array, cast_into, cast_to, dtypes_of, is_native_matrix, kernel_views, staging_dtype
+from fastce.core.out import check_out, is_native_out
 from fastce.core.staging import Block, rows_of, staged
 from fastce.core.validation import as_array, as_mask, as_real, normalize_axes, normalize_axis
 from fastce.core.weighted_logsumexp import weighted_logsumexp
@@ -110,11 +110,11 @@ def logsumexp(
     >>> fastce.logsumexp(np.array([[1.0, 2.0, 3.0], [1000.0, 1000.0, -np.inf]])).round(5)
     array([   3.40761, 1000.69315])
     """
-    if b is None and where is None and is_kernel_matrix(x, axis) and x.size and not (keepdims or return_sign):
-        lse = np.empty(len(x), x.dtype) if out is None else check_out(out, x.shape[:1], x.dtype, ("x",), (x,))
-        if out is None or _is_kernel_vector(out, x.dtype):
-            dispatch.run_softmax(x, lse, None, None)  # positional, as in `_softmax`
-            return lse
+    if b is None and where is None and is_native_matrix(x, axis) and not (keepdims or return_sign):
+        if out is None or is_native_out(out, x.dtype, 1):
+            lse = np.empty(len(x), x.dtype) if out is None else out
+            if dispatch.run_softmax(x, lse, None, None, False, False):  # positional, as in `_softmax`
+                return lse
     x = as_real(x, "x")
     where = None if where is None else as_array(where, "where")
     if b is not None or return_sign:
@@ -313,19 +313,11 @@ def _softmax(
 ) -> Array:
     """Return the softmax, or its logarithms."""
     out_is_new = out is None
-    if (
-        where is None
-        and is_kernel_matrix(x, axis)
-        and x.size
-        and (out is None or is_kernel_out(out, x.shape, x.dtype, (x,)))
-    ):
-        if out is None:
-            out = np.empty(x.shape, x.dtype)
-        if are_logs:  # positional arguments: keywords take 4 % of a small call
-            dispatch.run_softmax(x, None, None, out, out_is_new)
-        else:
-            dispatch.run_softmax(x, None, out, None, out_is_new)
-        return out
+    if where is None and is_native_matrix(x, axis) and (out is None or is_native_out(out, x.dtype, 2)):
+        result = np.empty(x.shape, x.dtype) if out is None else out
+        probs, logs = (None, result) if are_logs else (result, None)
+        if dispatch.run_softmax(x, None, probs, logs, out_is_new, False):  # positional: keywords take 4 %
+            return result
     x = as_real(x, "x")
     joined, joined_axis = _join_axes(x, axis)
     where = None if where is None else as_array(where, "where")

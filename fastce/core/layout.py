@@ -51,21 +51,28 @@ def epsilon(dtype: np.dtype[Any]) -> float:
     return 2.0**-7 if dtype.name == "bfloat16" else float(np.finfo(dtype).eps)
 
 
+def is_native_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
+    """Tell, for small calls, whether ``x`` is a matrix of float32 or float64 with the classes last, and not empty.
+
+    Kernels that get such a matrix unchecked ask for the rest: its strides, and the memory that it shares.
+    """
+    return (
+        type(x) is np.ndarray
+        and ((dtype := x.dtype) is FLOAT32 or dtype is FLOAT64)
+        and x.ndim == 2
+        and type(axis) is int
+        and (axis == -1 or axis == 1)
+        and x.size > 0
+    )
+
+
 def is_kernel_matrix(x: object, axis: object = -1) -> TypeGuard[Array]:
-    """Tell, for small calls, whether ``x`` is a kernel-ready matrix: C order, float32 or float64, classes last.
+    """Tell, for small calls, whether ``x`` is a kernel-ready matrix: a native one in C order.
 
     The checks are cheap, and such a matrix needs no other check, whether it is read-only or not. False does not mean
     that kernels cannot take ``x``.
     """
-    return (
-        type(x) is np.ndarray
-        and (x.dtype is FLOAT32 or x.dtype is FLOAT64)
-        and x.ndim == 2
-        and type(axis) is int
-        and (axis == -1 or axis == 1)
-        and (flags := x.flags).c_contiguous
-        and flags.aligned
-    )
+    return is_native_matrix(x, axis) and (flags := x.flags).c_contiguous and flags.aligned
 
 
 def cast_to(array: Array, dtype: npt.DTypeLike) -> Array:

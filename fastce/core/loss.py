@@ -11,12 +11,22 @@ import numpy.typing as npt
 from fastce import dispatch
 from fastce.core.elementary import log1p
 from fastce.core.factors import sample_factors, smoothing_parts
-from fastce.core.layout import Array, cast_to, dtypes_of, is_kernel_matrix, kernel_views, without_axis
-from fastce.core.out import is_kernel_out, result_like
+from fastce.core.layout import (
+    Array,
+    cast_to,
+    dtypes_of,
+    is_kernel_matrix,
+    is_native_matrix,
+    kernel_views,
+    without_axis,
+)
+from fastce.core.out import is_kernel_out, is_native_out, result_like
 from fastce.core.reduction import FloatArray, Scalar, as_loss, as_upstream, check_reduction, mean
 from fastce.core.staging import Block, blocks, rows_of, small_row_blocks, staged
-from fastce.core.targets import check_none_ignored, is_kernel_labels, raise_label, read_target
+from fastce.core.targets import check_none_ignored, is_kernel_labels, is_native_labels, raise_label, read_target
 from fastce.core.validation import (
+    INT64_MAX,
+    INT64_MIN,
     as_array,
     as_ignore_index,
     as_logit_transform,
@@ -28,12 +38,71 @@ from fastce.core.validation import (
     as_z_loss,
     normalize_axis,
 )
-from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, SUM, Options, Scaling
+from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, NOT_TAKEN, SUM, Options, Scaling
 
 # Module state: the last call's buffer for losses, kept for the next call. Its pages are mapped already. To map new ones
 # takes as long as to compute the gradient of rows of few classes.
 _loss_buffers: deque[Array] = deque(maxlen=1)
 MIN_KEPT_BYTES, MAX_KEPT_BYTES = 1 << 15, 1 << 23  # of a buffer that is kept
+
+
+def is_plain(
+    weight: object,
+    sample_weight: object,
+    label_smoothing: object,
+    z_loss: object,
+    logit_scale: object,
+    softcap: object,
+    normalizer: object,
+    where: object,
+) -> bool:
+    """Tell, for small calls, whether none of these options of a loss is used."""
+    return (
+        weight is None
+        and sample_weight is None
+        and softcap is None
+        and normalizer is None
+        and where is None
+        and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
+        and label_smoothing == z_loss == 0.0
+        and logit_scale == 1.0
+    )
+
+
+def solve_plain(
+    logits: object, target: object, axis: object, ignore_index: object, reduction: str, out: object, has_grad: bool
+) -> tuple[Scalar | FloatArray, Array | None] | None:
+    """Return (loss, gradient) without options, or None if that takes a `LossCall`: nothing has been written then.
+
+    A kernel takes the arrays as they are, or refuses them.
+    """
+    if not (is_native_matrix(logits, axis) and is_native_labels(target)):
+        return None
+    if type(ignore_index) is not int or not INT64_MIN <= ignore_index <= INT64_MAX:
+        return None
+    dtype = logits.dtype
+    grad = None
+    if has_grad:
+        if out is None:
+            grad = np.empty(logits.shape, dtype)
+        elif is_native_out(out, dtype, 2):
+            grad = out
+        else:
+            return None
+    scaling = SUM
+    if reduction == "mean":
+        scaling = MEAN
+    elif reduction != "sum" and reduction != "none":
+        return None
+    loss = _loss_array(len(target), dtype, reduction)
+    position, total_weight, total = dispatch.run_index_targets(
+        logits, target, ignore_index, NO_OPTIONS, scaling, None, loss, grad, out is None, False
+    )
+    if position == NOT_TAKEN:
+        return None
+    if position >= 0:
+        raise_label(target, position, logits.shape[1], ignore_index)
+    return _reduced(loss, target.shape, reduction, total, total_weight), grad
 
 
 class LossCall:
@@ -196,12 +265,9 @@ class LossCall:
         if grad_output is not None:  # `as_upstream` allows None, but calling it takes 1 % of a small loss
             scale, upstream = as_upstream(grad_output, self.reduction, self.shape, self.dtype)
         count = len(self.target) if self.is_matrix else math.prod(self.shape)
-        loss = np.empty(count, self.dtype) if self.reduction == "none" else _take_buffer(count, self.dtype)
+        loss = _loss_array(count, self.dtype, self.reduction)
         total, total_weight = self._fill(loss, grad, scale, upstream, out_is_new)
-        if self.reduction == "none":
-            return loss.reshape(self.shape)[()], total_weight
-        _return_buffer(loss)
-        return as_loss(mean(total, total_weight) if self.reduction == "mean" else total, self.dtype), total_weight
+        return _reduced(loss, self.shape, self.reduction, total, total_weight), total_weight
 
     def backward(self, grad: Array, grad_output: npt.ArrayLike | None, out_is_new: bool = False) -> None:
         """Write the gradient after `remember` and `solve`."""
@@ -425,9 +491,9 @@ class LossCall:
         raise_label(self.target, position, self.classes, self.ignore_index)
 
 
-def _take_buffer(count: int, dtype: np.dtype[Any]) -> Array:
-    """Return a buffer for losses, the last call's where that fits."""
-    if MIN_KEPT_BYTES <= count * dtype.itemsize <= MAX_KEPT_BYTES:
+def _loss_array(count: int, dtype: np.dtype[Any], reduction: str) -> Array:
+    """Return an array for the losses of samples: a new one if it is the result, else the last call's if that fits."""
+    if reduction != "none" and MIN_KEPT_BYTES <= count * dtype.itemsize <= MAX_KEPT_BYTES:
         try:
             buffer = _loss_buffers.pop()
         except IndexError:  # there is none, or another thread has it
@@ -438,7 +504,12 @@ def _take_buffer(count: int, dtype: np.dtype[Any]) -> Array:
     return np.empty(count, dtype)
 
 
-def _return_buffer(buffer: Array) -> None:
-    """Keep a buffer for the next call, unless it is small or huge."""
-    if MIN_KEPT_BYTES <= buffer.nbytes <= MAX_KEPT_BYTES:
-        _loss_buffers.append(buffer if buffer.base is None else buffer.base)
+def _reduced(
+    loss: Array, shape: tuple[int, ...], reduction: str, total: float, total_weight: float
+) -> Scalar | FloatArray:
+    """Return the loss of samples of this shape, whose sum is ``total``; keep an array that is not the result."""
+    if reduction == "none":
+        return loss.reshape(shape)[()]
+    if MIN_KEPT_BYTES <= loss.nbytes <= MAX_KEPT_BYTES:
+        _loss_buffers.append(loss if loss.base is None else loss.base)
+    return as_loss(mean(total, total_weight) if reduction == "mean" else total, loss.dtype)

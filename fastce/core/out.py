@@ -11,6 +11,14 @@ from fastce.core.layout import FLOAT32, Array, dtypes_of
 _may_share = getattr(np.may_share_memory, "_implementation", np.may_share_memory)
 
 
+def is_native_out(out: object, dtype: np.dtype[Any], ndim: int) -> TypeGuard[Array]:
+    """Tell, for small calls, whether ``out`` is writable and has this dtype and number of dimensions.
+
+    Kernels that get it unchecked ask for the rest: its shape and strides, and the memory that it shares.
+    """
+    return type(out) is np.ndarray and out.dtype is dtype and out.ndim == ndim and out.flags.writeable
+
+
 def is_kernel_out(
     out: object, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: Sequence[Array | None]
 ) -> TypeGuard[Array]:

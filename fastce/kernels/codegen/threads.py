@@ -66,9 +66,9 @@ class Threads:
         self.set_count = getattr(parallel, "_set_num_threads", self.set_count)
         self.is_layer_known = True  # last: other Python threads may read it meanwhile
 
-    def may_serve(self, x: Array) -> bool:
-        """Return whether the parallel variant may run: there is enough work, and threads are available."""
-        if x.size < PARALLEL_ELEMENTS or self.count() == 1:
+    def may_serve(self) -> bool:
+        """Return whether the parallel variant may run; callers have found that there is enough work."""
+        if self.count() == 1:
             return False
         if not self.is_layer_known:
             self._find_layer()

@@ -27,6 +27,7 @@ from fastce.kernels import formulas
 from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.formulas import Sample, index_gradient, index_loss
 from fastce.kernels.rows import columns, long_rows, row_formulas, short_rows, tiles
+from fastce.kernels.rows.callers_arrays import takes
 from fastce.kernels.rows.columns import ROOM, GradientTerms
 from fastce.kernels.rows.long_rows import MAXIMA
 from fastce.kernels.rows.samples import label_at, labels_at, next_valid, scan, total_of
@@ -70,6 +71,7 @@ class Scaling(NamedTuple):
 
 NO_OPTIONS = Options(None, None, None, None)
 MEAN, SUM = Scaling(1.0, True), Scaling(1.0, False)
+NOT_TAKEN = -2  # in the place of a label's position: kernels cannot take the arrays as they are
 
 
 @inline
@@ -178,10 +180,12 @@ def _weight_at(like, label, class_weight):
 
 
 @kernel
-def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, grad):
+def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked):
     """``x`` is (N, C) with contiguous rows of few classes."""
     class_weight, sample_factors, smoothing, z_loss = options
     count, classes = x.shape
+    if not takes(is_checked, x, grad, target):
+        return NOT_TAKEN, 0.0, 0.0
     position, total_weight = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, total_weight, 0.0
@@ -239,10 +243,12 @@ def _tile_sum_below_max(tile, classes, row_max, class_weight, smoothing):
 
 
 @kernel
-def hard_short_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad):
+def hard_short_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked):
     """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
     class_weight, sample_factors, smoothing, z_loss = options
     count, classes = x.shape
+    if not takes(is_checked, x, grad, target):
+        return NOT_TAKEN, 0.0, 0.0
     position, total_weight = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, total_weight, 0.0
@@ -321,11 +327,13 @@ def _write_gradients(grad, start, n, labels, exps, terms, class_weight, smoothin
 
 
 @kernel
-def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad, plan):
+def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked, plan):
     """``x`` is (N, C) with contiguous rows; ``plan`` is a `long_rows.RowPlan`."""
     class_weight, sample_factors, smoothing, z_loss = options
     rows_a_block, streamed, static_chunked, static_store_exp = plan
     count, classes = x.shape
+    if not takes(is_checked, x, grad, target):
+        return NOT_TAKEN, 0.0, 0.0
     position, total_weight = scan(target, classes, ignore_index, class_weight, sample_factors)
     if position >= 0:
         return position, total_weight, 0.0
@@ -417,7 +425,7 @@ def _write_gradient(q, classes, streamed, exp_source, terms, class_weight, smoot
 
 
 @kernel
-def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, grad, plan):
+def hard_columns(x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked, plan):
     """``x`` is (outer, C, inner); ``plan`` is a `columns.ColumnPlan`."""
     class_weight, sample_factors, smoothing, z_loss = options
     panel_width, streamed = plan

@@ -9,6 +9,7 @@ from numba import prange
 from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.formulas import logsumexp
 from fastce.kernels.rows import columns, long_rows, row_formulas, short_rows, tiles
+from fastce.kernels.rows.callers_arrays import takes
 from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.long_rows import MAXIMA
 from fastce.kernels.rows.short_rows import EXP_VALUES
@@ -43,8 +44,10 @@ def _lse_of_rows(x, start, n, row_max, sum_exp_rest):
 
 
 @kernel
-def softmax_short_rows(x, lse, probs, logs):
+def softmax_short_rows(x, lse, probs, logs, is_checked):
     """``x`` is (N, C) with contiguous rows as in ``short_rows``."""
+    if not takes(is_checked, x, static_first_present(probs, logs), lse):
+        return False
     count, classes = x.shape
     per_block = short_rows.rows_a_block(x)
     out = static_first_present(probs, logs)
@@ -66,11 +69,14 @@ def softmax_short_rows(x, lse, probs, logs):
             for r in range(n):
                 terms = (row(x, start + r), get_lane(row_max, r), get_lane(log_sum, r))
                 write(row(logs, start + r), classes, False, row_formulas.log_softmax, terms)
+    return True
 
 
 @kernel
-def softmax_rows(x, lse, probs, logs, plan):
+def softmax_rows(x, lse, probs, logs, is_checked, plan):
     """``x`` is (N, C) with contiguous rows; ``plan`` is a `long_rows.RowPlan`."""
+    if not takes(is_checked, x, static_first_present(probs, logs), lse):
+        return False
     rows_a_block, streamed, static_chunked, static_store_exp = plan
     count, classes = x.shape
     for b in prange((count + rows_a_block - 1) // rows_a_block):
@@ -96,11 +102,14 @@ def softmax_rows(x, lse, probs, logs, plan):
                 terms = (row(x, i), one_max, get_lane(log1p(sum_exp_rest), 0))
                 write(row(logs, i), classes, streamed, row_formulas.log_softmax, terms)
         stream_fence(streamed)
+    return True
 
 
 @kernel
-def softmax_tiles(x, lse, probs, logs):
+def softmax_tiles(x, lse, probs, logs, is_checked):
     """``x`` is (N, C) with contiguous rows of few classes."""
+    if not takes(is_checked, x, static_first_present(probs, logs), lse):
+        return False
     count, classes = x.shape
     width = lanes(x)
     for b in prange(-(-count // width)):
@@ -121,10 +130,11 @@ def softmax_tiles(x, lse, probs, logs):
             if any_lane(value == np.inf):
                 value = tiles.or_nan(value, tile, classes)
             store_n(row(lse, start), 0, n, value)
+    return True
 
 
 @kernel
-def softmax_columns(x, lse, probs, logs, plan):
+def softmax_columns(x, lse, probs, logs, is_checked, plan):
     """``x`` is (outer, C, inner); ``plan`` is a `columns.ColumnPlan`."""
     panel_width, streamed = plan
     classes = x.shape[1]
@@ -152,6 +162,7 @@ def softmax_columns(x, lse, probs, logs, plan):
             out = columns.panel_at(logs, start)
             columns.write(panel, out, classes, n, streamed, columns.log_softmax, (maxima, terms))
         stream_fence(streamed)
+    return is_checked
 
 
 @kernel

@@ -57,6 +57,16 @@ def row(typingctx, x, i):
 
 
 @intrinsic
+def address(typingctx, x):
+    """Return the address of the first element of an array, an integer."""
+
+    def codegen(context, builder, sig, args):
+        return builder.ptrtoint(context.make_array(x)(context, builder, args[0]).data, I64)
+
+    return types.intp(x), codegen
+
+
+@intrinsic
 def step_of(typingctx, x, axis):
     """Return the stride of an array along an axis, in elements.
 
