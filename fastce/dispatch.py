@@ -72,8 +72,8 @@ class Op(NamedTuple):
     inputs: int = 1  # how many of the first arguments are shaped as the result
 
 
-# Module state: compiled kernels without a plan, by (op, which options are None, parallel, dtype, dimensions, classes,
-# for logits of 16 bits the bytes of an element of the result).
+# Module state: compiled kernels without a plan, by (operation, which arguments and options are None, dtype, dimensions,
+# classes), and for parallel ones True, and for logits of 16 bits the bytes of an element of the result.
 _entries: dict[Any, Callable[..., Any]] = {}
 
 
@@ -85,15 +85,16 @@ def _run_kernel(kernel: Kernel, args: tuple[Any, ...]) -> Any:
     return run(entry, args, x) if in_parallel else entry(*args)
 
 
-def _run_op(op: Op, args: tuple[Any, ...], form: tuple[bool, ...], out: Array | None, out_is_new: bool) -> Any:
+def _run_op(op: Op, key: tuple[Any, ...], args: tuple[Any, ...], out: Array | None, out_is_new: bool) -> Any:
     """Run the kernel of an operation for the regime of the first argument.
 
-    ``form`` tells which arguments, and which fields of NamedTuples, are None. With the dtypes of the first argument
-    and of ``out`` it determines the types of all. ``out_is_new`` results have never been written to.
+    ``key`` is the one of the serial kernel. It tells which arguments, and which fields of NamedTuples, are None. With
+    the dtype of ``out`` it determines the types of all. ``out_is_new`` results have never been written to.
     """
     x = args[0]
     in_parallel = x.size >= PARALLEL_ELEMENTS and threads.may_serve()
-    key: tuple[Any, ...] = op.tiles, form, in_parallel, x.dtype, x.ndim, x.shape[1]
+    if in_parallel:
+        key += (True,)
     if out is not None and x.itemsize == 2:  # it may be wider
         key += (out.itemsize,)
     entry = _entries.get(key)
@@ -240,10 +241,12 @@ def run_softmax(
 
     Return False, with nothing written, if the arrays are not ``is_checked`` and kernels cannot take them as they are.
     """
+    key = "softmax", lse is None, probs is None, logs is None, x.dtype, x.ndim, x.shape[1]
+    if x.size < PARALLEL_ELEMENTS and (entry := _entries.get(key)) is not None:  # as `_run_op`, for small calls
+        return entry(x, lse, probs, logs, is_checked)  # type: ignore[no-any-return]
     args = x, lse, probs, logs, is_checked
-    form = lse is None, probs is None, logs is None
     out = logs if probs is None else probs
-    return _run_op(SOFTMAX if logs is None else LOG_SOFTMAX, args, form, out, out_is_new)  # type: ignore[no-any-return]
+    return _run_op(SOFTMAX if logs is None else LOG_SOFTMAX, key, args, out, out_is_new)  # type: ignore[no-any-return]
 
 
 def _softmax_split(args: tuple[Any, ...], out: Array | None, out_is_new: bool) -> bool:
@@ -331,15 +334,21 @@ def run_index_targets(
     Return `NOT_TAKEN` as the position, with nothing written, if the logits, the target and ``grad`` are not
     ``is_checked`` and kernels cannot take them as they are.
     """
+    form = options is NO_OPTIONS or _form_of(options)
+    key = "index targets", form, saved_stats is None, loss is None, grad is None, x.dtype, x.ndim, x.shape[1]
+    if x.size < PARALLEL_ELEMENTS and (entry := _entries.get(key)) is not None:  # as `_run_op`, for small calls
+        return entry(  # type: ignore[no-any-return]
+            x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked
+        )
     op = INDEX_TARGETS if options.smoothing is None else SMOOTHED_INDEX_TARGETS
     args = x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked
-    form = _loss_form(options), saved_stats is None, loss is None, grad is None
-    return _run_op(op, args, form, grad, out_is_new)  # type: ignore[no-any-return]
+    return _run_op(op, key, args, grad, out_is_new)  # type: ignore[no-any-return]
 
 
-def _loss_form(options: Options) -> tuple[bool, ...] | bool:
-    """Return which options are None, True for the constant without any; see `_run_op`."""
-    return options is NO_OPTIONS or tuple([option is None for option in options])
+def _form_of(options: Options) -> tuple[bool, bool, bool, bool]:
+    """Return which options are None."""
+    weight, factors, smoothing, z_loss = options
+    return weight is None, factors is None, smoothing is None, z_loss is None
 
 
 def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> tuple[int, float, float]:
@@ -386,8 +395,9 @@ def run_prob_targets(
 ) -> float:
     """Run cross-entropy with class probabilities; see ``kernels.ops.soft_targets``."""
     args = x, target, options, scale, saved_stats, loss, grad
-    form = _loss_form(options), saved_stats is None, loss is None, grad is None
-    return _run_op(PROB_TARGETS, args, form, grad, out_is_new)  # type: ignore[no-any-return]
+    form = *_form_of(options), saved_stats is None, loss is None, grad is None
+    key = "prob targets", form, x.dtype, x.ndim, x.shape[1]
+    return _run_op(PROB_TARGETS, key, args, grad, out_is_new)  # type: ignore[no-any-return]
 
 
 PROB_TARGETS = Op(

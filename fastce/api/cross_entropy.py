@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, Unpack, overload
 import numpy.typing as npt
 
 from fastce.core.layout import Array
-from fastce.core.loss import LossCall, is_plain, solve_plain
+from fastce.core.loss import LossCall, solve_plain
 from fastce.core.reduction import FloatArray, Loss, Reduced, Reduction, Scalar
 
 if TYPE_CHECKING:
@@ -163,7 +163,16 @@ def cross_entropy(
     >>> fastce.cross_entropy(images, np.zeros((2, 4, 4), int), axis=1).round(4)
     np.float64(1.0986)
     """
-    if is_plain(weight, sample_weight, label_smoothing, z_loss, logit_scale, softcap, normalizer, where):
+    if (
+        weight is None
+        and sample_weight is None
+        and softcap is None
+        and normalizer is None
+        and where is None
+        and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
+        and label_smoothing == z_loss == 0.0
+        and logit_scale == 1.0
+    ):
         solved = solve_plain(logits, target, axis, ignore_index, reduction, None, False)
         if solved is not None:
             return solved[0]
@@ -286,8 +295,16 @@ def cross_entropy_and_grad(
     >>> fastce.cross_entropy_and_grad(np.array([[20.0, 0.0]], np.float32), [0])
     LossAndGrad(loss=np.float32(2.0611537e-09), grad=array([[-2.0611537e-09,  2.0611537e-09]], dtype=float32))
     """
-    if grad_output is None and is_plain(
-        weight, sample_weight, label_smoothing, z_loss, logit_scale, softcap, normalizer, where
+    if (
+        weight is None
+        and sample_weight is None
+        and softcap is None
+        and normalizer is None
+        and where is None
+        and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
+        and label_smoothing == z_loss == 0.0
+        and logit_scale == 1.0
+        and grad_output is None
     ):
         solved = solve_plain(logits, target, axis, ignore_index, reduction, out, True)
         if solved is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastce import dispatch
-from fastce.core.layout import Array, cast_into, cast_to, dtypes_of, is_native_matrix, kernel_views, staging_dtype
+from fastce.core.layout import FLOAT32, FLOAT64, Array, cast_into, cast_to, dtypes_of, is_native_matrix, kernel_views, staging_dtype
 from fastce.core.out import check_out, is_native_out
 from fastce.core.staging import Block, rows_of, staged
 from fastce.core.validation import as_array, as_mask, as_real, normalize_axes, normalize_axis
@@ -313,11 +313,22 @@ def _softmax(
 ) -> Array:
     """Return the softmax, or its logarithms."""
     out_is_new = out is None
-    if where is None and is_native_matrix(x, axis) and (out is None or is_native_out(out, x.dtype, 2)):
-        result = np.empty(x.shape, x.dtype) if out is None else out
-        probs, logs = (None, result) if are_logs else (result, None)
-        if dispatch.run_softmax(x, None, probs, logs, out_is_new, False):  # positional: keywords take 4 %
-            return result
+    if (
+        where is None
+        and type(x) is np.ndarray
+        and ((dtype := x.dtype) is FLOAT32 or dtype is FLOAT64)
+        and x.ndim == 2
+        and type(axis) is int
+        and (axis == -1 or axis == 1)
+        and x.size
+    ):
+        if out is None:
+            result = np.empty(x.shape, dtype)
+        if out is None or (type(out) is np.ndarray and out.dtype is dtype and out.ndim == 2 and out.flags.writeable):
+            result = np.empty(x.shape, dtype) if out is None else out
+            probs, logs = (None, result) if are_logs else (result, None)
+            if dispatch.run_softmax(x, None, probs, logs, out_is_new, False):  # positional: keywords take 4 %
+                return result
     x = as_real(x, "x")
     joined, joined_axis = _join_axes(x, axis)
     where = None if where is None else as_array(where, "where")

@@ -12,6 +12,8 @@ from fastce import dispatch
 from fastce.core.elementary import log1p
 from fastce.core.factors import sample_factors, smoothing_parts
 from fastce.core.layout import (
+    FLOAT32,
+    FLOAT64,
     Array,
     cast_to,
     dtypes_of,
@@ -23,7 +25,7 @@ from fastce.core.layout import (
 from fastce.core.out import is_kernel_out, is_native_out, result_like
 from fastce.core.reduction import FloatArray, Scalar, as_loss, as_upstream, check_reduction, mean
 from fastce.core.staging import Block, blocks, rows_of, small_row_blocks, staged
-from fastce.core.targets import check_none_ignored, is_kernel_labels, is_native_labels, raise_label, read_target
+from fastce.core.targets import INT64, check_none_ignored, is_kernel_labels, is_native_labels, raise_label, read_target
 from fastce.core.validation import (
     INT64_MAX,
     INT64_MIN,
@@ -46,29 +48,6 @@ _loss_buffers: deque[Array] = deque(maxlen=1)
 MIN_KEPT_BYTES, MAX_KEPT_BYTES = 1 << 15, 1 << 23  # of a buffer that is kept
 
 
-def is_plain(
-    weight: object,
-    sample_weight: object,
-    label_smoothing: object,
-    z_loss: object,
-    logit_scale: object,
-    softcap: object,
-    normalizer: object,
-    where: object,
-) -> bool:
-    """Tell, for small calls, whether none of these options of a loss is used."""
-    return (
-        weight is None
-        and sample_weight is None
-        and softcap is None
-        and normalizer is None
-        and where is None
-        and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
-        and label_smoothing == z_loss == 0.0
-        and logit_scale == 1.0
-    )
-
-
 def solve_plain(
     logits: object, target: object, axis: object, ignore_index: object, reduction: str, out: object, has_grad: bool
 ) -> tuple[Scalar | FloatArray, Array | None] | None:
@@ -76,23 +55,33 @@ def solve_plain(
 
     A kernel takes the arrays as they are, or refuses them.
     """
-    if not (is_native_matrix(logits, axis) and is_native_labels(target)):
+    if not (
+        type(logits) is np.ndarray
+        and ((dtype := logits.dtype) is FLOAT32 or dtype is FLOAT64)
+        and logits.ndim == 2
+        and type(axis) is int
+        and (axis == -1 or axis == 1)
+        and logits.size
+        and type(target) is np.ndarray
+        and target.dtype is INT64
+        and target.ndim == 1
+        and type(ignore_index) is int
+        and (ignore_index == -100 or INT64_MIN <= ignore_index <= INT64_MAX)
+    ):
         return None
-    if type(ignore_index) is not int or not INT64_MIN <= ignore_index <= INT64_MAX:
+    if not has_grad:
+        grad = None
+    elif out is None:
+        grad = np.empty(logits.shape, dtype)
+    elif type(out) is np.ndarray and out.dtype is dtype and out.ndim == 2 and out.flags.writeable:
+        grad = out
+    else:
         return None
-    dtype = logits.dtype
-    grad = None
-    if has_grad:
-        if out is None:
-            grad = np.empty(logits.shape, dtype)
-        elif is_native_out(out, dtype, 2):
-            grad = out
-        else:
-            return None
-    scaling = SUM
     if reduction == "mean":
         scaling = MEAN
-    elif reduction != "sum" and reduction != "none":
+    elif reduction == "sum" or reduction == "none":
+        scaling = SUM
+    else:
         return None
     loss = _loss_array(len(target), dtype, reduction)
     position, total_weight, total = dispatch.run_index_targets(
@@ -512,4 +501,4 @@ def _reduced(
         return loss.reshape(shape)[()]
     if MIN_KEPT_BYTES <= loss.nbytes <= MAX_KEPT_BYTES:
         _loss_buffers.append(loss if loss.base is None else loss.base)
-    return as_loss(mean(total, total_weight) if reduction == "mean" else total, loss.dtype)
+    return as_loss(mean(total, total_weight) if reduction == "mean" else total, loss.dtype, loss)

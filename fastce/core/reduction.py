@@ -58,8 +58,14 @@ def mean(total: float, denominator: float) -> float:
     return math.nan if total == 0.0 else total * math.inf
 
 
-def as_loss(value: float, dtype: np.dtype[np.floating[Any]]) -> Scalar:
-    """Return a loss as a scalar of this dtype, rounded as quietly as `layout.cast_to` does."""
+def as_loss(value: float, dtype: np.dtype[np.floating[Any]], buffer: Array | None = None) -> Scalar:
+    """Return a loss as a scalar of this dtype, rounded as quietly as `layout.cast_to` does.
+
+    ``buffer`` is an array of this dtype that may be overwritten. Scalars come faster out of it.
+    """
+    if buffer is not None and _LEAST < value < _MOST:
+        buffer[0] = value
+        return buffer[0]  # type: ignore[no-any-return]
     if _LEAST < value < _MOST or value == 0.0 or dtype is FLOAT64:
         return dtype.type(value)
     with np.errstate(all="ignore"):

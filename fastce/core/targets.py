@@ -11,7 +11,7 @@ from fastce.core.validation import IGNORE_NONE, INT64_MAX, as_real, beyond_64_bi
 
 BLOCK_ELEMENTS = 1 << 15  # elements of a one-hot target that are copied at a time, unless one sample has more
 
-_INT64 = np.dtype(np.int64)
+INT64 = np.dtype(np.int64)
 
 
 class Target(NamedTuple):
@@ -77,7 +77,7 @@ def shape_hint(got: tuple[int, ...], expected: tuple[int, ...], axis: int) -> st
 
 def is_native_labels(target: object) -> TypeGuard[Array]:
     """Tell, for small calls, whether ``target`` is a vector of int64; see `layout.is_native_matrix`."""
-    return type(target) is np.ndarray and target.dtype is _INT64 and target.ndim == 1
+    return type(target) is np.ndarray and target.dtype is INT64 and target.ndim == 1
 
 
 def is_kernel_labels(target: object) -> TypeGuard[Array]:
