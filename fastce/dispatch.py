@@ -242,8 +242,10 @@ def run_softmax(
     Return False, with nothing written, if the arrays are not ``is_checked`` and kernels cannot take them as they are.
     """
     key = "softmax", lse is None, probs is None, logs is None, x.dtype, x.ndim, x.shape[1]
-    if x.size < PARALLEL_ELEMENTS and (entry := _entries.get(key)) is not None:  # as `_run_op`, for small calls
+    if 0 < x.size < PARALLEL_ELEMENTS and (entry := _entries.get(key)) is not None:  # as `_run_op`, for small calls
         return entry(x, lse, probs, logs, is_checked)  # type: ignore[no-any-return]
+    if not (is_checked or x.size):
+        return False
     args = x, lse, probs, logs, is_checked
     out = logs if probs is None else probs
     return _run_op(SOFTMAX if logs is None else LOG_SOFTMAX, key, args, out, out_is_new)  # type: ignore[no-any-return]
@@ -336,10 +338,12 @@ def run_index_targets(
     """
     form = options is NO_OPTIONS or _form_of(options)
     key = "index targets", form, saved_stats is None, loss is None, grad is None, x.dtype, x.ndim, x.shape[1]
-    if x.size < PARALLEL_ELEMENTS and (entry := _entries.get(key)) is not None:  # as `_run_op`, for small calls
+    if 0 < x.size < PARALLEL_ELEMENTS and (entry := _entries.get(key)) is not None:  # as `_run_op`, for small calls
         return entry(  # type: ignore[no-any-return]
             x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked
         )
+    if not (is_checked or x.size):
+        return NOT_TAKEN, 0.0, 0.0
     op = INDEX_TARGETS if options.smoothing is None else SMOOTHED_INDEX_TARGETS
     args = x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked
     return _run_op(op, key, args, grad, out_is_new)  # type: ignore[no-any-return]

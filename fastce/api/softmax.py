@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
+from numpy import ndarray
 
 from fastce import dispatch
 from fastce.core.layout import FLOAT32, FLOAT64, Array, cast_into, cast_to, dtypes_of, is_native_matrix, kernel_views, staging_dtype
@@ -315,20 +316,17 @@ def _softmax(
     out_is_new = out is None
     if (
         where is None
-        and type(x) is np.ndarray
+        and type(x) is ndarray
         and ((dtype := x.dtype) is FLOAT32 or dtype is FLOAT64)
         and x.ndim == 2
         and type(axis) is int
         and (axis == -1 or axis == 1)
-        and x.size
+        and (out is None or (type(out) is ndarray and out.dtype is dtype and out.ndim == 2 and out.flags.writeable))
     ):
-        if out is None:
-            result = np.empty(x.shape, dtype)
-        if out is None or (type(out) is np.ndarray and out.dtype is dtype and out.ndim == 2 and out.flags.writeable):
-            result = np.empty(x.shape, dtype) if out is None else out
-            probs, logs = (None, result) if are_logs else (result, None)
-            if dispatch.run_softmax(x, None, probs, logs, out_is_new, False):  # positional: keywords take 4 %
-                return result
+        result = np.empty(x.shape, dtype) if out is None else out
+        probs, logs = (None, result) if are_logs else (result, None)
+        if dispatch.run_softmax(x, None, probs, logs, out_is_new, False):  # positional: keywords take 4 %
+            return result
     x = as_real(x, "x")
     joined, joined_axis = _join_axes(x, axis)
     where = None if where is None else as_array(where, "where")

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from numpy import ndarray
 
 from fastce import dispatch
 from fastce.core.elementary import log1p
@@ -56,13 +57,12 @@ def solve_plain(
     A kernel takes the arrays as they are, or refuses them.
     """
     if not (
-        type(logits) is np.ndarray
+        type(logits) is ndarray
         and ((dtype := logits.dtype) is FLOAT32 or dtype is FLOAT64)
         and logits.ndim == 2
         and type(axis) is int
         and (axis == -1 or axis == 1)
-        and logits.size
-        and type(target) is np.ndarray
+        and type(target) is ndarray
         and target.dtype is INT64
         and target.ndim == 1
         and type(ignore_index) is int
@@ -73,7 +73,7 @@ def solve_plain(
         grad = None
     elif out is None:
         grad = np.empty(logits.shape, dtype)
-    elif type(out) is np.ndarray and out.dtype is dtype and out.ndim == 2 and out.flags.writeable:
+    elif type(out) is ndarray and out.dtype is dtype and out.ndim == 2 and out.flags.writeable:
         grad = out
     else:
         return None

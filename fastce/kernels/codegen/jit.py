@@ -30,6 +30,7 @@ from numba import types
 from numba.extending import overload
 
 from fastce.kernels.codegen import cache, compiling, target
+from fastce.kernels.codegen.borrowed import BorrowedArray
 
 _PACKAGE = __name__.partition(".")[0]
 
@@ -90,7 +91,7 @@ def _numba_type(argument: object) -> types.Type:
     if argument is None:
         return types.none
     if isinstance(argument, np.ndarray):
-        return types.Array(numba.from_dtype(argument.dtype), argument.ndim, "A")
+        return BorrowedArray(numba.from_dtype(argument.dtype), argument.ndim)
     if _has_fields(argument):  # the cached kernel names the class, which has to be importable
         return types.BaseTuple.from_types(tuple(map(_numba_type, argument)), type(argument))  # type: ignore[call-overload]
     if isinstance(argument, tuple):
