@@ -75,14 +75,15 @@ def shape_hint(got: tuple[int, ...], expected: tuple[int, ...], axis: int) -> st
 # --- class indices --------------------------------------------------------------
 
 
-def is_native_labels(target: object) -> TypeGuard[Array]:
-    """Tell, for small calls, whether ``target`` is a vector of int64; see `layout.is_native_matrix`."""
-    return type(target) is np.ndarray and target.dtype is INT64 and target.ndim == 1
-
-
 def is_kernel_labels(target: object) -> TypeGuard[Array]:
     """Tell, for small calls, whether ``target`` holds class indices in the form that kernels take."""
-    return is_native_labels(target) and (flags := target.flags).c_contiguous and flags.aligned
+    return (
+        type(target) is np.ndarray
+        and target.dtype is INT64
+        and target.ndim == 1
+        and (flags := target.flags).c_contiguous
+        and flags.aligned
+    )
 
 
 def as_labels(target: Array) -> Array:
