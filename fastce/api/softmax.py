@@ -333,10 +333,10 @@ def _softmax(
         and (axis == -1 or axis == 1)
         and (out is None or (type(out) is ndarray and out.dtype is dtype and out.ndim == 2 and out.flags.writeable))
     ):
-        result = np.empty(x.shape, dtype) if out is None else out
-        probs, logs = (None, result) if are_logs else (result, None)
+        written = np.empty(x.shape, dtype) if out is None else out
+        probs, logs = (None, written) if are_logs else (written, None)
         if dispatch.run_softmax(x, None, probs, logs, out_is_new, False):  # positional: keywords take 4 %
-            return result
+            return written
     x = as_real(x, "x")
     joined, joined_axis = _join_axes(x, axis)
     where = None if where is None else as_array(where, "where")

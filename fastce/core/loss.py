@@ -501,4 +501,6 @@ def _reduced(
         return loss.reshape(shape)[()]
     if MIN_KEPT_BYTES <= loss.nbytes <= MAX_KEPT_BYTES:
         _loss_buffers.append(loss if loss.base is None else loss.base)
-    return as_loss(mean(total, total_weight) if reduction == "mean" else total, loss.dtype, loss)
+    if reduction == "mean":
+        total = total / total_weight if total_weight else mean(total, total_weight)
+    return as_loss(total, loss.dtype, loss)
