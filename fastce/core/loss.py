@@ -46,6 +46,7 @@ from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, NOT_TAKEN, SUM, O
 # takes as long as to compute the gradient of rows of few classes.
 _loss_buffers: deque[Array] = deque(maxlen=1)
 MIN_KEPT_BYTES, MAX_KEPT_BYTES = 1 << 15, 1 << 23  # of a buffer that is kept
+_FEW = MIN_KEPT_BYTES // 8  # losses, whose bytes need not be counted: the buffer is smaller
 
 
 def solve_plain(
@@ -482,7 +483,7 @@ class LossCall:
 
 def _loss_array(count: int, dtype: np.dtype[Any], reduction: str) -> Array:
     """Return an array for the losses of samples: a new one if it is the result, else the last call's if that fits."""
-    if reduction != "none" and MIN_KEPT_BYTES <= count * dtype.itemsize <= MAX_KEPT_BYTES:
+    if count >= _FEW and reduction != "none" and MIN_KEPT_BYTES <= count * dtype.itemsize <= MAX_KEPT_BYTES:
         try:
             buffer = _loss_buffers.pop()
         except IndexError:  # there is none, or another thread has it
@@ -499,7 +500,7 @@ def _reduced(
     """Return the loss of samples of this shape, whose sum is ``total``; keep an array that is not the result."""
     if reduction == "none":
         return loss.reshape(shape)[()]
-    if MIN_KEPT_BYTES <= loss.nbytes <= MAX_KEPT_BYTES:
+    if len(loss) >= _FEW and MIN_KEPT_BYTES <= loss.nbytes <= MAX_KEPT_BYTES:
         _loss_buffers.append(loss if loss.base is None else loss.base)
     if reduction == "mean":
         total = total / total_weight if total_weight else mean(total, total_weight)
