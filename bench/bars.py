@@ -40,6 +40,10 @@ RATIOS = (
         *(1.5, ["fastce-rows"], "dtype == 'float32' and layout != 'rows'"),
     ),
 )
+NOTE = (
+    "Ratios of medians within one run, the contenders taking turns. In place, fastce is compared with the others' "
+    "loss+grad, as they have no such operation."
+)
 Bar = tuple[str, float, pd.Series]  # text, bound, the figure of each case
 
 
@@ -72,10 +76,11 @@ def speed_bars(run: Run) -> Iterator[Bar]:
     by_threads = of_long.pivot(index=CASE, columns="threads", values="median").reindex(columns=[*{1, 2, threads}])
     two = by_threads[2].fillna(by_threads[threads])
     yield "1 × 1,000,003 on two threads ≥ 1.6 × as fast as on one", 1.6, (by_threads[1] / two).dropna()
-    yield from _small_bars(run)
+    yield from small_bars(run)
 
 
-def _small_bars(run: Run) -> Iterator[Bar]:
+def small_bars(run: Run) -> Iterator[Bar]:
+    """Yield the bars on small calls."""
     small = ours(run.section("speed")).set_index(CASE).query(f"{FLOAT32} and batch == 32 and classes == 10")
     for op, most in ((Op.LOSS_GRAD, 3), (Op.SOFTMAX, 1.2)):
         yield f"{op} at 32 × 10 ≤ {most} µs", most, 1e6 * small.query(f"op == '{op}'")["median"]
@@ -139,4 +144,4 @@ def table(run: Run) -> Table:
     """Show the verdicts, each with its worst case."""
     rows = [verdict(*bar) for bar in (*vectors_bars(run), *speed_bars(run), *adapter_bars(run), *layer_bars(run))]
     frame = pd.DataFrame(rows, columns=["bar", "", "cases passed", "worst", "where"])
-    return Table("Bars", frame, "Ratios of medians within one run, the contenders taking turns.")
+    return Table("Bars", frame, NOTE)

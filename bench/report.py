@@ -60,9 +60,10 @@ def headline(run: Run) -> str:
         f"fastest other contender takes {three_digits(np.exp(np.log(ratios).mean()))} times as long."
     )
     if len(of_avx2):
+        multiple = three_digits(np.exp(np.log(of_avx2).mean()))
         text += (
-            f" Kept to AVX2 code on the same machine, it is the fastest in {(of_avx2 > 1).sum()} of {len(of_avx2)} "
-            f"cases beside {tables.PEERS_TEXT}, which take {three_digits(np.exp(np.log(of_avx2).mean()))} times as long."
+            f" With AVX2 code on the same machine, it is the fastest in {(of_avx2 > 1).sum()} of {len(of_avx2)} cases; "
+            f"the fastest of {tables.PEERS_TEXT} takes {multiple} times as long."
         )
     eager = run.section("speed").query("contender == 'torch' and op == 'loss+grad' and dtype == 'float32'")
     eager = eager.drop_duplicates(["batch", "classes"]).set_index(["batch", "classes"]).ratio

@@ -215,7 +215,9 @@ def vectors_table(run: Run) -> Table:
         f"In parentheses, the time of the fastest of {PEERS_TEXT} as a multiple; in place, of their loss+grad, as "
         "they have no such operation. Where a processor has no AVX-512, the lines of AVX2 apply."
     )
-    return Table("fastce with AVX-512 and with AVX2", pivoted(twice, "shape", "op", SHAPE), note)
+    table = pivoted(twice, "shape", "op", SHAPE)
+    table = table[[SHAPE, *(op for op in (Op.LOSS, Op.LOSS_GRAD, Op.INPLACE, *OPS[2:]) if op in table)]]
+    return Table("fastce with AVX-512 and with AVX2", table, note)
 
 
 def threads_table(run: Run) -> Table:
