@@ -65,7 +65,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--no-training", action="store_true", help="without the training loop")
     add("--no-busy", action="store_true", help="without loss+grad beside a busy process a core")
     add("--smoke", action="store_true", help="tiny sizes, all machinery, about 20 s")
-    add("--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; about an hour")
+    add("--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; about 70 minutes")
     add("--fresh", action="store_true", help="with --full: discard the stored results of earlier runs")
     add("--save", action="store_true", help="also write the run to bench/results/")
     add("--png", action="store_true", help="plots as PNG instead of SVG")

@@ -49,10 +49,7 @@ needs_avx2 = pytest.mark.skipif(
 @needs_avx2
 @pytest.mark.parametrize("library", KEPT_TO_AVX2)
 def test_library_is_kept_to_avx2(library):
-    """Warnings are errors: NumPy warns of features that it cannot leave out.
-
-    Seen to fail: with each of the variables left out, on a machine with AVX-512.
-    """
+    """Warnings are errors: NumPy warns of features that it cannot leave out."""
     assert in_new_process(KEPT_TO_AVX2[library], **limited()) == "haswell False\n"
 
 
@@ -115,7 +112,6 @@ def test_ordinary_run_with_avx2():
 
 
 def test_stored_results_are_of_one_kind_of_code(tmp_path, monkeypatch):
-    """Seen to fail: with a key that leaves the vectors out."""
     ran = []
     monkeypatch.setattr(runner, "run_plan", lambda plan, logs, show: ran.append(plan.vectors) or Results())
     for vectors in ("", AVX2, AVX2):
@@ -158,10 +154,7 @@ def figures(run):
 
 
 def test_bars_of_both_kinds():
-    """In place, the measure is the others' loss+grad; NumPy is no measure.
-
-    Seen to fail: with fastce's own loss+grad among the others', and with the ratio of loss+grad kept in place.
-    """
+    """In place, the measure is the others' loss+grad; NumPy is no measure."""
     best = f"the best of {tables.PEERS_TEXT}"
     assert figures(made_run(AVX512, TIMES)) == {
         f"AVX-512: loss+grad ≥ 2 × {best}": (2, [3.0]),
