@@ -58,13 +58,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     several("--dtype", ("float32",), "float32 (the default), float64", choices=("float32", "float64"))
     add("--features", type=positive, default=FEATURES, help=f"of the last layer: of {' and '.join(LAYER)} ({FEATURES})")
     add("--threads", type=positive, default=available_cores(), help="of every contender (all cores)")
-    seconds = "for the speed cases (150, full run 600); the largest cases beyond it are left out, but not in a full run"
+    seconds = "for the speed cases (150, full run 750); the largest cases beyond it are left out, but not in a full run"
     add("--seconds", type=float, help=seconds)
     add("--max-elements", type=positive, default=MAX_ELEMENTS, help="no larger logits (67 million)")
+    add("--vectors", choices=("avx2",), help="avx2: keep the libraries to code for AVX2, on a processor with AVX-512")
     add("--no-training", action="store_true", help="without the training loop")
     add("--no-busy", action="store_true", help="without loss+grad beside a busy process a core")
     add("--smoke", action="store_true", help="tiny sizes, all machinery, about 20 s")
-    add("--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; 50 minutes")
+    add("--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; about 70 minutes")
     add("--fresh", action="store_true", help="with --full: discard the stored results of earlier runs")
     add("--save", action="store_true", help="also write the run to bench/results/")
     add("--png", action="store_true", help="plots as PNG instead of SVG")
@@ -72,8 +73,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.smoke and options.save:
         parser.error("the figures of a smoke run mean nothing: do not save them")
+    options.vectors = (options.vectors or "").upper()
+    if options.vectors and options.full:
+        parser.error("--full measures with both kinds of code where there are two")
     if options.seconds is None:
-        options.seconds = 10.0 if options.smoke else 600.0 if options.full else 150.0
+        options.seconds = 10.0 if options.smoke else 750.0 if options.full else 150.0
     absent = {CONTENDERS[name].missing for name in options.contenders} - {""}
     if absent and not options.full:
         parser.error(f"not installed: {', '.join(sorted(absent))}; pip install --group peers")
@@ -102,15 +106,16 @@ def progress(console: Console, total: int) -> Iterator[Show]:
 def run(options: argparse.Namespace, console: Console) -> Run:
     """Run the benchmark; a full run resumes where an earlier one has stopped."""
     start = time.monotonic()
+    names = (*REFERENCE, *RIVALS) if options.full else options.contenders
+    facts = machine_facts(options.threads, names, options.vectors)
     if options.full:
-        todo, folder, names = plans.full(options), options.out / "full", (*REFERENCE, *RIVALS)
+        todo, folder = plans.full(options, facts["vectors"]), options.out / "full"
         if options.smoke:
             folder = options.out / "full-smoke"
         if options.fresh:
             shutil.rmtree(folder, ignore_errors=True)
     else:
-        todo, folder, names = plans.standard(options), options.out, options.contenders
-    facts = machine_facts(options.threads, names)
+        todo, folder = plans.standard(options), options.out
     with progress(console, sum(len(plan.cases) for plan in todo)) as show:
         results, load = run_all(todo, folder, digest(facts) if options.full else "", show)
     for name in RIVALS if options.full else ():

@@ -39,6 +39,8 @@ PATTERNS = {  # the memory traffic that an operation cannot avoid
 }
 ARRAYS = {READING: 1, COPYING: 2, ADDING: 3, SCALING: 2}  # arrays read or written
 
+AVX512, AVX2 = "AVX-512", "AVX2"  # kinds of code, named by their vectors
+
 # Memory order: C order with the classes last; Fortran order; images, (batch / 4096, classes, 64, 64).
 ROWS, FORTRAN, IMAGES = "rows", "fortran", "images"
 PIXELS = (64, 64)
@@ -105,6 +107,7 @@ class Plan:
     confined: bool = False  # with a span: bind all threads of a process to one core
     crowd: int = 1  # processes a contender, all measured at once
     group: str = ""  # the file of a control group that takes the processes
+    vectors: str = ""  # AVX2: keep the libraries to code for AVX2; else they use all that the processor has
 
     @property
     def largest(self) -> int:

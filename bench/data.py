@@ -4,7 +4,8 @@ A run named ``full`` is stored in ``full.csv`` (the records; read it with :func:
 (facts and notes). Times are in seconds a call. The columns:
 
 section
-    The purpose: speed, threads, growth, layer, training; ``quiet`` and ``busy``, without and with a busy process a
+    The purpose: speed; avx2, which is speed again with code for AVX2; calls, small calls beside the contenders of
+    ``make bench``; threads, growth, layer, training; ``quiet`` and ``busy``, without and with a busy process a
     core beside the contender.
 op, batch, features, classes, dtype, layout
     The case; ``features`` is 0 except in the last layer.
@@ -37,7 +38,7 @@ from typing import Any
 import pandas as pd
 import psutil
 
-from bench.cases import ARRAYS, LAYER, PATTERNS, ROWS, dtype_of
+from bench.cases import ARRAYS, AVX2, AVX512, LAYER, PATTERNS, ROWS, dtype_of
 from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ COLUMNS = [*CASE, "contender", "threads", *STATISTICS, "ratio", "gb_per_s", "sha
 COUNTS = dict.fromkeys(("rounds", "calls", "bytes"), "Int64")  # which may be missing
 PACKAGES = ("fastce", "numpy", "numba", "llvmlite", "scipy", "torch", "scikit-learn", "pytest-benchmark")
 PEERS = ("jax", "mygrad", "autograd")  # named only where they took part
-VECTORS = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("asimd", "NEON"), ("neon", "NEON"), ("sse2", "SSE2"))
+VECTORS = (("avx512f", AVX512), ("avx2", AVX2), ("asimd", "NEON"), ("neon", "NEON"), ("sse2", "SSE2"))
 
 
 @dataclass
@@ -78,6 +79,12 @@ class Run:
     def section(self, name: str) -> pd.DataFrame:
         """Return the records of a section."""
         return self.records[self.records.section == name]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kinds of code whose speed was measured, named by their vectors, each with its section."""
+        again = {AVX2: "avx2"} if len(self.section("avx2")) else {}
+        return {self.facts["vectors"]: "speed"} | again
 
 
 def failures(notes: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -145,8 +152,11 @@ def shape_text(record: Any) -> str:
 # --- the machine ---------------------------------------------------------------------
 
 
-def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the facts that a reader needs to judge the figures; none of them names the machine."""
+def machine_facts(threads: int, contenders: tuple[str, ...] = (), vectors: str = "") -> dict[str, Any]:
+    """Return the facts that a reader needs to judge the figures; none of them names the machine.
+
+    ``vectors`` are those that libraries are kept to; by default they use all that the processor has.
+    """
     import cpuinfo
 
     cpu = cpuinfo.get_cpu_info()
@@ -157,7 +167,7 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = ()) -> dict[str, A
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "cpu": cpu.get("brand_raw", platform.processor()),
         "architecture": platform.machine(),
-        "vectors": next((name for flag, name in VECTORS if flag in flags), "unknown"),
+        "vectors": vectors or next((name for flag, name in VECTORS if flag in flags), "unknown"),
         "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
         "threads": threads,
         "cache_bytes": _last_level_cache(cpu),

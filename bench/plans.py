@@ -1,14 +1,29 @@
 """The plans of a run: the ordinary one, and the full one with every contender, shape, dtype and layout.
 
-The full run also measures threads, growth and memory. A plan has processes of its own.
+The full run also measures threads, growth and memory, and with AVX-512 the speed of AVX2 code beside it. A plan has
+processes of its own.
 """
 
 import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bench.cases import FORTRAN, IMAGES, LARGE_LAYER, LAYER, MAIN_LAYER, OPS, VJPS, Case, Op, Plan, grid
-from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS, entrant
+from bench.cases import (
+    AVX2,
+    AVX512,
+    FORTRAN,
+    IMAGES,
+    LARGE_LAYER,
+    LAYER,
+    MAIN_LAYER,
+    OPS,
+    VJPS,
+    Case,
+    Op,
+    Plan,
+    grid,
+)
+from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS, STANDARD, entrant
 
 # The ordinary run.
 TRAINING_BATCHES = (32, 256)
@@ -18,12 +33,14 @@ BUSY_SECONDS = 1.5  # of calls
 
 # The full run.
 ROUNDS = (5, 21)  # of a case on logits
+AVX2_ROUNDS = (5, 11)
 FUSED = ("torch", "torch-out", "torch-compile", "jax")
 FLOAT32 = (
     *((32, 10), (256, 100), (65536, 3), (65536, 10), (65536, 32), (16384, 100), (1024, 1000)),
     *((256, 32000), (1, 1000003), (2, 1000003), (1024, 50257)),
 )
 FLOAT64 = ((4096, 1000), (512, 50257))
+ONE_ROW = ((1, 10), (1, 1000))
 LARGE, LONG, TILES = (1024, 50257), (1, 1000003), (65536, 10)
 LAYOUTS = ((IMAGES, (65536, 100)), (FORTRAN, (4096, 1000)))
 GROWTH_N = [(n, 1000) for n in (256, 1024, 4096, 16384)]
@@ -63,12 +80,16 @@ def standard(options: argparse.Namespace) -> list[Plan]:
         span = 0.1 if smoke else BUSY_SECONDS
         plan = Plan("quiet", "quiet", some, beside, options.threads, complete=True, rounds=(1, 1), span=span)
         plans += [plan, replace(plan, name="busy", section="busy", busy=True)]
-    return [plan for plan in plans if plan.cases]
+    return [replace(plan, vectors=options.vectors) for plan in plans if plan.cases]
 
 
-def full(options: argparse.Namespace) -> list[Plan]:
-    """Return the plans of a full run; those on logits share the seconds, the last layer has its own."""
-    plans = [*_speed_plans(), *_threads_plans(options.threads), *_growth_plans(), *_layer_plans()]
+def full(options: argparse.Namespace, vectors: str) -> list[Plan]:
+    """Return the plans of a full run on a machine with these vectors.
+
+    Plans on logits share the seconds, the last layer has its own.
+    """
+    speed = [*_speed_plans(), *(_avx2_plans() if vectors == AVX512 else [])]
+    plans = [*speed, *_threads_plans(options.threads), *_growth_plans(), *_layer_plans()]
     plans = [replace(plan, contenders=_present(plan.contenders), complete=True) for plan in plans]
     if options.smoke:
         plans = _shrunk(plans)
@@ -83,10 +104,10 @@ def full(options: argparse.Namespace) -> list[Plan]:
 def _speed_plans() -> Iterator[Plan]:
     for dtype, shapes in (("float32", FLOAT32), ("float64", FLOAT64)):
         for shape in shapes:
-            more = (Op.INPLACE,) if shape == LARGE else ()
-            cases = grid((*OPS, *VJPS, *more), [shape], dtype)
+            cases = grid((*OPS, Op.INPLACE, *VJPS), [shape], dtype)
             name = f"{dtype}-{shape[0]}x{shape[1]}"
             yield Plan(name, "speed", OF_LOGITS, tuple(cases), rounds=ROUNDS, memory=shape == LARGE)
+    yield Plan("calls", "calls", STANDARD, tuple(grid(OPS, list(ONE_ROW))), rounds=ROUNDS)
     for dtype in ("float16", "bfloat16"):
         cases = grid((*OPS, *VJPS), [LARGE], dtype)
         yield Plan(
@@ -101,6 +122,15 @@ def _speed_plans() -> Iterator[Plan]:
         fused = tuple(name for name in FUSED if name != "jax" or layout == IMAGES)
         cases = grid((*OPS, *VJPS), [shape], "float32", layout)
         yield Plan(layout, "speed", (*REFERENCE, *ADAPTED, "fastce-rows", *fused, LIMIT), tuple(cases), rounds=ROUNDS)
+
+
+def _avx2_plans() -> Iterator[Plan]:
+    """Yield the plans that repeat the speed of all operations but the backward passes with code for AVX2."""
+    for dtype, shapes in (("float32", FLOAT32), ("float64", FLOAT64)):
+        for n, c in shapes:
+            cases = tuple(grid((*OPS, Op.INPLACE), [(n, c)], dtype))
+            names = (*REFERENCE, *FUSED, LIMIT)
+            yield Plan(f"avx2-{dtype}-{n}x{c}", "avx2", names, cases, rounds=AVX2_ROUNDS, vectors=AVX2)
 
 
 def _threads_plans(threads: int) -> Iterator[Plan]:

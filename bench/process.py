@@ -9,12 +9,27 @@ from pathlib import Path
 from typing import Any, Self
 from unittest.mock import patch
 
-from bench.cases import Plan
+import numpy as np
+
+from bench.cases import AVX2, Plan
 from bench.contenders import entrant
 from bench.worker import Skip, serve
 
 POLICIES = ("OMP_", "GOMP_", "KMP_", "NUMBA_NUM", "NUMBA_THREADING")  # variables about threads
 TIMEOUT = 300.0  # seconds for one answer; the first one includes compiling
+
+
+# How to keep libraries to code for AVX2 on a processor that has AVX-512.
+AVX2_CODE = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "",
+    "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch, and the vectors of torch.compile
+    "TORCHINDUCTOR_CPP_MARCH": "haswell",  # its C++ compiler, which would use AVX-512 by itself
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
+AVX2_OF_XLA = " --xla_cpu_max_isa=AVX2"
 
 
 class WorkerDied(Exception):
@@ -98,6 +113,7 @@ def _environment(threads: int, plan: Plan) -> dict[str, str]:
     call then waits out whole time slices. Spans measure what most programs get, which neither bind threads nor set
     policies for them.
     """
+    limited = plan.vectors == AVX2
     inherited = {key: value for key, value in os.environ.items() if not (plan.span and key.startswith(POLICIES))}
     pools = ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM")
     return {
@@ -109,5 +125,13 @@ def _environment(threads: int, plan: Plan) -> dict[str, str]:
         "JAX_ENABLE_X64": "1",
         "NPROC": str(threads),  # XLA's pool
         "PJRT_NPROC": str(threads),
-        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}",
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}{AVX2_OF_XLA * limited}",
+        **(AVX2_CODE | _avx2_of_numpy() if limited else {}),
     }
+
+
+def _avx2_of_numpy() -> dict[str, str]:
+    """Return the variable that has NumPy leave out its code for AVX-512; it warns of names that it does not know."""
+    used = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    beyond = [name for name in used if name == "X86_V4" or name.startswith("AVX512")]
+    return {"NPY_DISABLE_CPU_FEATURES": " ".join(beyond)} if beyond else {}

@@ -27,6 +27,10 @@ same cores would slow torch most."""
 BACKWARD = """
 Backward passes (vjp) begin with the saved results of the forward pass. There, *torch eager* is autograd's backward pass
 alone, and *torch eager out=* is PyTorch's private kernel beneath it."""
+TWO_KINDS = """
+The parts headed AVX2 are of the same processor, the libraries kept to code for AVX2 by their own settings: Numba and
+torch.compile compile for Haswell, PyTorch, XLA and NumPy choose their AVX2 code. XLA uses vectors of 256 bits with
+AVX-512, too."""
 HEADLINE_SHAPES = ((65536, 10), (1024, 50257))
 
 
@@ -49,12 +53,18 @@ def warnings(run: Run) -> list[str]:
 
 def headline(run: Run) -> str:
     """Return the main figures of the full run in sentences."""
-    ratios = tables.fastest_rivals(run.section("speed")).ratio
+    ratios, of_avx2 = (tables.fastest_rivals(run.section(section)).ratio for section in ("speed", "avx2"))
     text = (
         f"The full benchmark has {len(ratios)} cases: operations, shapes, dtypes and layouts. On {run.facts['cpu']} "
         f"({run.facts['vectors']}), fastce is the fastest in {(ratios > 1).sum()} of them. In the geometric mean, the "
         f"fastest other contender takes {three_digits(np.exp(np.log(ratios).mean()))} times as long."
     )
+    if len(of_avx2):
+        multiple = three_digits(np.exp(np.log(of_avx2).mean()))
+        text += (
+            f" With AVX2 code on the same machine, it is the fastest in {(of_avx2 > 1).sum()} of {len(of_avx2)} cases; "
+            f"the fastest of {tables.PEERS_TEXT} takes {multiple} times as long."
+        )
     eager = run.section("speed").query("contender == 'torch' and op == 'loss+grad' and dtype == 'float32'")
     eager = eager.drop_duplicates(["batch", "classes"]).set_index(["batch", "classes"]).ratio
     shown = [(n, c) for n, c in HEADLINE_SHAPES if (n, c) in eager]
@@ -76,6 +86,7 @@ def ordinary_tables(run: Run) -> Iterator[Table]:
 def full_tables(run: Run) -> Iterator[Table]:
     """Yield the tables of the full run but for all times."""
     yield bars.table(run)
+    yield tables.vectors_table(run)
     title = "{}: time of the fastest rival as a multiple of fastce's; bold, below 1: fastce is slower"
     for dtype in run.section("speed").dtype.unique():
         yield tables.rivals_table(run, dtype, title.format(dtype))
@@ -89,7 +100,7 @@ def full_tables(run: Run) -> Iterator[Table]:
 def markdown(run: Run, drawn: dict[Path, str] | None = None) -> str:
     """Return the report with these plots; without any the short one, for the terminal."""
     full = run.facts["full"]
-    method = METHOD.format(rounds="5 to 21" if full else "3 to 15") + BACKWARD * full
+    method = METHOD.format(rounds="5 to 21" if full else "3 to 15") + BACKWARD * full + TWO_KINDS * (len(run.kinds) > 1)
     summary = [table.markdown() for table in (full_tables if full else ordinary_tables)(run) if len(table.frame)]
     missing = [f"- {line}" for line in tables.missing_lines(run)]
     images = [f"![{title}]({path.name})\n" for path, title in (drawn or {}).items()]
@@ -106,7 +117,11 @@ def markdown(run: Run, drawn: dict[Path, str] | None = None) -> str:
             *summary,
             *(["## Failed and left out", "", *missing, ""] if missing else []),
             *(
-                ["## All times", "", *(table.markdown() for table in tables.speed_tables(run))]
+                [
+                    "## All times",
+                    "",
+                    *(t.markdown() for name in run.kinds.values() for t in tables.speed_tables(run, name)),
+                ]
                 if full and drawn
                 else []
             ),

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.cases import ARRAYS, PATTERNS, Op
+from bench.cases import ARRAYS, OPS, PATTERNS, ROWS, Op
 from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS
 from bench.data import CASE, Run, nbytes, shape_text
 
 LABELS = {name: contender.label for name, contender in CONTENDERS.items()}
 SHAPE = "batch × classes"
+PEERS, PEERS_TEXT = ("torch", "torch-out", "torch-compile", "jax"), "torch, torch.compile, JAX"  # whom bars name
 
 
 @dataclass
@@ -83,6 +84,20 @@ def fastest_rivals(frame: pd.DataFrame) -> pd.DataFrame:
     return rivals.loc[rivals.groupby(CASE, sort=False)["median"].idxmin()]
 
 
+def ours(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return fastce's record of each case, with ``out=`` where the operation has it."""
+    return pd.concat([frame[frame.contender == name] for name in REFERENCE]).drop_duplicates(CASE)
+
+
+def with_in_place(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add loss+grad of the rivals as their times in place: no rival can work in place."""
+    others = frame[(frame.op == Op.LOSS_GRAD) & frame.contender.isin(RIVALS)].assign(op=str(Op.INPLACE))
+    reference = ours(frame[frame.op == Op.INPLACE]).set_index(CASE)["median"].rename("reference")
+    others = others.join(reference, on=CASE, how="inner")
+    others = others.assign(ratio=others["median"] / others.reference)[frame.columns]
+    return pd.concat([frame, others], ignore_index=True)
+
+
 def pivoted(frame: pd.DataFrame, rows: str, columns: str, head: str = "") -> pd.DataFrame:
     """Spread the column ``text`` over a table, contenders in the order of their list; a dash where there is none."""
     names = list(dict.fromkeys(frame[columns]))
@@ -106,7 +121,7 @@ def speed_tables(run: Run, section: str = "speed") -> Iterator[Table]:
     head, whose = ("tokens × features × classes", "the bare products'") if section == "layer" else (SHAPE, "fastce's")
     for (op, dtype), group in contests(run, section):
         group = group.assign(text=bold(times(group), best(group)))
-        title = f"{op}, {dtype}: median time of a call (times {whose})"
+        title = f"{op}, {dtype}{', AVX2' * (section == 'avx2')}: median time of a call (times {whose})"
         yield Table(title, pivoted(group, "shape", "contender", head))
 
 
@@ -180,6 +195,29 @@ def rivals_table(run: Run, dtype: str, title: str = "") -> Table:
     rivals = rivals.sort_values(["classes", "batch"], kind="stable")
     table = pivoted(rivals, "shape", "op", SHAPE).reindex(columns=[SHAPE, *frame.op.unique()], fill_value="–")
     return Table(title, table)
+
+
+def vectors_table(run: Run) -> Table:
+    """Show AVX-512 and AVX2 code side by side: fastce's times, and how many times as long the best of three takes."""
+    parts = []
+    for vectors, section in run.kinds.items():
+        frame = with_in_place(run.section(section))
+        rivals = fastest_rivals(frame[frame.contender.isin(PEERS)]).set_index(CASE).ratio.rename("rival")
+        parts.append(ours(frame).join(rivals, on=CASE, how="inner").assign(vectors=vectors))
+    frame = pd.concat(parts)
+    frame = frame[frame.op.isin((*OPS, Op.INPLACE)) & (frame.layout == ROWS)]
+    twice = frame[frame.duplicated(CASE[1:], keep=False)].sort_values(["dtype", "classes", "batch"], kind="stable")
+    if twice.empty:
+        return NOTHING
+    texts = twice["median"].map(duration) + " (" + bold(twice.rival.map(three_digits), twice.rival < 1) + ")"
+    twice = twice.assign(text=texts, shape=shapes(twice) + " " + twice["dtype"] + ", " + twice.vectors)
+    note = (
+        f"In parentheses, the time of the fastest of {PEERS_TEXT} as a multiple; in place, of their loss+grad, as "
+        "they have no such operation. Where a processor has no AVX-512, the lines of AVX2 apply."
+    )
+    table = pivoted(twice, "shape", "op", SHAPE)
+    table = table[[SHAPE, *(op for op in (Op.LOSS, Op.LOSS_GRAD, Op.INPLACE, *OPS[2:]) if op in table)]]
+    return Table("fastce with AVX-512 and with AVX2", table, note)
 
 
 def threads_table(run: Run) -> Table:
