@@ -76,7 +76,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         options.seconds = 10.0 if options.smoke else 600.0 if options.full else 150.0
     absent = {CONTENDERS[name].missing for name in options.contenders} - {""}
     if absent and not options.full:
-        parser.error(f"not installed: {', '.join(sorted(absent))}; pip install --group peers")
+        groups = "--group peers" + " --group tensorflow" * ("tensorflow" in absent)
+        parser.error(f"not installed: {', '.join(sorted(absent))}; pip install {groups}")
     return options
 
 
