@@ -12,7 +12,8 @@
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
 #   make speed                        the times in docs: adapters, shards, options, divergences; about 20 minutes
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
-#   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 70 minutes
+#   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 75 minutes
+#                                     with TensorFlow, which takes 1.6 GB: PEERS="peers tensorflow"
 #   make readme                       the figures of the README and docs/benchmarks.md from the committed runs
 #   make pictures                     the reports and pictures from the committed runs
 #   make docs                         the documentation's site: build/docs/index.html
@@ -24,6 +25,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SCRIPTS = $(if $(filter Windows_NT,$(OS)),Scripts,bin)
 BIN = $(VENV)/$(SCRIPTS)
+PEERS ?= peers
 READY = $(VENV)/.ready
 
 OLDEST = .venv-oldest
@@ -114,7 +116,7 @@ bench: $(READY)
 	$(BIN)/python -m bench $(ARGS)
 
 bench-full: $(READY)
-	$(BIN)/python $(INSTALL) --group peers
+	$(BIN)/python $(INSTALL) $(addprefix --group ,$(PEERS))
 	$(BIN)/python -m bench --full $(ARGS)
 
 bench-smoke: $(READY)

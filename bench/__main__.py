@@ -65,7 +65,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--no-training", action="store_true", help="without the training loop")
     add("--no-busy", action="store_true", help="without loss+grad beside a busy process a core")
     add("--smoke", action="store_true", help="tiny sizes, all machinery, about 20 s")
-    add("--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; about 70 minutes")
+    add("--full", action="store_true", help="the scoreboard: all contenders, dtypes, layouts; about 75 minutes")
     add("--fresh", action="store_true", help="with --full: discard the stored results of earlier runs")
     add("--save", action="store_true", help="also write the run to bench/results/")
     add("--png", action="store_true", help="plots as PNG instead of SVG")
@@ -80,7 +80,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         options.seconds = 10.0 if options.smoke else 750.0 if options.full else 150.0
     absent = {CONTENDERS[name].missing for name in options.contenders} - {""}
     if absent and not options.full:
-        parser.error(f"not installed: {', '.join(sorted(absent))}; pip install --group peers")
+        groups = "--group peers" + " --group tensorflow" * ("tensorflow" in absent)
+        parser.error(f"not installed: {', '.join(sorted(absent))}; pip install {groups}")
     return options
 
 

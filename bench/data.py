@@ -47,7 +47,10 @@ STATISTICS = ["rounds", "calls", "median", "min", "iqr", "mean", "p99", "bytes",
 COLUMNS = [*CASE, "contender", "threads", *STATISTICS, "ratio", "gb_per_s", "share"]
 COUNTS = dict.fromkeys(("rounds", "calls", "bytes"), "Int64")  # which may be missing
 PACKAGES = ("fastce", "numpy", "numba", "llvmlite", "scipy", "torch", "scikit-learn", "pytest-benchmark")
-PEERS = ("jax", "mygrad", "autograd")  # named only where they took part
+PEERS = {  # distributions that are named only where the contender took part
+    **{"jax": "jax", "tensorflow": "tensorflow", "tensorflow_cpu": "tensorflow", "onnxruntime": "onnxruntime"},
+    **{"mygrad": "mygrad", "autograd": "autograd"},
+}
 VECTORS = (("avx512f", AVX512), ("avx2", AVX2), ("asimd", "NEON"), ("neon", "NEON"), ("sse2", "SSE2"))
 
 
@@ -160,7 +163,7 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = (), vectors: str =
     import cpuinfo
 
     cpu = cpuinfo.get_cpu_info()
-    peers = [name for name in PEERS if name in contenders]
+    peers = [name for name, contender in PEERS.items() if contender in contenders]
     flags = set(cpu.get("flags", ()))
     installed = {distribution.name: distribution.version for distribution in distributions()}
     return {

@@ -27,7 +27,12 @@ from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RI
 
 # The ordinary run.
 TRAINING_BATCHES = (32, 256)
-BUSY_CONTENDERS = ("fastce-out", "numpy", "torch")
+# the first three in an ordinary run
+BUSY_CONTENDERS = (
+    *("fastce-out", "numpy", "torch"),
+    *("torch-compile", "jax", "tensorflow", "tensorflow-xla", "onnxruntime"),
+)
+BUSY_OPS = (Op.LOSS_GRAD, Op.SOFTMAX)  # of a full run; ONNX Runtime has no gradient
 BUSY_SHAPES = [(64, 1000), (1024, 1000), (16384, 100), (65536, 10)]
 BUSY_SECONDS = 1.5  # of calls
 
@@ -76,24 +81,31 @@ def standard(options: argparse.Namespace) -> list[Plan]:
         plans.append(Plan("training", "training", names, training, options.threads, rounds=rounds, complete=True))
     some = tuple(name for name in BUSY_CONTENDERS if name in names)
     if not options.no_busy and Op.LOSS_GRAD in ops and some:
-        beside = tuple(grid((Op.LOSS_GRAD,), BUSY_SHAPES[: 1 if smoke else None]))
-        span = 0.1 if smoke else BUSY_SECONDS
-        plan = Plan("quiet", "quiet", some, beside, options.threads, complete=True, rounds=(1, 1), span=span)
-        plans += [plan, replace(plan, name="busy", section="busy", busy=True)]
+        plans += _busy_plans(some, (Op.LOSS_GRAD,), options)
     return [replace(plan, vectors=options.vectors) for plan in plans if plan.cases]
+
+
+def _busy_plans(contenders: tuple[str, ...], ops: tuple[Op, ...], options: argparse.Namespace) -> Iterator[Plan]:
+    """Yield the plans of single calls on a quiet machine and beside a busy process a core."""
+    cases = tuple(grid(ops, BUSY_SHAPES[: 1 if options.smoke else None]))
+    span = 0.1 if options.smoke else BUSY_SECONDS
+    plan = Plan("quiet", "quiet", contenders, cases, options.threads, complete=True, rounds=(1, 1), span=span)
+    yield from (plan, replace(plan, name="busy", section="busy", busy=True))
 
 
 def full(options: argparse.Namespace, vectors: str) -> list[Plan]:
     """Return the plans of a full run on a machine with these vectors.
 
-    Plans on logits share the seconds, the last layer has its own.
+    Plans on logits share the seconds, the others have their own.
     """
     speed = [*_speed_plans(), *(_avx2_plans() if vectors == AVX512 else [])]
     plans = [*speed, *_threads_plans(options.threads), *_growth_plans(), *_layer_plans()]
     plans = [replace(plan, contenders=_present(plan.contenders), complete=True) for plan in plans]
     if options.smoke:
         plans = _shrunk(plans)
-    weights = [0 if p.seconds else len(p.contenders) * sum(case.weight for case in p.cases) for p in plans]
+    if not options.no_busy:
+        plans += _busy_plans(_present(BUSY_CONTENDERS), BUSY_OPS, options)
+    weights = [0 if p.seconds or p.span else len(p.contenders) * sum(case.weight for case in p.cases) for p in plans]
     shares = [options.seconds * weight / sum(weights) for weight in weights]
     return [
         replace(plan, threads=options.threads, seconds=plan.seconds or share)

@@ -124,6 +124,8 @@ def _environment(threads: int, plan: Plan) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
         "NPROC": str(threads),  # XLA's pool
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTEROP_THREADS": str(threads),
         "PJRT_NPROC": str(threads),
         "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}{AVX2_OF_XLA * limited}",
         **(AVX2_CODE | _avx2_of_numpy() if limited else {}),

@@ -80,7 +80,7 @@ def ordinary_tables(run: Run) -> Iterator[Table]:
     yield tables.share_table(run)
     yield tables.limits_table(run)
     yield tables.training_table(run)
-    yield tables.busy_table(run)
+    yield from tables.busy_tables(run)
 
 
 def full_tables(run: Run) -> Iterator[Table]:
@@ -93,6 +93,7 @@ def full_tables(run: Run) -> Iterator[Table]:
     yield tables.memory_table(run, "speed")
     yield tables.threads_table(run)
     yield tables.growth_table(run)
+    yield from tables.busy_tables(run)
     yield from tables.speed_tables(run, "layer")
     yield tables.memory_table(run, "layer")
 

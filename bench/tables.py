@@ -253,9 +253,13 @@ def busy_pairs(run: Run) -> pd.DataFrame:
     return frame.assign(times=frame["mean"] / frame.mean_quiet, shape=shapes(frame))
 
 
-def busy_table(run: Run) -> Table:
-    """Show all figures of the busy machine, a line a shape and contender."""
-    frame = busy_pairs(run)
+def busy_tables(run: Run) -> Iterator[Table]:
+    """Yield a table an operation: all figures of the busy machine, a line a shape and contender."""
+    for op, frame in busy_pairs(run).groupby("op", sort=False):
+        yield _busy_table(op, frame)
+
+
+def _busy_table(op: str, frame: pd.DataFrame) -> Table:
     columns = {
         SHAPE: frame["shape"],
         "contender": frame.contender.map(LABELS),
@@ -269,7 +273,7 @@ def busy_table(run: Run) -> Table:
         "Means are over all calls of a time span, so they include stalls; the last column is the 99th percentile. "
         "One busy process a core leaves half of the time. Threads are not bound to cores, as in most programs."
     )
-    return Table(f"{Op.LOSS_GRAD} beside a busy process a core", pd.DataFrame(columns), note)
+    return Table(f"{op} beside a busy process a core", pd.DataFrame(columns), note)
 
 
 def missing_lines(run: Run) -> list[str]:

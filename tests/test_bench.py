@@ -2,14 +2,18 @@
 
 import ast
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import runner
+from bench.__main__ import parse
 from bench.cases import Case, Op, Plan
+from bench.contenders import CONTENDERS
 from bench.data import Results
+from bench.plans import BUSY_CONTENDERS, full, standard
 from tests.helpers import imports
 
 BENCH = Path(__file__).parents[1] / "bench"
@@ -41,6 +45,30 @@ MORE_IMPORTS = {"fastce": {"fastce"}, "interop": {"fastce.interop.torch", "bench
 def test_contenders_import_only_their_inputs(path):
     allowed = {"bench.cases", "bench.formulas", "bench.inputs"} | MORE_IMPORTS.get(path.stem, set())
     assert own_imports(path) <= allowed
+
+
+def test_contenders_have_their_table_and_a_group_that_installs_them():
+    """Checked in the sources, for contenders that are not installed too."""
+    groups = tomllib.loads((BENCH.parent / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
+    lines = [line for name in ("test", "peers", "tensorflow") for line in groups[name]]
+    installed = {re.match(r"[\w-]+", line)[0].removesuffix("-cpu") for line in lines}
+    for name, contender in CONTENDERS.items():
+        module, table = contender.table.split(":")
+        tree = ast.parse((BENCH / "contenders" / f"{module}.py").read_text(encoding="utf-8"))
+        stored = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        assert table in stored, name
+        assert {"sklearn": "scikit-learn"}.get(contender.needs, contender.needs) in installed | {""}, name
+
+
+def test_busy_contenders_of_an_ordinary_run_are_three():
+    """A full run has the others, in the same plans; seen to fail with JAX among the standard contenders."""
+    options = parse([])
+    busy = {plan.name: plan.contenders for plan in standard(options) if plan.span}
+    assert busy == dict.fromkeys(("quiet", "busy"), ("fastce-out", "numpy", "torch"))
+    of_full = [plan for plan in full(parse(["--full", "--smoke"])) if plan.span]
+    present = [name for name in BUSY_CONTENDERS if not CONTENDERS[name].missing]
+    assert [(plan.name, [*plan.contenders]) for plan in of_full] == [("quiet", present), ("busy", present)]
+    assert {case.op for plan in of_full for case in plan.cases} == {Op.LOSS_GRAD, Op.SOFTMAX}
 
 
 def test_stored_results_are_resumed_for_the_same_plan_only(tmp_path, monkeypatch):
