@@ -124,10 +124,13 @@ def _kernel_and_plan(
         return op.short_rows, None
     streamed = _is_streamed(op.kind, (x,), out, out_is_new)
     rows = _rows_a_block(x)
-    store_exp: Array | bool | None = static_flag(_stores_exp(args[: op.inputs], out, streamed))
-    if store_exp and x.itemsize == 2:
-        rows = -(-len(x) // _thread_count(x))  # one block a thread, as each block has a buffer
-        store_exp = _exp_buffers(-(-len(x) // rows), classes)
+    store_exp: Array | bool | None = None
+    if out is not None and _stores_exp(x, streamed):
+        if x.itemsize == 2 or any(np.may_share_memory(out, a) for a in args[: op.inputs]):
+            rows = -(-len(x) // _thread_count(x))  # one block a thread, as each block has a buffer
+            store_exp = _exp_buffers(-(-len(x) // rows), x)
+        else:
+            store_exp = True
     return op.rows, RowPlan(rows, streamed, static_flag(classes > CHUNK), store_exp)
 
 
@@ -160,24 +163,22 @@ def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, out_is_n
     return not any(np.may_share_memory(out, x) for x in inputs)
 
 
-def _stores_exp(inputs: Sequence[Array], out: Array | None, streamed: bool) -> bool:
+def _stores_exp(x: Array, streamed: bool) -> bool:
     """Tell whether long rows store exponentials until the factor of the result is known.
 
-    They are stored in the result itself. In a result of 16 bits they would be rounded: for logits of 16 bits, each
-    block of rows has a buffer for them.
+    They are stored in the result itself, unless that is an input. Then each block of rows has a buffer for them. So do
+    logits of 16 bits, as their results would round the exponentials. Where results go past the caches, computing
+    exponentials again costs less than storing them.
     """
-    if out is None:
-        return False
-    classes: int = out.shape[1]
-    if inputs[0].itemsize == 2:  # longer rows may be split, which stores none, and the bits must not depend on that
-        return classes < SPLIT_CLASSES
-    return not streamed and classes <= CHUNK and not any(np.may_share_memory(out, x) for x in inputs)
+    if x.itemsize == 2:  # longer rows may be split, which stores none, and the bits must not depend on that
+        return bool(x.shape[1] < SPLIT_CLASSES)
+    return not streamed and bool(x.shape[1] <= CHUNK)
 
 
-def _exp_buffers(count: int, classes: int) -> Array:
-    """Return a buffer for each of ``count`` blocks: the exponentials of a row, as whole aligned values of float32."""
-    lanes = LANES[4]
-    return np.empty((count, (-(-classes // lanes) + 1) * lanes), np.float32)
+def _exp_buffers(count: int, x: Array) -> Array:
+    """Return a buffer for each of ``count`` blocks: the exponentials of a row, as whole aligned values."""
+    lanes = LANES[x.itemsize]
+    return np.empty((count, (-(-x.shape[1] // lanes) + 1) * lanes), _computed(x))
 
 
 def _rows_a_block(x: Array) -> int:

@@ -418,7 +418,7 @@ def _write_gradient(q, classes, streamed, exp_source, terms, class_weight, smoot
     """Write the gradient of one row, or of a chunk, from its `gradient_terms`, as if there were no label."""
     factor, _, smoothing_term = terms
     term = static_if_present(smoothing, get_lane(smoothing_term, 0))
-    write(q, classes, streamed, row_formulas.gradient, (*exp_source, get_lane(factor, 0), class_weight, term))
+    row_formulas.write_gradient(q, classes, streamed, *exp_source, get_lane(factor, 0), class_weight, term)
 
 
 # --- columns ---------------------------------------------------------------------

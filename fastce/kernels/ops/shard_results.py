@@ -262,7 +262,7 @@ def gradient_rows(x, probs, terms, class_weight, smoothing, static_factors, grad
                 write(q, classes, streamed, row_formulas.zero, (full_like(x, 0.0),))
             else:
                 term = static_if_present(smoothing, third)
-                write(q, classes, streamed, row_formulas.gradient, (p, row_max, first, weights, term))
+                row_formulas.write_gradient(q, classes, streamed, p, row_max, first, weights, term)
                 if start <= label < start + classes:
                     store_one(q, label - start, second)
         elif third == 0.0 and static_factors is not None:

@@ -97,7 +97,7 @@ def softmax_rows(x, lse, probs, logs, is_checked, plan):
             if probs is not None:
                 factor = get_lane(full_like(x, 1.0) / (sum_exp_rest + 1.0), 0)
                 exp_source = row_formulas.static_exp_source(exps, row(x, i), one_max)
-                write(row(probs, i), classes, streamed, row_formulas.gradient, (*exp_source, factor, None, None))
+                row_formulas.write_gradient(row(probs, i), classes, streamed, *exp_source, factor, None, None)
             if logs is not None:
                 terms = (row(x, i), one_max, get_lane(log1p(sum_exp_rest), 0))
                 write(row(logs, i), classes, streamed, row_formulas.log_softmax, terms)
@@ -178,7 +178,7 @@ def softmax_split(x, lse, probs, logs, streamed, stats):
         if probs is not None:
             factor = get_lane(full_like(x, 1.0) / (sum_exp_rest + 1.0), 0)
             q = offset(row(probs, i), start)
-            write(q, classes, streamed, row_formulas.gradient, (p, stats[0, i], factor, None, None))
+            row_formulas.write_gradient(q, classes, streamed, p, stats[0, i], factor, None, None)
         if logs is not None:
             log_sum = get_lane(log1p(sum_exp_rest), 0)
             q = offset(row(logs, i), start)

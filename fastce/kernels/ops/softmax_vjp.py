@@ -62,7 +62,7 @@ def lse_short_rows(x, g, lse, out):
 def lse_rows(x, g, lse, out, streamed):
     """``x`` is (N, C) with contiguous rows; ``g`` and ``lse`` hold one value a row."""
     for i in prange(x.shape[0]):
-        write(row(out, i), x.shape[1], streamed, row_formulas.gradient, (row(x, i), lse[i], g[i], None, None))
+        row_formulas.write_gradient(row(out, i), x.shape[1], streamed, row(x, i), lse[i], g[i], None, None)
         stream_fence(streamed)
 
 
@@ -71,8 +71,8 @@ def lse_split(x, g, lse, out, streamed):
     """``x`` is (N, C) with contiguous long rows; ``g`` and ``lse`` hold one value a row."""
     for task in prange(x.shape[0] * chunk_count(x)):
         i, start, n = chunk_of(x, task)
-        terms = (offset(row(x, i), start), lse[i], g[i], None, None)
-        write(offset(row(out, i), start), n, streamed, row_formulas.gradient, terms)
+        p, q = offset(row(x, i), start), offset(row(out, i), start)
+        row_formulas.write_gradient(q, n, streamed, p, lse[i], g[i], None, None)
         stream_fence(streamed)
 
 

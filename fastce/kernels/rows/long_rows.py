@@ -99,22 +99,31 @@ def _add_exp(x, shift, sum_exp_rest, count, q, j, n):
 
 
 @block
-def _sum(p, start, stop, shift, q):
-    """Return (sum_exp_rest, num_at_max) of ``p[start:stop]``, see ``chunk_stats``; store exponentials to ``q``."""
+def _sum(p, start, stop, shift, q, next_p):
+    """Return (sum_exp_rest, num_at_max) of ``p[start:stop]``, see ``chunk_stats``, and the maximum of ``next_p`` there.
+
+    Exponentials are stored to ``q``, unless that is None. The maximum is -inf where ``next_p`` is None.
+    """
     width = lanes(p)
     total, below = full_like(p, 0.0), 0
+    row_max = full_like(p, -np.inf)
     j = start
     while j < stop:
         end = min(j + TERMS * width, stop)
         sum_exp_rest = full_like(p, 0.0)
         while j + width <= end:
             sum_exp_rest, below = _add_exp(load(p, j), shift, sum_exp_rest, below, q, j, width)
+            if next_p is not None:
+                row_max = maximum(load(next_p, j), row_max)
             j += width
         if j < end:
-            sum_exp_rest, below = _add_exp(load_n(p, j, end - j, -np.inf), shift, sum_exp_rest, below, q, j, end - j)
+            n = end - j
+            sum_exp_rest, below = _add_exp(load_n(p, j, n, -np.inf), shift, sum_exp_rest, below, q, j, n)
+            if next_p is not None:
+                row_max = maximum(load_n(next_p, j, n, -np.inf), row_max)
             j += width
         total = total + sum_exp_rest
-    return reduce_add(total), j - start - below
+    return reduce_add(total), j - start - below, reduce_max(row_max)
 
 
 @block
@@ -204,7 +213,7 @@ def chunk_stats(p, start, stop, q, block_maxima):
     while start < stop:
         _store_max(block_maxima, start // size, row_max)
         end = min(start + size, stop)
-        block_rest, block_num_at_max = _sum(p, start, end, shift_of(p, row_max), q)
+        block_rest, block_num_at_max, _ = _sum(p, start, end, shift_of(p, row_max), q, None)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
         comp += err
         num_at_max += block_num_at_max
@@ -312,8 +321,7 @@ def _sums_and_next_maxima(p, classes, row_max, maxima_cur, q, next_p, maxima_nex
             has_max = load_one(maxima_cur, start // size) == row_max
             block_rest, block_num_at_max, block_max = _sum_and_next_max(p, start, shift, has_max, q, next_p, None)
         else:
-            block_rest, block_num_at_max = _sum(p, start, classes, shift, q)
-            block_max = max_of(next_p, start, classes, None)
+            block_rest, block_num_at_max, block_max = _sum(p, start, classes, shift, q, next_p)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
         comp += err
         num_at_max += block_num_at_max

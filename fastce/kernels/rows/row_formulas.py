@@ -3,8 +3,9 @@
 from numba import types
 
 from fastce.kernels import formulas
-from fastce.kernels.codegen.jit import inline, inline_for
+from fastce.kernels.codegen.jit import block, inline, inline_for
 from fastce.kernels.rows.targets import of_row
+from fastce.kernels.rows.write import write
 from fastce.kernels.simd.memory import load_n, row
 from fastce.kernels.simd.vecmath import exp
 from fastce.kernels.simd.vector import full_like
@@ -34,6 +35,15 @@ def gradient(j, n, p, row_max, factor, class_weight, smoothing_term):
     if smoothing_term is not None:
         value = value - smoothing_term_of(class_weight, j, n, smoothing_term, value)
     return value
+
+
+@block
+def write_gradient(q, classes, streamed, p, row_max, factor, class_weight, smoothing_term):
+    """Write `gradient` of all classes.
+
+    This is a block of its own so that the constants of exp have registers.
+    """
+    write(q, classes, streamed, gradient, (p, row_max, factor, class_weight, smoothing_term))
 
 
 @inline
