@@ -21,8 +21,10 @@ import numba
 import numpy.typing as npt
 from numba.np.ufunc import parallel
 
-# The least work for which threads save more than starting them may cost: about 20 µs.
-PARALLEL_ELEMENTS = 3 << 14
+from fastce.kernels.codegen.target import has_avx512
+
+# The least work for which threads save more than starting them may cost: 10 to 20 µs.
+PARALLEL_ELEMENTS = 3 << (14 if has_avx512() else 13)
 TRIAL_SHARE = 1 / 64  # of the time that one thread computes: the cost of trials with all threads
 MEASURED_SHARE = 1 / 128  # of all time: the cost of measuring one thread, which is more often at first
 TRIAL_COST = 2.5e-4  # seconds that a trial may lose at first: sleeping threads have to wake up

@@ -34,7 +34,7 @@ from fastce.kernels.rows.samples import label_at, labels_at, next_valid, scan, t
 from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.rows.write import stream_fence, write
+from fastce.kernels.rows.write import stream_fence, write, write_cached
 from fastce.kernels.simd.memory import (
     gather,
     load,
@@ -315,11 +315,11 @@ def _write_gradients(grad, start, n, labels, exps, terms, class_weight, smoothin
         q = row(grad, start + r)
         label = load_one(labels, r)
         if label < 0:
-            write(q, classes, False, row_formulas.zero, (factor,))
+            write_cached(q, classes, row_formulas.zero, (factor,))
         else:
             e = offset(exps, r * short_rows.exp_step(grad))
             term = static_if_present(smoothing, get_lane(smoothing_term, r))
-            write(q, classes, False, short_rows.gradient, (e, get_lane(factor, r), class_weight, term))
+            write_cached(q, classes, short_rows.gradient, (e, get_lane(factor, r), class_weight, term))
             store_one(q, label, get_lane(at_label, r))
 
 

@@ -17,7 +17,7 @@ from fastce.kernels.rows.long_rows import MAXIMA
 from fastce.kernels.rows.samples import total_of
 from fastce.kernels.rows.targets import Targets
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.rows.write import stream_fence, write
+from fastce.kernels.rows.write import stream_fence, write, write_cached
 from fastce.kernels.simd.memory import load, row, scratch, scratch_from, static_if_present, store, store_n, store_one
 from fastce.kernels.simd.vector import full_like, get_lane, lanes, where
 
@@ -82,9 +82,9 @@ def soft_short_rows(x, target, options, scale, saved_stats, loss, grad):
                 sums = get_lane(sum_exp_rest, r), get_lane(pull, r), get_lane(grad_scale, r)
                 terms = (row(x, start + r), get_lane(row_max, r), row_targets, *sums)
                 if has_gradient(start + r, sample_factors):
-                    write(row(grad, start + r), classes, False, row_formulas.prob_gradient, terms)
+                    write_cached(row(grad, start + r), classes, row_formulas.prob_gradient, terms)
                 else:
-                    write(row(grad, start + r), classes, False, row_formulas.zero, (full_like(x, 0.0),))
+                    write_cached(row(grad, start + r), classes, row_formulas.zero, (full_like(x, 0.0),))
     return total_of(loss)
 
 

@@ -15,7 +15,7 @@ from fastce.kernels.rows.long_rows import MAXIMA
 from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
-from fastce.kernels.rows.write import stream_fence, write
+from fastce.kernels.rows.write import stream_fence, write, write_cached
 from fastce.kernels.simd.memory import (
     load,
     offset,
@@ -63,12 +63,12 @@ def softmax_short_rows(x, lse, probs, logs, is_checked):
             for r in range(n):
                 e = offset(exps, r * short_rows.exp_step(x))
                 terms = (e, get_lane(factor, r), None, None)
-                write(row(probs, start + r), classes, False, short_rows.gradient, terms)
+                write_cached(row(probs, start + r), classes, short_rows.gradient, terms)
         if logs is not None:
             log_sum = log1p(sum_exp_rest)
             for r in range(n):
                 terms = (row(x, start + r), get_lane(row_max, r), get_lane(log_sum, r))
-                write(row(logs, start + r), classes, False, row_formulas.log_softmax, terms)
+                write_cached(row(logs, start + r), classes, row_formulas.log_softmax, terms)
     return True
 
 

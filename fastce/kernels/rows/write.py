@@ -8,6 +8,8 @@ from fastce.kernels.codegen.jit import inline
 from fastce.kernels.simd.memory import fence, store, store_n, stream, until_aligned
 from fastce.kernels.simd.vector import lanes
 
+UNALIGNED_VALUES = 16  # most values of a row that is written from its first class on, instead of from a cache line on
+
 
 @inline
 def write(q, count, streamed, formula, args):
@@ -38,13 +40,28 @@ def write(q, count, streamed, formula, args):
 
 @inline
 def write_short(q, count, formula, args):
-    """Write as ``write``, without alignment: for short rows, stores across two lines cost less than a head."""
+    """Write as ``write``, without alignment: for short rows, stores across two lines cost less than a head.
+
+    The last value overlaps the one before it, so that no store is masked. It is computed first, as ``q`` may be what
+    the formula reads.
+    """
     width = lanes(q)
-    whole = count // width * width
-    for j in range(0, whole, width):
-        store(q, j, formula(j, width, *args))
-    if whole < count:
-        store_n(q, whole, count - whole, formula(whole, count - whole, *args))
+    if count < width:
+        store_n(q, 0, count, formula(0, count, *args))
+    else:
+        last = formula(count - width, width, *args)
+        for j in range(0, count - width, width):
+            store(q, j, formula(j, width, *args))
+        store(q, count - width, last)
+
+
+@inline
+def write_cached(q, count, formula, args):
+    """Write as ``write`` or ``write_short``, whichever takes less time, where lines of ``q`` are in the caches."""
+    if count <= UNALIGNED_VALUES * lanes(q):
+        write_short(q, count, formula, args)
+    else:
+        write(q, count, False, formula, args)
 
 
 @inline
