@@ -57,7 +57,7 @@ ROWS_A_BLOCK = 16  # most long rows that a thread takes at a time
 LANES = {2: 16, 4: 16, 8: 8}  # of a value, by the bytes of an element in memory: kernels widen 16-bit floats to float32
 # Results of at least so many bytes go past the caches, unless they are new arrays; fewer for kernels that read two
 # inputs, or one input twice.
-STREAMED_BYTES = {"rows": 1 << 26, "logs": 3 << 23, "columns": 3 << 23, "lse_vjp": 3 << 23, "softmax_vjp": 1 << 23}
+STREAMED_BYTES = {"rows": 1 << 26, "logs": 3 << 24, "columns": 3 << 23, "lse_vjp": 3 << 23, "softmax_vjp": 1 << 23}
 
 
 class Op(NamedTuple):
@@ -123,14 +123,8 @@ def _kernel_and_plan(
     if classes <= LANES[x.itemsize] * MAX_VALUES:
         return op.short_rows, None
     streamed = _is_streamed(op.kind, (x,), out, out_is_new)
-    rows = _rows_a_block(x)
-    store_exp: Array | bool | None = None
-    if out is not None and _stores_exp(x, streamed):
-        if x.itemsize == 2 or any(np.may_share_memory(out, a) for a in args[: op.inputs]):
-            rows = -(-len(x) // _thread_count(x))  # one block a thread, as each block has a buffer
-            store_exp = _exp_buffers(-(-len(x) // rows), x)
-        else:
-            store_exp = True
+    store_exp = _exp_place(op, args, out, streamed)
+    rows = -(-len(x) // len(store_exp)) if isinstance(store_exp, np.ndarray) else _rows_a_block(x)
     return op.rows, RowPlan(rows, streamed, static_flag(classes > CHUNK), store_exp)
 
 
@@ -163,21 +157,27 @@ def _is_streamed(kind: str, inputs: Sequence[Array], out: Array | None, out_is_n
     return not any(np.may_share_memory(out, x) for x in inputs)
 
 
-def _stores_exp(x: Array, streamed: bool) -> bool:
-    """Tell whether long rows store exponentials until the factor of the result is known.
+def _exp_place(op: Op, args: tuple[Any, ...], out: Array | None, streamed: bool) -> Array | bool | None:
+    """Return where long rows store exponentials until the factor of the result is known.
 
-    They are stored in the result itself, unless that is an input. Then each block of rows has a buffer for them. So do
-    logits of 16 bits, as their results would round the exponentials. Where results go past the caches, computing
-    exponentials again costs less than storing them.
+    True is the result itself. If that is an input, each thread has a buffer, a row of the array returned. So it is for
+    logits of 16 bits, as their results would round the exponentials. None stores none: where results go past the
+    caches, to compute exponentials again costs less.
     """
-    if x.itemsize == 2:  # longer rows may be split, which stores none, and the bits must not depend on that
-        return bool(x.shape[1] < SPLIT_CLASSES)
-    return not streamed and bool(x.shape[1] <= CHUNK)
+    x = args[0]
+    # longer rows of 16 bits may be split, which stores none, and the bits must not depend on that
+    is_half, most = x.itemsize == 2, SPLIT_CLASSES - 1 if x.itemsize == 2 else CHUNK
+    if out is None or x.shape[1] > most or (streamed and not is_half):
+        return None
+    if not is_half and not any(np.may_share_memory(out, a) for a in args[: op.inputs]):
+        return True
+    return None if op.kind == "logs" else _exp_buffers(x)
 
 
-def _exp_buffers(count: int, x: Array) -> Array:
-    """Return a buffer for each of ``count`` blocks: the exponentials of a row, as whole aligned values."""
+def _exp_buffers(x: Array) -> Array:
+    """Return a buffer for each thread that takes rows of ``x``: the exponentials of a row, as whole aligned values."""
     lanes = LANES[x.itemsize]
+    count = -(-len(x) // -(-len(x) // _thread_count(x)))
     return np.empty((count, (-(-x.shape[1] // lanes) + 1) * lanes), _computed(x))
 
 
@@ -265,7 +265,7 @@ def _softmax_split(args: tuple[Any, ...], out: Array | None, out_is_new: bool) -
 SOFTMAX = Op(
     softmax.softmax_columns, softmax.softmax_tiles, softmax.softmax_short_rows, softmax.softmax_rows, _softmax_split
 )
-LOG_SOFTMAX = SOFTMAX._replace(kind="logs")  # stores no exponentials in the result
+LOG_SOFTMAX = SOFTMAX._replace(kind="logs")  # is not made of exponentials
 
 
 def run_softmax_vjp(y: Array, g: Array, out: Array, are_probs: bool, out_is_new: bool = False) -> None:

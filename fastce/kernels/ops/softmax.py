@@ -86,7 +86,7 @@ def softmax_rows(x, lse, probs, logs, is_checked, plan):
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
         next_max = long_rows.first_max(x, start, stop, maxima_cur, static_chunked)
         for i in range(start, stop):
-            exps = long_rows.exps_of(static_store_exp, buffer, probs, i)
+            exps = long_rows.exps_of(static_store_exp, buffer, static_first_present(probs, logs), i)
             one_max, one_rest, next_max = long_rows.stats_and_next_max(
                 x, i, min(i + 1, stop - 1), next_max, maxima_cur, maxima_next, exps, static_chunked
             )
