@@ -23,7 +23,7 @@ from bench.cases import (
     Plan,
     grid,
 )
-from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS, STANDARD, entrant
+from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PEERS, PRODUCTS, REFERENCE, RIVALS, STANDARD, entrant
 
 # The ordinary run.
 TRAINING_BATCHES = (32, 256)
@@ -39,7 +39,6 @@ BUSY_SECONDS = 1.5  # of calls
 # The full run.
 ROUNDS = (5, 21)  # of a case on logits
 AVX2_ROUNDS = (5, 11)
-FUSED = ("torch", "torch-out", "torch-compile", "jax")
 FLOAT32 = (
     *((32, 10), (256, 100), (65536, 3), (65536, 10), (65536, 32), (16384, 100), (1024, 1000)),
     *((256, 32000), (1, 1000003), (2, 1000003), (1024, 50257)),
@@ -125,15 +124,15 @@ def _speed_plans() -> Iterator[Plan]:
         yield Plan(
             f"{dtype}-large",
             "speed",
-            (*REFERENCE, *ADAPTED, "fastce-float32", *FUSED, LIMIT),
+            (*REFERENCE, *ADAPTED, "fastce-float32", *PEERS, LIMIT),
             tuple(cases),
             rounds=ROUNDS,
         )
     for layout, shape in LAYOUTS:
         # JAX has no layouts: it copies its arguments
-        fused = tuple(name for name in FUSED if name != "jax" or layout == IMAGES)
+        peers = tuple(name for name in PEERS if name != "jax" or layout == IMAGES)
         cases = grid((*OPS, *VJPS), [shape], "float32", layout)
-        yield Plan(layout, "speed", (*REFERENCE, *ADAPTED, "fastce-rows", *fused, LIMIT), tuple(cases), rounds=ROUNDS)
+        yield Plan(layout, "speed", (*REFERENCE, *ADAPTED, "fastce-rows", *peers, LIMIT), tuple(cases), rounds=ROUNDS)
 
 
 def _avx2_plans() -> Iterator[Plan]:
@@ -141,7 +140,7 @@ def _avx2_plans() -> Iterator[Plan]:
     for dtype, shapes in (("float32", FLOAT32), ("float64", FLOAT64)):
         for n, c in shapes:
             cases = tuple(grid((*OPS, Op.INPLACE), [(n, c)], dtype))
-            names = (*REFERENCE, *FUSED, LIMIT)
+            names = (*REFERENCE, *PEERS, LIMIT)
             yield Plan(f"avx2-{dtype}-{n}x{c}", "avx2", names, cases, rounds=AVX2_ROUNDS, vectors=AVX2)
 
 

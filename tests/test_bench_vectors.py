@@ -5,7 +5,7 @@ import pytest
 from bench import __main__ as command
 from bench import bars, plans, process, report, runner, tables
 from bench.cases import AVX2, AVX512, OPS, Case, Op, Plan
-from bench.contenders import LIMIT, STANDARD
+from bench.contenders import LIMIT, PEERS_TEXT, STANDARD
 from bench.data import Results, finished, machine_facts
 from tests.helpers import in_new_process
 
@@ -155,7 +155,7 @@ def figures(run):
 
 def test_bars_of_both_kinds():
     """In place, the measure is the others' loss+grad; NumPy is no measure."""
-    best = f"the best of {tables.PEERS_TEXT}"
+    best = f"the best of {PEERS_TEXT}"
     assert figures(made_run(AVX512, TIMES)) == {
         f"AVX-512: loss+grad ≥ 2 × {best}": (2, [3.0]),
         f"AVX-512: loss+grad in place ≥ 2 × {best}": (2, [2.4]),
