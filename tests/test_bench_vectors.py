@@ -9,9 +9,6 @@ from bench.contenders import LIMIT, PEERS_TEXT, STANDARD
 from bench.data import Results, finished, machine_facts
 from tests.helpers import in_new_process
 
-FLOAT32_CASES = [(n, c, "float32") for n, c in plans.FLOAT32]
-FLOAT64_CASES = [(n, c, "float64") for n, c in plans.FLOAT64]
-
 KEPT_TO_AVX2 = {
     "fastce": """
 from fastce.kernels.codegen.target import has_avx512, machine
@@ -89,7 +86,7 @@ def test_avx2_repeats_the_speed_of_avx512(arguments):
     assert {plan.vectors for plan in both if plan.section != "avx2"} == {plan.vectors for plan in one} == {""}
     if not arguments:
         shapes = {case[1:] for case in again}
-        assert shapes == {*FLOAT32_CASES, *FLOAT64_CASES}
+        assert shapes == {*plans.SHAPES}
         assert again == {(op, *shape) for op in (*OPS, Op.INPLACE) for shape in shapes}
     names = {plan.name for plan in both}
     assert len(names) == len(both)  # of the files of stored results
