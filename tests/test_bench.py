@@ -48,7 +48,10 @@ def test_contenders_import_only_their_inputs(path):
 
 
 def test_contenders_have_their_table_and_a_group_that_installs_them():
-    """Checked in the sources, for contenders that are not installed too."""
+    """Checked in the sources, for contenders that are not installed too.
+
+    Seen to fail: with another name of a table, without a package of a group.
+    """
     groups = tomllib.loads((BENCH.parent / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
     lines = [line for name in ("test", "peers", "tensorflow") for line in groups[name]]
     installed = {re.match(r"[\w-]+", line)[0].removesuffix("-cpu") for line in lines}
