@@ -76,6 +76,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.vectors = (options.vectors or "").upper()
     if options.vectors and options.full:
         parser.error("--full measures with both kinds of code where there are two")
+    if options.vectors and "onnxruntime" in options.contenders:
+        parser.error("ONNX Runtime has no setting that keeps it to code for AVX2")
     if options.seconds is None:
         options.seconds = 10.0 if options.smoke else 750.0 if options.full else 150.0
     absent = {CONTENDERS[name].missing for name in options.contenders} - {""}

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from bench.cases import AVX512, LARGE_LAYER, MAIN_LAYER, Op
-from bench.contenders import LIMIT
+from bench.contenders import LIMIT, PEERS, PEERS_TEXT
 from bench.data import CASE, Run, shape_text
-from bench.tables import PEERS, PEERS_TEXT, Table, fastest_rivals, ours, three_digits, with_in_place
+from bench.tables import Table, fastest_rivals, ours, three_digits, with_in_place
 
 TORCH_LAYERS = ["torch", "torch-linear", "torch-chunked", "torch-1024"]
 # conditions on the columns of a case
@@ -24,7 +24,7 @@ READING, WRITING = "op in ('loss', 'logsumexp')", "op in ('loss+grad', 'softmax'
 RATIOS = (
     (
         f"backward passes ≥ 1.2 × the best of {PEERS_TEXT}",
-        *(1.2, ["torch", "torch-compile", "jax"], f"{PLAIN} and {VJPS}"),
+        *(1.2, ["torch", "torch-compile", "jax"], f"{PLAIN} and {VJPS}"),  # whose kernels have a public name
     ),
     ("loss+grad at 65,536 × 10 ≥ 25 × torch eager", 25, ["torch"], f"{FLOAT32} and {GRAD} and {TILES}"),
     ("loss+grad at 1,024 × 50,257 ≥ 12 × torch eager", 12, ["torch"], f"{LARGE32} and {GRAD}"),

@@ -47,7 +47,7 @@ STATISTICS = ["rounds", "calls", "median", "min", "iqr", "mean", "p99", "bytes",
 COLUMNS = [*CASE, "contender", "threads", *STATISTICS, "ratio", "gb_per_s", "share"]
 COUNTS = dict.fromkeys(("rounds", "calls", "bytes"), "Int64")  # which may be missing
 PACKAGES = ("fastce", "numpy", "numba", "llvmlite", "scipy", "torch", "scikit-learn", "pytest-benchmark")
-PEERS = {  # distributions that are named only where the contender took part
+OPTIONAL = {  # distributions that are named only where the contender took part
     **{"jax": "jax", "tensorflow": "tensorflow", "tensorflow_cpu": "tensorflow", "onnxruntime": "onnxruntime"},
     **{"mygrad": "mygrad", "autograd": "autograd"},
 }
@@ -163,7 +163,7 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = (), vectors: str =
     import cpuinfo
 
     cpu = cpuinfo.get_cpu_info()
-    peers = [name for name, contender in PEERS.items() if contender in contenders]
+    optional = [name for name, contender in OPTIONAL.items() if contender in contenders]
     flags = set(cpu.get("flags", ()))
     installed = {distribution.name: distribution.version for distribution in distributions()}
     return {
@@ -177,7 +177,7 @@ def machine_facts(threads: int, contenders: tuple[str, ...] = (), vectors: str =
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "system": platform.system(),
         "python": platform.python_version(),
-        "versions": {name: installed[name] for name in (*PACKAGES, *peers) if name in installed},
+        "versions": {name: installed[name] for name in (*PACKAGES, *optional) if name in installed},
         "commit": _commit(),
     }
 

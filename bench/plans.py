@@ -23,7 +23,7 @@ from bench.cases import (
     Plan,
     grid,
 )
-from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS, STANDARD, entrant
+from bench.contenders import ADAPTED, CONTENDERS, LIMIT, PEERS, PRODUCTS, REFERENCE, RIVALS, STANDARD, entrant
 
 # The ordinary run.
 TRAINING_BATCHES = (32, 256)
@@ -39,12 +39,12 @@ BUSY_SECONDS = 1.5  # of calls
 # The full run.
 ROUNDS = (5, 21)  # of a case on logits
 AVX2_ROUNDS = (5, 11)
-FUSED = ("torch", "torch-out", "torch-compile", "jax")
 FLOAT32 = (
     *((32, 10), (256, 100), (65536, 3), (65536, 10), (65536, 32), (16384, 100), (1024, 1000)),
     *((256, 32000), (1, 1000003), (2, 1000003), (1024, 50257)),
 )
 FLOAT64 = ((4096, 1000), (512, 50257))
+SHAPES = [(*shape, "float32") for shape in FLOAT32] + [(*shape, "float64") for shape in FLOAT64]
 ONE_ROW = ((1, 10), (1, 1000))
 LARGE, LONG, TILES = (1024, 50257), (1, 1000003), (65536, 10)
 LAYOUTS = ((IMAGES, (65536, 100)), (FORTRAN, (4096, 1000)))
@@ -98,8 +98,9 @@ def full(options: argparse.Namespace, vectors: str) -> list[Plan]:
 
     Plans on logits share the seconds, the others have their own.
     """
-    speed = [*_speed_plans(), *(_avx2_plans() if vectors == AVX512 else [])]
-    plans = [*speed, *_threads_plans(options.threads), *_growth_plans(), *_layer_plans()]
+    shapes = [SHAPES[0], *SHAPES[-3:]] if options.smoke else SHAPES
+    avx2 = _avx2_plans(shapes) if vectors == AVX512 else ()
+    plans = [*_speed_plans(shapes), *avx2, *_threads_plans(options.threads), *_growth_plans(), *_layer_plans()]
     plans = [replace(plan, contenders=_present(plan.contenders), complete=True) for plan in plans]
     if options.smoke:
         plans = _shrunk(plans)
@@ -113,36 +114,32 @@ def full(options: argparse.Namespace, vectors: str) -> list[Plan]:
     ]
 
 
-def _speed_plans() -> Iterator[Plan]:
-    for dtype, shapes in (("float32", FLOAT32), ("float64", FLOAT64)):
-        for shape in shapes:
-            cases = grid((*OPS, Op.INPLACE, *VJPS), [shape], dtype)
-            name = f"{dtype}-{shape[0]}x{shape[1]}"
-            yield Plan(name, "speed", OF_LOGITS, tuple(cases), rounds=ROUNDS, memory=shape == LARGE)
+def _speed_plans(shapes: list[tuple[int, int, str]]) -> Iterator[Plan]:
+    for n, c, dtype in shapes:
+        cases = tuple(grid((*OPS, Op.INPLACE, *VJPS), [(n, c)], dtype))
+        yield Plan(f"{dtype}-{n}x{c}", "speed", OF_LOGITS, cases, rounds=ROUNDS, memory=(n, c) == LARGE)
     yield Plan("calls", "calls", STANDARD, tuple(grid(OPS, list(ONE_ROW))), rounds=ROUNDS)
     for dtype in ("float16", "bfloat16"):
         cases = grid((*OPS, *VJPS), [LARGE], dtype)
         yield Plan(
             f"{dtype}-large",
             "speed",
-            (*REFERENCE, *ADAPTED, "fastce-float32", *FUSED, LIMIT),
+            (*REFERENCE, *ADAPTED, "fastce-float32", *PEERS, LIMIT),
             tuple(cases),
             rounds=ROUNDS,
         )
     for layout, shape in LAYOUTS:
         # JAX has no layouts: it copies its arguments
-        fused = tuple(name for name in FUSED if name != "jax" or layout == IMAGES)
+        peers = tuple(name for name in PEERS if name != "jax" or layout == IMAGES)
         cases = grid((*OPS, *VJPS), [shape], "float32", layout)
-        yield Plan(layout, "speed", (*REFERENCE, *ADAPTED, "fastce-rows", *fused, LIMIT), tuple(cases), rounds=ROUNDS)
+        yield Plan(layout, "speed", (*REFERENCE, *ADAPTED, "fastce-rows", *peers, LIMIT), tuple(cases), rounds=ROUNDS)
 
 
-def _avx2_plans() -> Iterator[Plan]:
+def _avx2_plans(shapes: list[tuple[int, int, str]]) -> Iterator[Plan]:
     """Yield the plans that repeat the speed of all operations but the backward passes with code for AVX2."""
-    for dtype, shapes in (("float32", FLOAT32), ("float64", FLOAT64)):
-        for n, c in shapes:
-            cases = tuple(grid((*OPS, Op.INPLACE), [(n, c)], dtype))
-            names = (*REFERENCE, *FUSED, LIMIT)
-            yield Plan(f"avx2-{dtype}-{n}x{c}", "avx2", names, cases, rounds=AVX2_ROUNDS, vectors=AVX2)
+    for n, c, dtype in shapes:
+        cases, names = tuple(grid((*OPS, Op.INPLACE), [(n, c)], dtype)), (*REFERENCE, *PEERS, LIMIT)
+        yield Plan(f"avx2-{dtype}-{n}x{c}", "avx2", names, cases, rounds=AVX2_ROUNDS, vectors=AVX2)
 
 
 def _threads_plans(threads: int) -> Iterator[Plan]:

@@ -176,7 +176,7 @@ def roofline(run: Run) -> tuple[Figure, str]:
     """Draw GB/s moved, against the logits' size, under what reading, copying and adding reach at best."""
     frame = run.section("speed")
     frame = frame.assign(mb=nbytes(frame) / 1e6, pattern=frame.op.map(PATTERNS))
-    ours = pd.concat([frame[frame.contender == name] for name in REFERENCE]).drop_duplicates(CASE)
+    ours = tables.ours(frame)
     rivals = frame[frame.contender.isin(RIVALS)]
     rivals = rivals.loc[rivals.groupby(CASE)["gb_per_s"].idxmax()]
     limits = frame[frame.contender == LIMIT].groupby(["pattern", "mb"]).gb_per_s.max()

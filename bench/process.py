@@ -18,7 +18,6 @@ from bench.worker import Skip, serve
 POLICIES = ("OMP_", "GOMP_", "KMP_", "NUMBA_NUM", "NUMBA_THREADING")  # variables about threads
 TIMEOUT = 300.0  # seconds for one answer; the first one includes compiling
 
-
 # How to keep libraries to code for AVX2 on a processor that has AVX-512.
 AVX2_CODE = {
     "NUMBA_CPU_NAME": "haswell",

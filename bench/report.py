@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from bench import bars, data, plots, tables
+from bench.contenders import PEERS_TEXT
 from bench.data import ROOT, Run
 from bench.tables import Table, three_digits
 
@@ -63,13 +64,24 @@ def headline(run: Run) -> str:
         multiple = three_digits(np.exp(np.log(of_avx2).mean()))
         text += (
             f" With AVX2 code on the same machine, it is the fastest in {(of_avx2 > 1).sum()} of {len(of_avx2)} cases; "
-            f"the fastest of {tables.PEERS_TEXT} takes {multiple} times as long."
+            f"the fastest of {PEERS_TEXT} takes {multiple} times as long."
         )
     eager = run.section("speed").query("contender == 'torch' and op == 'loss+grad' and dtype == 'float32'")
     eager = eager.drop_duplicates(["batch", "classes"]).set_index(["batch", "classes"]).ratio
     shown = [(n, c) for n, c in HEADLINE_SHAPES if (n, c) in eager]
     parts = [f"{three_digits(eager[n, c])} times as long at {n:,} × {c:,}" for n, c in shown]
     return f"{text} PyTorch's eager loss and gradient take {', and '.join(parts)}." if parts else text
+
+
+def lost(run: Run) -> str:
+    """Say where another contender is faster."""
+    rivals = tables.fastest_rivals(run.section("speed"))
+    faster = rivals[rivals.ratio < 1]
+    if faster.empty:
+        return f"No contender is faster in any of {len(rivals)} cases."
+    ops = faster.groupby(tables.shapes(faster), sort=False).op.agg(", ".join)
+    cases = "; ".join(f"{shape} ({names})" for shape, names in ops.items())
+    return f"Others are faster in {len(faster)} of {len(rivals)} cases of this run: {cases}."
 
 
 def ordinary_tables(run: Run) -> Iterator[Table]:
@@ -110,7 +122,7 @@ def markdown(run: Run, drawn: dict[Path, str] | None = None) -> str:
             f"# fastce: {'full ' * full}benchmark",
             "",
             *(f"**{line}**\n" for line in warnings(run)),
-            *([headline(run), ""] if full else []),
+            *[headline(run) if full else lost(run), ""],
             facts_line(run),
             "",
             *([method, ""] if drawn else []),

@@ -7,12 +7,11 @@ import numpy as np
 import pandas as pd
 
 from bench.cases import ARRAYS, OPS, PATTERNS, ROWS, Op
-from bench.contenders import CONTENDERS, LIMIT, PRODUCTS, REFERENCE, RIVALS
+from bench.contenders import CONTENDERS, LIMIT, PEERS, PEERS_TEXT, PRODUCTS, REFERENCE, RIVALS
 from bench.data import CASE, Run, nbytes, shape_text
 
 LABELS = {name: contender.label for name, contender in CONTENDERS.items()}
 SHAPE = "batch × classes"
-PEERS, PEERS_TEXT = ("torch", "torch-out", "torch-compile", "jax"), "torch, torch.compile, JAX"  # whom bars name
 
 
 @dataclass
@@ -213,7 +212,8 @@ def vectors_table(run: Run) -> Table:
     twice = twice.assign(text=texts, shape=shapes(twice) + " " + twice["dtype"] + ", " + twice.vectors)
     note = (
         f"In parentheses, the time of the fastest of {PEERS_TEXT} as a multiple; in place, of their loss+grad, as "
-        "they have no such operation. Where a processor has no AVX-512, the lines of AVX2 apply."
+        "they have no such operation. `fastce config` names the vectors of your processor: without AVX-512, read the "
+        "lines of AVX2."
     )
     table = pivoted(twice, "shape", "op", SHAPE)
     table = table[[SHAPE, *(op for op in (Op.LOSS, Op.LOSS_GRAD, Op.INPLACE, *OPS[2:]) if op in table)]]

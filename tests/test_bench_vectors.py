@@ -5,12 +5,9 @@ import pytest
 from bench import __main__ as command
 from bench import bars, plans, process, report, runner, tables
 from bench.cases import AVX2, AVX512, OPS, Case, Op, Plan
-from bench.contenders import LIMIT, STANDARD
+from bench.contenders import LIMIT, PEERS_TEXT, STANDARD
 from bench.data import Results, finished, machine_facts
 from tests.helpers import in_new_process
-
-FLOAT32_CASES = [(n, c, "float32") for n, c in plans.FLOAT32]
-FLOAT64_CASES = [(n, c, "float64") for n, c in plans.FLOAT64]
 
 KEPT_TO_AVX2 = {
     "fastce": """
@@ -49,13 +46,19 @@ needs_avx2 = pytest.mark.skipif(
 @needs_avx2
 @pytest.mark.parametrize("library", KEPT_TO_AVX2)
 def test_library_is_kept_to_avx2(library):
-    """Warnings are errors: NumPy warns of features that it cannot leave out."""
+    """Warnings are errors: NumPy warns of features that it cannot leave out.
+
+    Seen to fail: each without its own variable.
+    """
     assert in_new_process(KEPT_TO_AVX2[library], **limited()) == "haswell False\n"
 
 
 @needs_avx2
 def test_xla_is_kept_to_avx2(tmp_path):
-    """XLA ends a process whose flags it does not know; a dump of its settings has the vectors."""
+    """XLA ends a process whose flags it does not know; a dump of its settings has the vectors.
+
+    Seen to fail: without the flag.
+    """
     pytest.importorskip("jax", reason="of the group peers")
     environment = limited()
     environment["XLA_FLAGS"] += f" --xla_dump_to={tmp_path}"
@@ -65,6 +68,7 @@ def test_xla_is_kept_to_avx2(tmp_path):
 
 
 def test_only_limited_plans_change_the_environment():
+    """Seen to fail: with all plans limited."""
     free = process._environment(2, Plan("", "", (), ()))
     changed = {name for name, value in limited().items() if free.get(name) != value}
     assert changed - {"NPY_DISABLE_CPU_FEATURES"} == {*process.AVX2_CODE, "XLA_FLAGS"}
@@ -89,7 +93,7 @@ def test_avx2_repeats_the_speed_of_avx512(arguments):
     assert {plan.vectors for plan in both if plan.section != "avx2"} == {plan.vectors for plan in one} == {""}
     if not arguments:
         shapes = {case[1:] for case in again}
-        assert shapes == {*FLOAT32_CASES, *FLOAT64_CASES}
+        assert shapes == {*plans.SHAPES}
         assert again == {(op, *shape) for op in (*OPS, Op.INPLACE) for shape in shapes}
     names = {plan.name for plan in both}
     assert len(names) == len(both)  # of the files of stored results
@@ -102,13 +106,17 @@ def test_small_calls_meet_the_contenders_of_the_ordinary_run():
     assert {case.op for case in calls.cases} == set(OPS)
 
 
-def test_ordinary_run_with_avx2():
+def test_ordinary_run_with_avx2(capsys):
+    """Seen to fail: with plans that keep their vectors, with the facts of the processor, without the refusal."""
     options = command.parse(["--vectors", "avx2"])
     assert {plan.vectors for plan in plans.standard(options)} == {AVX2}
     assert {plan.vectors for plan in plans.standard(command.parse([]))} == {""}
     assert machine_facts(1, (), options.vectors)["vectors"] == AVX2
     with pytest.raises(SystemExit):
         command.parse(["--vectors", "avx2", "--full"])
+    with pytest.raises(SystemExit):
+        command.parse(["--vectors", "avx2", "--contenders", "fastce", "onnxruntime"])
+    assert "ONNX Runtime has no setting" in capsys.readouterr().err
 
 
 def test_stored_results_are_of_one_kind_of_code(tmp_path, monkeypatch):
@@ -155,7 +163,7 @@ def figures(run):
 
 def test_bars_of_both_kinds():
     """In place, the measure is the others' loss+grad; NumPy is no measure."""
-    best = f"the best of {tables.PEERS_TEXT}"
+    best = f"the best of {PEERS_TEXT}"
     assert figures(made_run(AVX512, TIMES)) == {
         f"AVX-512: loss+grad ≥ 2 × {best}": (2, [3.0]),
         f"AVX-512: loss+grad in place ≥ 2 × {best}": (2, [2.4]),

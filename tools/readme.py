@@ -34,21 +34,10 @@ def six(run: Run) -> str:
             "Loss and gradient, float32: the median time of a call and, in parentheses, its multiple of fastce's time.",
             "",
             table.markdown(),
-            f"{lost(run)} Measured by `make bench` on {facts['cpu']} ({facts['vectors']}, {facts['threads']} threads), "
-            f"{facts['date']}.",
+            f"{report.lost(run)} Measured by `make bench` on {facts['cpu']} ({facts['vectors']}, "
+            f"{facts['threads']} threads), {facts['date']}.",
         ]
     )
-
-
-def lost(run: Run) -> str:
-    """Say where another contender is faster."""
-    rivals = tables.fastest_rivals(run.section("speed"))
-    faster = rivals[rivals.ratio < 1]
-    if faster.empty:
-        return f"No contender is faster in any of {len(rivals)} cases."
-    ops = faster.groupby(tables.shapes(faster), sort=False).op.agg(", ".join)
-    cases = "; ".join(f"{shape} ({names})" for shape, names in ops.items())
-    return f"Others are faster in {len(faster)} of {len(rivals)} cases of this run: {cases}."
 
 
 def speed(run: Run) -> str:

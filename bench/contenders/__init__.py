@@ -70,6 +70,7 @@ CONTENDERS = {
     PRODUCTS: Contender("bare products", "limits:PRODUCTS", yardstick=True),
 }
 STANDARD = ("fastce-out", "fastce", "numpy", "numpy-stable", "scipy", "torch")  # of ``make bench``
+PEERS, PEERS_TEXT = ("torch", "torch-out", "torch-compile", "jax"), "torch, torch.compile, JAX"  # of bars
 RIVALS = tuple(name for name, c in CONTENDERS.items() if name not in (*REFERENCE, *ADAPTED) and not c.yardstick)
 
 
