@@ -206,8 +206,18 @@ def _chunk_count(x: Array) -> int:
     return count
 
 
+def _kernels_check(x: Array) -> bool:
+    """Tell whether kernels of ``x`` ask `callers_arrays.takes` where arrays are not checked.
+
+    Kernels for threads do not: a call that they refuse would count as a fast one in `threads.run`.
+    """
+    return 0 < x.size < PARALLEL_ELEMENTS
+
+
 def _takes(x: Array, out: Array | None, vector: Array | None) -> bool:
-    """Return what `callers_arrays.takes` tells in a kernel, for operations of several kernels."""
+    """Tell whether kernels can take these arrays, as `callers_arrays.takes` does; False if they are empty."""
+    if x.size == 0:
+        return False
     arrays = [array for array in (x, out, vector) if array is not None]
     if not all(array.flags.c_contiguous and array.flags.aligned for array in arrays):
         return False
@@ -245,18 +255,18 @@ def run_softmax(
     key = "softmax", lse is None, probs is None, logs is None, x.dtype, x.ndim, x.shape[1]
     if 0 < x.size < PARALLEL_ELEMENTS and (entry := _entries.get(key)) is not None:  # as `_run_op`, for small calls
         return entry(x, lse, probs, logs, is_checked)  # type: ignore[no-any-return]
-    if not (is_checked or x.size):
-        return False
-    args = x, lse, probs, logs, is_checked
     out = logs if probs is None else probs
+    if not (is_checked or _kernels_check(x)):
+        if not _takes(x, out, lse):
+            return False
+        is_checked = True
+    args = x, lse, probs, logs, is_checked
     return _run_op(SOFTMAX if logs is None else LOG_SOFTMAX, key, args, out, out_is_new)  # type: ignore[no-any-return]
 
 
 def _softmax_split(args: tuple[Any, ...], out: Array | None, out_is_new: bool) -> bool:
-    *arrays, is_checked = args
-    x, lse, _, _ = arrays
-    if not (is_checked or _takes(x, out, lse)):
-        return False
+    *arrays, _ = args
+    x = arrays[0]
     streamed = _is_streamed("rows", (x,), out, out_is_new)
     _run_kernel(softmax.softmax_split, (*arrays, streamed, _split_stats(x)))
     return True
@@ -343,8 +353,10 @@ def run_index_targets(
         return entry(  # type: ignore[no-any-return]
             x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked
         )
-    if not (is_checked or x.size):
-        return NOT_TAKEN, 0.0, 0.0
+    if not (is_checked or _kernels_check(x)):
+        if not _takes(x, grad, target):
+            return NOT_TAKEN, 0.0, 0.0
+        is_checked = True
     op = INDEX_TARGETS if options.smoothing is None else SMOOTHED_INDEX_TARGETS
     args = x, target, ignore_index, options, scaling, saved_stats, loss, grad, is_checked
     return _run_op(op, key, args, grad, out_is_new)  # type: ignore[no-any-return]
@@ -357,9 +369,7 @@ def _form_of(options: Options) -> tuple[bool, bool, bool, bool]:
 
 
 def _hard_split(args: tuple[Any, ...], grad: Array | None, out_is_new: bool) -> tuple[int, float, float]:
-    x, target, ignore_index, options, scaling, saved_stats, loss, _, is_checked = args
-    if not (is_checked or _takes(x, grad, target)):
-        return NOT_TAKEN, 0.0, 0.0
+    x, target, ignore_index, options, scaling, saved_stats, loss, *_ = args
     weights = [None if w is None else w.astype(np.float64) for w in (options.class_weight, options.sample_factors)]
     position, total_weight = scan_labels(target, x.shape[1], ignore_index, *weights)
     if position >= 0:

@@ -164,11 +164,7 @@ def cross_entropy(
     np.float64(1.0986)
     """
     if (
-        weight is None
-        and sample_weight is None
-        and softcap is None
-        and normalizer is None
-        and where is None
+        weight is sample_weight is softcap is normalizer is where is None
         and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
         and label_smoothing == z_loss == 0.0
         and logit_scale == 1.0
@@ -296,11 +292,7 @@ def cross_entropy_and_grad(
     LossAndGrad(loss=np.float32(2.0611537e-09), grad=array([[-2.0611537e-09,  2.0611537e-09]], dtype=float32))
     """
     if (
-        weight is None
-        and sample_weight is None
-        and softcap is None
-        and normalizer is None
-        and where is None
+        weight is sample_weight is softcap is normalizer is where is None
         and type(label_smoothing) is type(z_loss) is type(logit_scale) is float
         and label_smoothing == z_loss == 0.0
         and logit_scale == 1.0

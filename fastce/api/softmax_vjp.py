@@ -213,8 +213,8 @@ def _is_vector(values: object, x: Array) -> TypeGuard[Array]:
 
 
 def _is_ready(out: object, x: Array, inputs: tuple[Array, ...]) -> bool:
-    """Tell whether there is something to write and ``out``, if given, needs no further checks."""
-    return x.size > 0 and (out is None or is_kernel_out(out, x.shape, x.dtype, inputs))
+    """Tell whether ``out``, if given, needs no further checks."""
+    return out is None or is_kernel_out(out, x.shape, x.dtype, inputs)
 
 
 def _one_a_sample(values: Array, name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:

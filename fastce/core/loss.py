@@ -500,8 +500,9 @@ def _reduced(
     """Return the loss of samples of this shape, whose sum is ``total``; keep an array that is not the result."""
     if reduction == "none":
         return loss.reshape(shape)[()]
-    if len(loss) >= _FEW and MIN_KEPT_BYTES <= loss.nbytes <= MAX_KEPT_BYTES:
-        _loss_buffers.append(loss if loss.base is None else loss.base)
     if reduction == "mean":
         total = total / total_weight if total_weight else mean(total, total_weight)
-    return as_loss(total, loss.dtype, loss)
+    reduced = as_loss(total, loss.dtype, loss)
+    if len(loss) >= _FEW and MIN_KEPT_BYTES <= loss.nbytes <= MAX_KEPT_BYTES:  # last: another thread may take it
+        _loss_buffers.append(loss if loss.base is None else loss.base)
+    return reduced

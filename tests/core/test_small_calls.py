@@ -1,10 +1,17 @@
 """The short way of small calls: kernels check the arrays, and take or refuse them as they are."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 
 import fastce
+from fastce import dispatch
+from fastce.core import loss
 from fastce.core.loss import LossCall
+from fastce.kernels.codegen.threads import PARALLEL_ELEMENTS
+from fastce.kernels.ops.cross_entropy import MEAN, NO_OPTIONS, NOT_TAKEN
+from fastce.kernels.ops.softmax import softmax_tiles
 
 SHAPES = [(1, 3), (5, 3), (1, 100), (5, 100), (3, 2000)]  # tiles, short rows, long rows
 SHARED, WRONG = "must not overlap", "must have shape"
@@ -88,7 +95,7 @@ def test_any_arrangement_gives_the_same_bits(rng, shape, dtype):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_in_place(rng, shape):
-    """Seen to fail: with kernels that refuse ``out`` where it is the logits, as LossCall then serves the call."""
+    """Seen to fail: with long rows that store exponentials in the result where that is the logits."""
     x, y = case(rng, shape, np.float32)
     for name, call in calls(x, y):
         if name in ("loss", "logsumexp"):
@@ -180,3 +187,49 @@ def test_options_that_equal_the_defaults_are_checked(rng, options):
     for function in (fastce.cross_entropy, fastce.cross_entropy_and_grad):
         with pytest.raises((TypeError, ValueError), match=next(iter(options))):
             function(x, y, **options)
+
+
+def test_large_calls_are_refused_before_threads_run(rng, monkeypatch):
+    """A refused call would look like a fast one, compared to which threads lose time.
+
+    Seen to fail: with kernels for threads that check the arrays.
+    """
+    monkeypatch.setattr(dispatch, "_run_op", lambda *_: pytest.fail("ran a kernel"))
+    x, y = case(rng, (PARALLEL_ELEMENTS // 8, 8), np.float32)
+    out = np.asfortranarray(x)
+    result = dispatch.run_index_targets(
+        x, strided(y, 2), -100, NO_OPTIONS, MEAN, None, np.empty(len(x), x.dtype), None, is_checked=False
+    )
+    assert result[0] == NOT_TAKEN
+    assert not dispatch.run_softmax(x, None, out, None, is_checked=False)
+
+
+def test_buffer_is_kept_after_its_last_use(rng, monkeypatch):
+    """Another thread may take the buffer as soon as it is kept.
+
+    Seen to fail: with a buffer that is kept before the loss is made in it.
+    """
+
+    class Taken(deque):
+        def append(self, buffer):
+            buffer.fill(np.nan)
+            super().append(buffer)
+
+    x, y = case(rng, (loss.MIN_KEPT_BYTES // 4, 3), np.float32)
+    buffers = Taken()
+    monkeypatch.setattr(loss, "_loss_buffers", buffers)
+    assert fastce.cross_entropy(x, y) > 0.0
+    assert np.isnan(buffers[0]).all()
+
+
+def test_kernels_refuse_other_elements_and_dimensions(rng):
+    """Another thread may give an array another dtype or shape after its checks.
+
+    Seen to fail: with kernels that do not compare the size of an element, or the number of dimensions.
+    """
+    args = rng.normal(size=(3, 4)), None, np.empty((3, 4)), None, True
+    entry = softmax_tiles.entry(False, args)
+    for x in (args[0].astype(np.float32), args[0][0]):
+        with pytest.raises(TypeError, match="float64 and 2 dimensions"):
+            entry(x, *args[1:])
+    assert entry(*args)

@@ -162,7 +162,7 @@ def softmax_columns(x, lse, probs, logs, is_checked, plan):
             out = columns.panel_at(logs, start)
             columns.write(panel, out, classes, n, streamed, columns.log_softmax, (maxima, terms))
         stream_fence(streamed)
-    return is_checked
+    return True
 
 
 @kernel
