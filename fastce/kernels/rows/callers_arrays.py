@@ -14,57 +14,38 @@ def takes(is_checked, x, out, vector):
     ``x`` and ``out`` are (N, C) with contiguous rows, one after the other. ``vector`` is contiguous and has N values.
     No two overlap, unless ``out`` is ``x``. ``out`` and ``vector`` may be None.
     """
-    return is_checked or (_has_rows(x) and _takes_out(x, out) and _takes_vector(x, out, vector))
+    if is_checked:
+        return True
+    start, end = _bytes_of_rows(x)
+    if end < 0:
+        return False
+    out_start = out_end = 0
+    if out is not None:
+        out_start, out_end = _bytes_of_rows(out)
+        if out_end < 0 or out.shape[0] != x.shape[0] or out.shape[1] != x.shape[1]:
+            return False
+        is_same = out_start == start and out.strides[0] == x.strides[0] and out.strides[1] == x.strides[1]
+        if not (is_same or out_end <= start or end <= out_start):
+            return False
+    if vector is not None:
+        first, size = address(vector), vector.itemsize
+        last = first + vector.size * size
+        if vector.size != x.shape[0] or first % size != 0 or (vector.size > 1 and vector.strides[0] != size):
+            return False
+        return (last <= start or end <= first) and (last <= out_start or out_end <= first)
+    return True
 
 
 @inline
-def _has_rows(x):
-    """Tell whether the rows of ``x`` are contiguous and aligned, and each ends before the next one."""
+def _bytes_of_rows(x):
+    """Return the addresses of the first row and behind the last one.
+
+    The second is -1 unless the rows are contiguous and aligned, and each ends before the next one.
+    """
     count, classes = x.shape
-    step, size = x.strides[0], x.itemsize
+    start, step, size = address(x), x.strides[0], x.itemsize
     if count > 1 and (step < classes * size or step % size != 0):
-        return False
-    return address(x) % size == 0 and (classes == 1 or x.strides[1] == size)
-
-
-@inline
-def _takes_out(x, out):
-    """Tell whether ``out`` is None or fits ``x`` and, unless it is ``x``, has none of its memory."""
-    if out is None:
-        return True
-    if out.shape != x.shape or not _has_rows(out):
-        return False
-    is_same = address(out) == address(x) and out.strides == x.strides
-    return is_same or _are_apart(address(x), _end_of_rows(x), address(out), _end_of_rows(out))
-
-
-@inline
-def _takes_vector(x, out, vector):
-    """Tell whether ``vector`` is None or fits ``x`` and has no memory of ``x`` or ``out``."""
-    if vector is None:
-        return True
-    size = vector.itemsize
-    start, end = address(vector), address(vector) + vector.size * size
-    if vector.size != x.shape[0] or start % size != 0 or (vector.size > 1 and vector.strides[0] != size):
-        return False
-    return _are_apart(start, end, address(x), _end_of_rows(x)) and _is_apart_from_out(start, end, out)
-
-
-@inline
-def _is_apart_from_out(start, end, out):
-    """Tell whether ``out`` is None or lies outside these bytes."""
-    if out is None:
-        return True
-    return _are_apart(start, end, address(out), _end_of_rows(out))
-
-
-@inline
-def _end_of_rows(x):
-    """Return the address behind the last row."""
-    return address(x) + (x.shape[0] - 1) * x.strides[0] + x.shape[1] * x.itemsize
-
-
-@inline
-def _are_apart(start, end, other_start, other_end):
-    """Tell whether two ranges of bytes have none in common."""
-    return end <= other_start or other_end <= start
+        return start, -1
+    if start % size != 0 or (classes > 1 and x.strides[1] != size):
+        return start, -1
+    return start, start + (count - 1) * step + classes * size
