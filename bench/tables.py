@@ -211,12 +211,13 @@ def vectors_table(run: Run) -> Table:
     texts = twice["median"].map(duration) + " (" + bold(twice.rival.map(three_digits), twice.rival < 1) + ")"
     twice = twice.assign(text=texts, shape=shapes(twice) + " " + twice["dtype"] + ", " + twice.vectors)
     note = (
-        f"In parentheses, the time of the fastest of {PEERS_TEXT} as a multiple; in place, of their loss+grad, as "
-        "they have no such operation. `fastce config` names the vectors of your processor: without AVX-512, read the "
-        "lines of AVX2."
+        f"In parentheses, the time of the fastest of {PEERS_TEXT} as a multiple of fastce's; bold, below 1: fastce "
+        "is slower. In place, it is the time of their loss+grad, as they have no such operation. `fastce config` names "
+        "the vectors of your processor: without AVX-512, read the lines of AVX2."
     )
     table = pivoted(twice, "shape", "op", SHAPE)
     table = table[[SHAPE, *(op for op in (Op.LOSS, Op.LOSS_GRAD, Op.INPLACE, *OPS[2:]) if op in table)]]
+    table = table.rename(columns={Op.INPLACE: "loss+grad in place"})
     return Table("fastce with AVX-512 and with AVX2", table, note)
 
 
