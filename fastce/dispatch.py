@@ -165,8 +165,9 @@ def _exp_place(op: Op, args: tuple[Any, ...], out: Array | None, streamed: bool)
     caches, to compute exponentials again costs less.
     """
     x = args[0]
+    is_half = x.itemsize == 2
     # longer rows of 16 bits may be split, which stores none, and the bits must not depend on that
-    is_half, most = x.itemsize == 2, SPLIT_CLASSES - 1 if x.itemsize == 2 else CHUNK
+    most = SPLIT_CLASSES - 1 if is_half else CHUNK
     if out is None or x.shape[1] > most or (streamed and not is_half):
         return None
     if not is_half and not any(np.may_share_memory(out, a) for a in args[: op.inputs]):

@@ -307,7 +307,8 @@ def uncaught():
 
 
 def sleeping():
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")  # whole, where `print` may write the end of the line on its own, after another rank's
+    sys.stdout.flush()
     time.sleep(300)
 
 
