@@ -70,6 +70,7 @@ class Op(NamedTuple):
     split: Callable[..., Any] | None = None  # (args, out, out_is_new): runs few rows of very many classes
     kind: str = "rows"  # key of `STREAMED_BYTES` for results of long rows
     inputs: int = 1  # how many of the first arguments are shaped as the result
+    asks: bool = True  # whether kernels ask `callers_arrays.takes`; its ``is_checked`` is then their last argument
 
 
 # Module state: compiled kernels without a plan, by (operation, which arguments and options are None, dtype, dimensions,
@@ -95,6 +96,8 @@ def _run_op(op: Op, key: tuple[Any, ...], args: tuple[Any, ...], out: Array | No
     in_parallel = x.size >= PARALLEL_ELEMENTS and threads.may_serve()
     if in_parallel:
         key += (True,)
+        if op.asks:  # its arrays are checked by now
+            args = *args[:-1], None
     if out is not None and x.itemsize == 2:  # it may be wider
         key += (out.itemsize,)
     entry = _entries.get(key)
@@ -422,6 +425,7 @@ PROB_TARGETS = Op(
     soft_targets.soft_short_rows,
     soft_targets.soft_rows,
     inputs=2,
+    asks=False,
 )
 
 

@@ -15,6 +15,7 @@ from fastce.kernels.rows.elements import (
     write_gradient,
     write_loss,
 )
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load_n, row
 from fastce.kernels.simd.vecmath import exp, log1p
 from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, where, widen
@@ -78,7 +79,7 @@ def binary(x, target, options, upstream, scale, sums, loss, grad):
     for block in prange(block_count(x)):
         part = widen(full_like(x, 0.0))
         for j in range(block * BLOCK, block_stop(x, block), width):
-            n = min(width, x.size - j)
+            n = smaller(width, x.size - j)
             t = load_n(row(target, j), 0, n, 0.0)
             w = weights_at(t, weight, ignored, j, n)
             a, b = _smoothed(t, smoothing)

@@ -13,6 +13,7 @@ from fastce.kernels.rows.elements import (
     write_gradient,
     write_loss,
 )
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load_n, row
 from fastce.kernels.simd.vector import any_lane, full_like, get_lane, lanes, reduce_add, where, widen
 from fastce.kernels.simd.whole_range import log, log1p
@@ -60,7 +61,7 @@ def binary_probs(p, target, options, upstream, scale, invalid, sums, loss, grad)
         part = widen(full_like(p, 0.0))
         first = -1
         for j in range(block * BLOCK, block_stop(p, block), width):
-            n = min(width, p.size - j)
+            n = smaller(width, p.size - j)
             probs, t = load_n(row(p, j), 0, n, 0.0), load_n(row(target, j), 0, n, 0.0)
             a, b = t * factors_at(p, pos_weight, j, n), full_like(p, 1.0) - t
             w = without_nothing(factors_at(p, weight, j, n), a, b, pos_weight)

@@ -35,6 +35,7 @@ from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write, write_cached
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import (
     gather,
     load,
@@ -193,7 +194,7 @@ def hard_tiles(x, target, ignore_index, options, scaling, saved_stats, loss, gra
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(grad, start, n)
         tiles.load_tile(x, start, n, tile)
@@ -256,7 +257,7 @@ def hard_short_rows(x, target, ignore_index, options, scaling, saved_stats, loss
     per_block = short_rows.rows_a_block(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
+        n = smaller(per_block, count - start)
         labels, exps = scratch(lane_index(x), 1), scratch(x, EXP_VALUES)
         counted = _counted(
             labels_at(target, start, n, ignore_index, classes, x),
@@ -340,7 +341,7 @@ def hard_rows(x, target, ignore_index, options, scaling, saved_stats, loss, grad
     scale = scale_of(scaling, total_weight)
     for b in prange((count + rows_a_block - 1) // rows_a_block):
         start = b * rows_a_block
-        stop = min(start + rows_a_block, count)
+        stop = smaller(start + rows_a_block, count)
         maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
         next_row, next_label = _next_counted(

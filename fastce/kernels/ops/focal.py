@@ -20,6 +20,7 @@ from fastce.kernels.codegen.jit import block, inline, kernel
 from fastce.kernels.rows import long_rows, row_formulas
 from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.rows.write import write
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load_n, row, store_one
 from fastce.kernels.simd.vecmath import exp, log1p, power_of_logs, split_log
 from fastce.kernels.simd.vector import full_like, lanes, reduce_add, where
@@ -69,7 +70,7 @@ def _sums(row_, classes):
     width = lanes(row_.logits)
     loss = others = top = 0.0
     for start in range(0, classes, PLAIN_SUM * width):
-        stop = min(start + PLAIN_SUM * width, classes)
+        stop = smaller(start + PLAIN_SUM * width, classes)
         of_loss = of_others = of_top = full_like(row_.logits, 0.0)
         for j in range(start, stop, width):
             _, _, term, slope, is_top = _terms(j, stop - j, row_)

@@ -18,6 +18,7 @@ from fastce.kernels.rows.long_rows import PLAIN_SUM
 from fastce.kernels.rows.samples import has_factor, scaled
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import write
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load, load_n, row, scratch, static_if_present, store
 from fastce.kernels.simd.vecmath import exp
 from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, reduce_max, where
@@ -57,7 +58,7 @@ def diagonal_tiles(x, sample_weight, scale, hessian):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(hessian, start, n)
         tiles.load_tile(x, start, n, tile)
@@ -87,7 +88,7 @@ def _mean(p, v, classes, row_max, sum_exp_rest, centre):
     width = lanes(p)
     total = 0.0
     for start in range(0, classes, PLAIN_SUM * width):
-        stop = min(start + PLAIN_SUM * width, classes)
+        stop = smaller(start + PLAIN_SUM * width, classes)
         part = full_like(p, 0.0)
         for j in range(start, stop, width):
             e = exp(load_n(p, j, stop - j, -np.inf) - row_max)
@@ -127,7 +128,7 @@ def product_tiles(x, v, grad_scales, out):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, exps, vector = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(out, start, n)
         tiles.load_tile(x, start, n, tile)

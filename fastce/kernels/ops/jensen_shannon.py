@@ -47,6 +47,7 @@ from fastce.kernels.rows.softmax_pairs import (
 )
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import write
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load, load_n, row, scratch, static_if_present, store, store_n
 from fastce.kernels.simd.vecmath import log1p
 from fastce.kernels.simd.vector import (
@@ -157,7 +158,7 @@ def _sums_of_row(p, z, classes, beta, pair, mixture, series, base):
     width = lanes(p)
     total = gap = slope = 0.0
     for start in range(0, classes, PLAIN_SUM * width):
-        stop = min(start + PLAIN_SUM * width, classes)
+        stop = smaller(start + PLAIN_SUM * width, classes)
         part = part_of_gap = part_of_slope = full_like(p, 0.0)
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
@@ -190,7 +191,7 @@ def mixture_rows(x, target, beta, mixture, series, upstream, scale, loss, grad):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         pair = pair_of_rows(x, target, start, n, classes, beta)
         grad_scale = scaled(x, upstream, scale * mixture.b * beta, start, n)
         losses = z_at = full_like(x, 0.0)
@@ -220,7 +221,7 @@ def mixture_tiles(x, target, beta, mixture, series, upstream, scale, loss, grad)
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, z_tile, shifted = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         exps, z_exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(grad, start, n)

@@ -31,6 +31,7 @@ from fastce.kernels.rows.softmax_pairs import (
 )
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import write
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load, load_n, row, scratch, static_if_present, store, store_n
 from fastce.kernels.simd.vector import full_like, get_lane, lanes, reduce_add, set_lane
 
@@ -41,7 +42,7 @@ def _finish_row(p, z, g, classes, beta, pair, grad_scale):
     width = lanes(p)
     loss = 0.0
     for start in range(0, classes, PLAIN_SUM * width):
-        stop = min(start + PLAIN_SUM * width, classes)
+        stop = smaller(start + PLAIN_SUM * width, classes)
         part = full_like(p, 0.0)
         for j in range(start, stop, width):
             a, b = load_n(p, j, stop - j, -np.inf), load_n(z, j, stop - j, -np.inf)
@@ -62,7 +63,7 @@ def kl_rows(x, target, beta, upstream, scale, loss, grad):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         pair = pair_of_rows(x, target, start, n, classes, beta)
         grad_scale = scaled(x, upstream, scale * beta, start, n)
         losses = full_like(x, 0.0)
@@ -83,7 +84,7 @@ def kl_tiles(x, target, beta, upstream, scale, loss, grad):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, z_tile, shifted = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         exps, z_exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(grad, start, n)

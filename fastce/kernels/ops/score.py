@@ -25,6 +25,7 @@ from fastce.kernels.rows import short_rows, tiles
 from fastce.kernels.rows.samples import label_at, labels_at
 from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.tiles import MAX_CLASSES
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import (
     gather,
     load,
@@ -109,7 +110,7 @@ def score_tiles(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.load_tile(x, start, n, tile)
         labels = labels_at(target, start, n, ignore_index, classes, x)
@@ -161,7 +162,7 @@ def score_short_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, ra
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         exps, maxima, labels = scratch(x, EXP_VALUES), scratch(x, 1), scratch(lane_index(x), 1)
         entropy_sums, negative_argmaxes, ranks = scratch(x, 16), scratch(x, 16), scratch(x, 16)
         store(labels, 0, labels_at(target, start, n, ignore_index, classes, x))
@@ -212,7 +213,7 @@ def score_rows(x, target, ignore_index, log_prob, lse, entropy, argmax, rank):
     per_block = short_rows.rows_a_block(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
+        n = smaller(per_block, count - start)
         row_max = sum_exp_rest = entropy_sum = at_label = valid = full_like(x, 0.0)
         for r in range(n):
             label = label_at(target, start + r, ignore_index, classes)

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastce.kernels.codegen.jit import block, inline
 from fastce.kernels.rows.long_rows import PLAIN_SUM, max_of, shift_of
+from fastce.kernels.simd.integer import larger, smaller
 from fastce.kernels.simd.memory import load, load_n, load_one
 from fastce.kernels.simd.vecmath import exp, exp_one, two_sum
 from fastce.kernels.simd.vector import (
@@ -127,18 +128,18 @@ def _stats(p, classes, label):
     """
     size = PLAIN_SUM * lanes(p)
     at_label = full_like(p, load_one(p, label))
-    row_max = max_of(p, 0, min(size, classes), None)
+    row_max = max_of(p, 0, smaller(size, classes), None)
     sum_exp_rest = entropy_sum = comp = entropy_comp = 0.0
     max_block = rank = num_at_max = 0
     for start in range(0, classes, size):
-        stop = min(start + size, classes)
+        stop = smaller(start + size, classes)
         shift = shift_of(p, row_max)
         if stop + size <= classes:
             part, part_entropy_sum, part_num_at_max, next_max = _sums_and_next_max(p, start, shift)
         else:
             part, part_entropy_sum, part_num_at_max = _sums(p, start, stop, shift)
-            next_max = max_of(p, stop, min(stop + size, classes), None)
-        split = min(max(label, start), stop)  # of the classes with the label's logit, those before it precede it
+            next_max = max_of(p, stop, smaller(stop + size, classes), None)
+        split = smaller(larger(label, start), stop)  # of the classes with the label's logit, those before it precede it
         rank += _count_at_least(p, start, split, at_label) + _count_greater(p, split, stop, at_label)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(part))
         comp += err
@@ -178,7 +179,7 @@ def _first_equal(p, start, classes, value):
     width = lanes(p)
     for j in range(start, classes, width):
         if any_lane(load_n(p, j, classes - j, np.nan) == value):
-            for k in range(j, min(j + width, classes)):
+            for k in range(j, smaller(j + width, classes)):
                 if load_one(p, k) == value:
                     return k
     return -1

@@ -25,6 +25,7 @@ from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.rows.targets import Targets
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import (
     load_n,
     load_one,
@@ -49,7 +50,7 @@ def merge_shards(parts, merged):
     """Write the statistics of ``parts``, (P, S, N), together, in order, to ``merged``, (S, N)."""
     size, count = merged.shape
     for b in prange(-(-count // BLOCK)):
-        for i in range(b * BLOCK, min((b + 1) * BLOCK, count)):
+        for i in range(b * BLOCK, smaller((b + 1) * BLOCK, count)):
             merged[0, i], merged[1, i], merged[2, i] = _merged_maxima(parts, i)
             if size == 4 or size == 7:
                 shard = _shard_of_label(parts, i)
@@ -109,7 +110,7 @@ def finish_shards(summary, stats):
     """Write the summary of the statistics of all shards."""
     size, count = stats.shape
     for b in prange(-(-count // BLOCK)):
-        for i in range(b * BLOCK, min((b + 1) * BLOCK, count)):
+        for i in range(b * BLOCK, smaller((b + 1) * BLOCK, count)):
             row_max, sum_exp_rest = long_rows.finish(stats[0, i], stats[1, i], stats[2, i])
             if row_max == np.inf:  # +inf - inf is no difference; a NaN hides behind +inf
                 row_max, sum_exp_rest = row_max + stats[1, i], np.nan
@@ -124,8 +125,8 @@ def shard_lse(summary, lse):
     """Write the log-sum-exp of all samples."""
     count, width = summary.shape[1], lanes(summary)
     for b in prange(-(-count // BLOCK)):
-        for start in range(b * BLOCK, min((b + 1) * BLOCK, count), width):
-            n = min(width, count - start)
+        for start in range(b * BLOCK, smaller((b + 1) * BLOCK, count), width):
+            n = smaller(width, count - start)
             row_max, sum_exp_rest = read_stats(summary, start, n)
             store_n(row(lse, start), 0, n, logsumexp(row_max, sum_exp_rest))
 
@@ -151,8 +152,8 @@ def shard_losses(summary, sample_factors, smoothing, z_loss, static_soft, static
     """
     count, width = summary.shape[1], lanes(summary)
     for b in prange(-(-count // BLOCK)):
-        for start in range(b * BLOCK, min((b + 1) * BLOCK, count), width):
-            n = min(width, count - start)
+        for start in range(b * BLOCK, smaller((b + 1) * BLOCK, count), width):
+            n = smaller(width, count - start)
             weight, _ = sample_scales(summary, sample_factors, 1.0, start, n)
             if static_soft is not None:
                 row_max, sum_exp_rest = read_stats(summary, start, n)
@@ -172,8 +173,8 @@ def shard_terms(summary, target, first, classes, sample_factors, scale, smoothin
     """
     count, width = summary.shape[1], lanes(summary)
     for b in prange(-(-count // BLOCK)):
-        for start in range(b * BLOCK, min((b + 1) * BLOCK, count), width):
-            n = min(width, count - start)
+        for start in range(b * BLOCK, smaller((b + 1) * BLOCK, count), width):
+            n = smaller(width, count - start)
             _, grad_scale = sample_scales(summary, sample_factors, scale, start, n)
             row_max, sum_exp_rest = read_stats(summary, start, n)
             store_n(row(terms, 0), start, n, row_max)
@@ -218,7 +219,7 @@ def gradient_tiles(x, probs, terms, class_weight, smoothing, static_factors, gra
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(grad, start, n)
         tiles.load_tile(x, start, n, tile)

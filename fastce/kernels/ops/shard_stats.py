@@ -22,6 +22,7 @@ from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.samples import shard_labels_at
 from fastce.kernels.rows.targets import Targets
 from fastce.kernels.rows.tiles import MAX_CLASSES
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import (
     gather,
     load,
@@ -98,7 +99,7 @@ def shard_tiles(x, target, first, probs, class_weight, smoothing, stats):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.load_tile(x, start, n, tile)
         row_max, sum_exp_rest = tiles.stats(tile, classes, exps)
@@ -127,7 +128,7 @@ def shard_short_rows(x, target, first, probs, class_weight, smoothing, stats):
     per_block = short_rows.rows_a_block(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
+        n = smaller(per_block, count - start)
         if probs is None:
             row_max, sum_exp_rest, sum_below_max = short_rows.stats(
                 x, start, n, None, None, None, class_weight, smoothing

@@ -17,6 +17,7 @@ from numba import prange
 from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.ops.binary import element
 from fastce.kernels.rows.elements import BLOCK, block_count, block_stop, weighted_loss, write_gradient, write_loss
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load_n, row
 from fastce.kernels.simd.vecmath import exp, log, power_of_logs
 from fastce.kernels.simd.vector import full_like, lanes, maximum, reduce_add, where, widen
@@ -77,7 +78,7 @@ def sigmoid_focal(x, target, alpha, gamma, upstream, scale, sums, loss, grad):
     for block in prange(block_count(x)):
         part = widen(full_like(x, 0.0))
         for j in range(block * BLOCK, block_stop(x, block), width):
-            n = min(width, x.size - j)
+            n = smaller(width, x.size - j)
             t = load_n(row(target, j), 0, n, 0.0)
             w = _alpha_at(t, alpha)
             value, slope = _focused(load_n(row(x, j), 0, n, 0.0), t, gamma)

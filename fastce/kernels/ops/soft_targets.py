@@ -18,6 +18,7 @@ from fastce.kernels.rows.samples import total_of
 from fastce.kernels.rows.targets import Targets
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write, write_cached
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load, row, scratch, scratch_from, static_if_present, store, store_n, store_one
 from fastce.kernels.simd.vector import full_like, get_lane, lanes, where
 
@@ -30,7 +31,7 @@ def soft_tiles(x, target, options, scale, saved_stats, loss, grad):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, target_tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(grad, start, n)
         tiles.load_tile(x, start, n, tile)
@@ -63,7 +64,7 @@ def soft_short_rows(x, target, options, scale, saved_stats, loss, grad):
     per_block = short_rows.rows_a_block(x)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
+        n = smaller(per_block, count - start)
         if saved_stats is not None and loss is None:
             row_max, sum_exp_rest = read_stats(saved_stats, start, n)
         else:
@@ -96,7 +97,7 @@ def soft_rows(x, target, options, scale, saved_stats, loss, grad, plan):
     count, classes = x.shape
     for b in prange((count + rows_a_block - 1) // rows_a_block):
         start = b * rows_a_block
-        stop = min(start + rows_a_block, count)
+        stop = smaller(start + rows_a_block, count)
         maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
         next_max = long_rows.lowest(x)
@@ -108,7 +109,7 @@ def soft_rows(x, target, options, scale, saved_stats, loss, grad, plan):
                 one_max, one_rest = np.float64(saved_stats[0, i]), np.float64(saved_stats[1, i])
             else:
                 one_max, one_rest, next_max = long_rows.stats_and_next_max(
-                    x, i, min(i + 1, stop - 1), next_max, maxima_cur, maxima_next, exps, static_chunked
+                    x, i, smaller(i + 1, stop - 1), next_max, maxima_cur, maxima_next, exps, static_chunked
                 )
                 maxima_cur, maxima_next = maxima_next, maxima_cur
             targets = Targets(row(target, i), class_weight, smoothing)

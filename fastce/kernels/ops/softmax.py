@@ -16,6 +16,7 @@ from fastce.kernels.rows.short_rows import EXP_VALUES
 from fastce.kernels.rows.split import chunk_count, chunk_of
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write, write_cached
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import (
     load,
     offset,
@@ -53,7 +54,7 @@ def softmax_short_rows(x, lse, probs, logs, is_checked):
     out = static_first_present(probs, logs)
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        n = min(per_block, count - start)
+        n = smaller(per_block, count - start)
         exps = scratch(x, EXP_VALUES)
         row_max, sum_exp_rest, _ = short_rows.stats(x, start, n, static_if_present(probs, exps), out, None, None, None)
         if lse is not None:
@@ -81,14 +82,14 @@ def softmax_rows(x, lse, probs, logs, is_checked, plan):
     count, classes = x.shape
     for b in prange((count + rows_a_block - 1) // rows_a_block):
         start = b * rows_a_block
-        stop = min(start + rows_a_block, count)
+        stop = smaller(start + rows_a_block, count)
         maxima_cur, maxima_next = scratch(x, MAXIMA), scratch(x, MAXIMA)
         buffer = long_rows.static_exp_buffer(static_store_exp, b)
         next_max = long_rows.first_max(x, start, stop, maxima_cur, static_chunked)
         for i in range(start, stop):
             exps = long_rows.exps_of(static_store_exp, buffer, static_first_present(probs, logs), i)
             one_max, one_rest, next_max = long_rows.stats_and_next_max(
-                x, i, min(i + 1, stop - 1), next_max, maxima_cur, maxima_next, exps, static_chunked
+                x, i, smaller(i + 1, stop - 1), next_max, maxima_cur, maxima_next, exps, static_chunked
             )
             maxima_cur, maxima_next = maxima_next, maxima_cur
             row_max, sum_exp_rest = full_like(x, one_max), full_like(x, one_rest)
@@ -114,7 +115,7 @@ def softmax_tiles(x, lse, probs, logs, is_checked):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, exps = scratch(x, MAX_CLASSES), scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(static_first_present(probs, logs), start, n)
         tiles.load_tile(x, start, n, tile)

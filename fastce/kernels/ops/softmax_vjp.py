@@ -19,6 +19,7 @@ from fastce.kernels.rows.columns import ROOM
 from fastce.kernels.rows.split import chunk_count, chunk_of, merged_dot
 from fastce.kernels.rows.tiles import MAX_CLASSES
 from fastce.kernels.rows.write import stream_fence, write, write_short
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import (
     load,
     load_n,
@@ -41,7 +42,7 @@ def lse_tiles(x, g, lse, out):
     width = lanes(x)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile = scratch(x, MAX_CLASSES)
         tiles.prefetch_for_write(out, start, n)
         tiles.load_tile(x, start, n, tile)
@@ -98,7 +99,7 @@ def softmax_tiles(y, g, out, static_probs):
     width = lanes(y)
     for b in prange(-(-count // width)):
         start = b * width
-        n = min(width, count - start)
+        n = smaller(width, count - start)
         tile, upstream = scratch(y, MAX_CLASSES), scratch(y, MAX_CLASSES)
         tiles.prefetch_for_write(out, start, n)
         tiles.load_tile(y, start, n, tile)
@@ -132,10 +133,10 @@ def softmax_rows(y, g, out, static_probs, per_block):
     count, classes = y.shape
     for b in prange((count + per_block - 1) // per_block):
         start = b * per_block
-        stop = min(start + per_block, count)
+        stop = smaller(start + per_block, count)
         dot = row_dots.chunk_dot(static_if_present(static_probs, row(y, start)), row(g, start), classes)
         for i in range(start, stop):
-            next_row = min(i + 1, stop - 1)
+            next_row = smaller(i + 1, stop - 1)
             p, upstream, terms = row(y, next_row), row(g, next_row), (row(y, i), row(g, i), dot, static_probs)
             dot = row_dots.dot_while_writing(static_if_present(static_probs, p), upstream, classes, row(out, i), terms)
 

@@ -15,6 +15,7 @@ from fastce.kernels import formulas
 from fastce.kernels.codegen.jit import block, inline
 from fastce.kernels.rows.targets import of_class
 from fastce.kernels.rows.write import write as write_row
+from fastce.kernels.simd.integer import larger, smaller
 from fastce.kernels.simd.memory import (
     load,
     load_as,
@@ -107,7 +108,7 @@ def panel_range(x, b, width):
     lead = 0
     if width >= ALIGNED_PANEL and class_step(x) % lanes(x) == 0:
         lead = -until_aligned(row(x, i)) % lanes(x)
-    start = max(k * size - lead, 0)
+    start = larger(k * size - lead, 0)
     stop = inner if k == across - 1 else (k + 1) * size - lead
     return i * inner + start, stop - start, 0 if k else lead
 
@@ -150,15 +151,15 @@ def stats(x, classes, n, lead, maxima, sum_exp_rests):
             store(terms, j, full_like(p, 0.0))
     buf_cur, buf_next = scratch(p, BLOCK), scratch(p, BLOCK)
     higher = full_like(p, -np.inf)  # the maximum up to and with the current block
-    for c in range(min(BLOCK, classes)):
+    for c in range(smaller(BLOCK, classes)):
         higher = _load_and_copy(p, step, c, 0, n, lead, buf_next, higher)
     for start in range(0, classes, BLOCK):
-        count = min(BLOCK, classes - start)
+        count = smaller(BLOCK, classes - start)
         for j in range(0, across, width):
             buf_cur, buf_next = buf_next, buf_cur
             next_p, next_count, k = offset(p, start * step), count, j + width
             if k == across:  # the first value of the next block
-                next_p, next_count, k = offset(next_p, BLOCK * step), min(BLOCK, classes - start - count), 0
+                next_p, next_count, k = offset(next_p, BLOCK * step), smaller(BLOCK, classes - start - count), 0
             shift, part = _update_max(higher, maxima, shifts, sum_exp_rests, comps, nums_at_max, j)
             row_max, higher, below = higher, load(maxima, k), bits(full_like(p, 0.0))
             for c in range(next_count):
@@ -415,7 +416,7 @@ def dots(y, g, classes, n, results):
         store(results, j, zero)
         store(comps, j, zero)
     for start in range(0, classes, DOT_BLOCK):
-        stop = min(start + DOT_BLOCK, classes)
+        stop = smaller(start + DOT_BLOCK, classes)
         for j in range(0, n, width):
             part = zero
             for c in range(start, stop):

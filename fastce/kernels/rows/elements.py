@@ -6,6 +6,7 @@ A *block* is ``BLOCK`` elements, whose losses are added in one entry of an array
 from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load_n, row, store_n
 from fastce.kernels.simd.vector import count_true, first_lanes, full_like, lanes, where, widen
 
@@ -21,7 +22,7 @@ def block_count(x):
 @inline
 def block_stop(x, b):
     """Return the position after the last element of block ``b``."""
-    return min((b + 1) * BLOCK, x.size)
+    return smaller((b + 1) * BLOCK, x.size)
 
 
 @inline
@@ -83,7 +84,7 @@ def count_kept(target, ignored, sums):
     for b in prange(block_count(target)):
         count = 0
         for j in range(b * BLOCK, block_stop(target, b), width):
-            n = min(width, target.size - j)
+            n = smaller(width, target.size - j)
             ignored_lanes = is_ignored(load_n(row(target, j), 0, n, 0.0), ignored)
             count += n - count_true(ignored_lanes & first_lanes(target, n))
         sums[b] = count

@@ -12,6 +12,7 @@ from numba import types
 from fastce.kernels import formulas
 from fastce.kernels.codegen.jit import block, inline, inline_for
 from fastce.kernels.rows.targets import of_row
+from fastce.kernels.simd.integer import larger, smaller
 from fastce.kernels.simd.memory import (
     load,
     load_n,
@@ -109,7 +110,7 @@ def _sum(p, start, stop, shift, q, next_p):
     row_max = full_like(p, -np.inf)
     j = start
     while j < stop:
-        end = min(j + TERMS * width, stop)
+        end = smaller(j + TERMS * width, stop)
         sum_exp_rest = full_like(p, 0.0)
         while j + width <= end:
             sum_exp_rest, below = _add_exp(load(p, j), shift, sum_exp_rest, below, q, j, width)
@@ -187,7 +188,7 @@ def chunk_stats(p, start, stop, q, block_maxima):
     relative to the maximum of their time, which is stored to ``block_maxima``, unless those are None.
     """
     size = BLOCK * lanes(p)
-    blocks = max((stop - start) // size - 1, 0)  # whole blocks that another whole block follows
+    blocks = larger((stop - start) // size - 1, 0)  # whole blocks that another whole block follows
     buf_cur, buf_next = static_if_half(p, scratch(p, BLOCK)), static_if_half(p, scratch(p, BLOCK))
     row_max = max_of(offset(p, start), 0, size, buf_cur) if blocks else max_of(p, start, stop, None)
     next_max, sum_exp_rest, comp, num_at_max = row_max, 0.0, 0.0, 0.0
@@ -212,7 +213,7 @@ def chunk_stats(p, start, stop, q, block_maxima):
         comp, row_max = 0.0, higher
     while start < stop:
         _store_max(block_maxima, start // size, row_max)
-        end = min(start + size, stop)
+        end = smaller(start + size, stop)
         block_rest, block_num_at_max, _ = _sum(p, start, end, shift_of(p, row_max), q, None)
         sum_exp_rest, err = two_sum(sum_exp_rest, np.float64(block_rest))
         comp += err
@@ -269,7 +270,7 @@ def _rescale(q, block_maxima, classes, row_max):
         block_max = load_one(block_maxima, start // size)
         if block_max < row_max:
             decay = exp(full_like(q, block_max) - row_max)
-            for j in range(start, min(start + size, classes), width):
+            for j in range(start, smaller(start + size, classes), width):
                 store(q, j, load(q, j) * decay)
 
 
@@ -285,7 +286,7 @@ def stats(p, classes, q):
     block_maxima = static_if_present(q, scratch(p, MAXIMA))
     length = chunk_length(classes)
     for start in range(0, classes, length):
-        part_max, part_rest, part_num_at_max = chunk_stats(p, start, min(start + length, classes), q, block_maxima)
+        part_max, part_rest, part_num_at_max = chunk_stats(p, start, smaller(start + length, classes), q, block_maxima)
         row_max, sum_exp_rest, num_at_max = merge(
             row_max, sum_exp_rest, num_at_max, part_max, part_rest, part_num_at_max
         )
@@ -300,7 +301,7 @@ def _maxima(p, classes, block_maxima):
     size = BLOCK * lanes(p)
     row_max = lowest(p)
     for start in range(0, classes, size):
-        block_max = max_of(p, start, min(start + size, classes), None)
+        block_max = max_of(p, start, smaller(start + size, classes), None)
         store_one(block_maxima, start // size, block_max)
         row_max = max(row_max, block_max)
     return row_max
@@ -391,7 +392,7 @@ def sum_below_max(p, class_weight, classes, row_max):
     total = 0.0
     size = PLAIN_SUM * width
     for start in range(0, classes, size):
-        stop = min(start + size, classes)
+        stop = smaller(start + size, classes)
         part = full_like(p, 0.0)
         for j in range(start, stop, width):
             n = stop - j
@@ -410,7 +411,7 @@ def target_sum_and_dot(p, targets, classes, row_max):
     target_sum = dot = 0.0
     size = PLAIN_SUM * width
     for start in range(0, classes, size):
-        stop = min(start + size, classes)
+        stop = smaller(start + size, classes)
         block_target_sum = block_dot = full_like(p, 0.0)
         for j in range(start, stop, width):
             n = stop - j

@@ -3,6 +3,7 @@
 from fastce.kernels.codegen.jit import block, inline
 from fastce.kernels.rows.long_rows import TERMS, chunk_length
 from fastce.kernels.rows.row_formulas import vjp
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load_n, offset, store, store_n
 from fastce.kernels.simd.vector import fma, full_like, lanes, reduce_add, widen
 
@@ -18,7 +19,7 @@ def dot(p, g, classes):
     total = 0.0
     length = chunk_length(classes)
     for start in range(0, classes, length):
-        total += chunk_dot(offset(p, start), offset(g, start), min(length, classes - start))
+        total += chunk_dot(offset(p, start), offset(g, start), smaller(length, classes - start))
     return total
 
 
@@ -38,7 +39,7 @@ def dot_while_writing(p, g, classes, q, args):
     size = 2 * TERMS * width
     total = widen(full_like(g, 0.0))
     for start in range(0, classes, size):
-        stop = min(start + size, classes)
+        stop = smaller(start + size, classes)
         a = b = full_like(g, 0.0)
         j = start
         while j + 2 * width <= stop:

@@ -12,6 +12,7 @@ from fastce.kernels.formulas import target_term, times_weight
 from fastce.kernels.rows.long_rows import TERMS
 from fastce.kernels.rows.row_formulas import smoothing_term_of
 from fastce.kernels.rows.targets import Targets, of_row
+from fastce.kernels.simd.integer import larger, smaller
 from fastce.kernels.simd.memory import (
     load,
     load_n,
@@ -46,7 +47,7 @@ EXP_VALUES = 256  # values of stored exponentials of all rows of a block: 16 KB
 @inline
 def rows_a_block(x):
     """Return how many rows make a block: at most a lane each, and more than one only if all exponentials fit."""
-    return max(min(EXP_VALUES // -(-x.shape[1] // lanes(x)), lanes(x)), 1)
+    return larger(smaller(EXP_VALUES // -(-x.shape[1] // lanes(x)), lanes(x)), 1)
 
 
 @inline
@@ -96,7 +97,7 @@ def _sum_row(p, q, out, classes, shift, prefetch_distance):
     whole = classes // width * width
     for start in range(0, whole, TERMS * width):
         sum_exp_rest = full_like(p, 0.0)
-        for j in range(start, min(start + TERMS * width, whole), width):
+        for j in range(start, smaller(start + TERMS * width, whole), width):
             prefetch_read(p, j + prefetch_distance)
             if out is not None:
                 prefetch_write(out, j)

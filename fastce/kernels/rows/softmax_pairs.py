@@ -14,6 +14,7 @@ from numba import types
 from fastce.kernels.codegen.jit import block, inline, inline_for
 from fastce.kernels.rows import long_rows, tiles
 from fastce.kernels.rows.long_rows import PLAIN_SUM
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import load, load_n, row, store
 from fastce.kernels.simd.value import Simd
 from fastce.kernels.simd.vecmath import exp, exp_one, log1p
@@ -95,7 +96,7 @@ def stats(p, classes, beta):
     row_max = long_rows.lowest(p)
     sum_exp_rest = num_at_max = 0.0
     for start in range(0, classes, PLAIN_SUM * width):
-        stop = min(start + PLAIN_SUM * width, classes)
+        stop = smaller(start + PLAIN_SUM * width, classes)
         higher = long_rows.max_of(p, start, stop, None)
         if higher > row_max:
             sum_exp_rest = (sum_exp_rest + num_at_max) * exp_one(beta * (np.float64(row_max) - np.float64(higher)))

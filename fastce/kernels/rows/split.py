@@ -8,6 +8,7 @@ from numba import prange
 
 from fastce.kernels.codegen.jit import inline, kernel
 from fastce.kernels.rows import long_rows, row_dots
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import offset, row
 
 
@@ -22,7 +23,7 @@ def chunk_of(x, task):
     """Return (row, first class, number of classes) of a task; there is one task for each chunk of each row."""
     chunks, length = chunk_count(x), long_rows.chunk_length(x.shape[1])
     start = task % chunks * length
-    return task // chunks, start, min(length, x.shape[1] - start)
+    return task // chunks, start, smaller(length, x.shape[1] - start)
 
 
 @kernel

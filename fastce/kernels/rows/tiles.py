@@ -11,6 +11,7 @@ from fastce.kernels import formulas
 from fastce.kernels.codegen.jit import inline
 from fastce.kernels.rows.long_rows import TERMS
 from fastce.kernels.rows.targets import of_class
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import (
     load,
     load_one,
@@ -62,10 +63,10 @@ def load_tile(x, start, n, tile):
     if n < width:
         for r in range(width):
             for c in range(classes):
-                store_one(tile, c * width + r, load_one(p, min(r, n - 1) * step + c))
+                store_one(tile, c * width + r, load_one(p, smaller(r, n - 1) * step + c))
     elif classes >= 4 and width == 16:
         for k in range(0, classes, 4):
-            c = min(k, classes - 4)
+            c = smaller(k, classes - 4)
             load_group(offset(p, c), step, 4, offset(tile, c * width))
     elif classes == 3 and _is_packed(x):
         load_packed(p, 3, tile)
@@ -73,7 +74,7 @@ def load_tile(x, start, n, tile):
         load_packed(p, 2, tile)
     elif classes >= 2:
         for k in range(0, classes, 2):
-            c = min(k, classes - 2)
+            c = smaller(k, classes - 2)
             load_group(offset(p, c), step, 2, offset(tile, c * width))
     else:
         load_group(p, step, 1, tile)
@@ -96,10 +97,10 @@ def store_tile(x, start, n, tile):
                 store_one(p, r * step + c, load_one(tile, c * width + r))
     elif stores_masked(x) and classes > width // 2:
         for c in range(0, classes, width):
-            store_square(offset(p, c), step, min(width, classes - c), offset(tile, c * width))
+            store_square(offset(p, c), step, smaller(width, classes - c), offset(tile, c * width))
     elif classes >= 4 and width == 16:
         for k in range(0, classes, 4):
-            c = min(k, classes - 4)
+            c = smaller(k, classes - 4)
             store_group(offset(p, c), step, 4, offset(tile, c * width))
     elif classes == 3 and _is_packed(x):
         store_packed(p, 3, tile)
@@ -107,7 +108,7 @@ def store_tile(x, start, n, tile):
         store_packed(p, 2, tile)
     elif classes >= 2:
         for k in range(0, classes, 2):
-            c = min(k, classes - 2)
+            c = smaller(k, classes - 2)
             store_group(offset(p, c), step, 2, offset(tile, c * width))
     else:
         store_group(p, step, 1, tile)
@@ -152,7 +153,7 @@ def stats(tile, classes, exps):
     sum_exp_rest, count = full_like(tile, 0.0), bits(full_like(tile, 0.0))
     for start in range(0, classes, TERMS):
         part = full_like(tile, 0.0)
-        for c in range(start, min(start + TERMS, classes)):
+        for c in range(start, smaller(start + TERMS, classes)):
             d = load(tile, c * width) - shift
             e = exp(d)
             store(exps, c * width, e)

@@ -5,6 +5,7 @@ large result's traffic. It would cost more for a result that the caches could ho
 """
 
 from fastce.kernels.codegen.jit import inline
+from fastce.kernels.simd.integer import smaller
 from fastce.kernels.simd.memory import fence, store, store_n, stream, until_aligned
 from fastce.kernels.simd.vector import lanes
 
@@ -18,10 +19,10 @@ def write(q, count, streamed, formula, args):
     Where ``streamed``, the caller has to call ``stream_fence`` afterwards.
     """
     width = lanes(q)
-    head = min(until_aligned(q), count)
+    head = smaller(until_aligned(q), count)
     j = 0
     while j < head:
-        n = min(width, head - j)
+        n = smaller(width, head - j)
         store_n(q, j, n, formula(j, n, *args))
         j += n
     while j + 2 * width <= count:
