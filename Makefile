@@ -12,7 +12,7 @@
 #   make accuracy                     docs/accuracy.md: errors against exact arithmetic, beside other libraries
 #   make speed                        the times in docs: adapters, shards, options, divergences; about 20 minutes
 #   make bench [ARGS="--help"]        the benchmark: tables, report and plots
-#   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; about 75 minutes
+#   make bench-full [ARGS="--fresh"]  the scoreboard against all contenders, resumable; up to 100 minutes
 #                                     with TensorFlow, which takes 1.6 GB: PEERS="peers tensorflow"
 #   make readme                       the figures of the README and docs/benchmarks.md from the committed runs
 #   make pictures                     the reports and pictures from the committed runs
