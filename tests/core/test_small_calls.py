@@ -73,7 +73,7 @@ def case(rng, shape, dtype):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_any_arrangement_gives_the_same_bits(rng, shape, dtype):
-    """Seen to fail: with kernels that take labels of any strides."""
+    """Seen to fail: with kernels that take labels of any strides, or logits of any stride from class to class."""
     x, y = case(rng, shape, dtype)
     expected = {name: parts(call()) for name, call in calls(x, y)}
     arrangements = [(m, np.copy, None) for m in MATRICES]
@@ -94,7 +94,7 @@ def test_any_arrangement_gives_the_same_bits(rng, shape, dtype):
 
 
 def test_kernels_refuse_unaligned_arrays(rng):
-    """Most processors load them as others; some do not.
+    """Most processors can load unaligned values; some cannot.
 
     Seen to fail: with kernels that do not look at the addresses, of matrices and of vectors.
     """
@@ -122,7 +122,7 @@ def test_in_place(rng, shape):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shared_memory_is_refused_before_anything_is_written(rng, shape):
-    """Seen to fail: with kernels that do not compare addresses, for ``x`` and for the target."""
+    """Seen to fail: with kernels that do not compare the addresses of ``x`` and ``out``, or of the target."""
     rows, classes = shape
     memory = rng.normal(size=4 * rows * classes + 8).astype(np.float32)
     size = rows * classes
@@ -150,6 +150,19 @@ def test_shared_memory_is_refused_before_anything_is_written(rng, shape):
     with pytest.raises(ValueError, match="must not overlap target"):
         fastce.cross_entropy_and_grad(x.copy(), labels[:rows], out=out)
     assert not labels.any()
+
+
+def test_shared_memory_of_reversed_rows_is_refused(rng):
+    """Seen to fail: with kernels that take rows in any order: the first is not where the memory begins."""
+    memory, y = case(rng, (6, 3), np.float32)
+    before = memory.copy()
+    reversed_rows, other_rows = memory[:5][::-1], memory[1:]
+    for x, out in ((reversed_rows, other_rows), (other_rows, reversed_rows)):
+        for name, call in calls(x, y[:5], out):
+            if name not in ("loss", "logsumexp"):
+                with pytest.raises(ValueError, match=SHARED):
+                    call()
+    np.testing.assert_array_equal(memory, before)
 
 
 def test_rows_between_rows(rng):
@@ -216,6 +229,17 @@ def test_large_calls_are_refused_before_threads_run(rng, monkeypatch):
     )
     assert result[0] == NOT_TAKEN
     assert not dispatch.run_softmax(x, None, out, None, is_checked=False)
+
+
+def test_kernels_for_threads_are_compiled_without_the_check(rng, monkeypatch):
+    """Seen to fail: with kernels for threads that get ``is_checked`` as the others."""
+    taken = []
+    monkeypatch.setattr(dispatch, "run", lambda entry, args, *_: taken.append(args))
+    monkeypatch.setattr(dispatch.threads, "may_serve", lambda: True)
+    x, y = case(rng, (PARALLEL_ELEMENTS // 8, 8), np.float32)
+    dispatch.run_softmax(x, None, np.empty_like(x), None, is_checked=False)
+    dispatch.run_index_targets(x, y, -100, NO_OPTIONS, MEAN, None, np.empty(len(x), x.dtype), None)
+    assert [args[-1] for args in taken] == [None, None]
 
 
 def test_buffer_is_kept_after_its_last_use(rng, monkeypatch):
